@@ -1,0 +1,169 @@
+/**
+ * What operators may ask of the cache: the interface behind the REST API and, through it, the CLI. Doors for data use
+ * `CacheDoor` (door.ts). All methods run on the main thread; those that return a promise wait for I/O.
+ */
+import type { CatalogInvalidation, CatalogStats } from '#ports/catalog-store.ts';
+import type { NamespaceDescriptor } from '#core/namespace.ts';
+import type { Selector } from '#core/selector.ts';
+
+export type TierName = 'hbm' | 'ram' | 'ssd';
+
+export interface TierStats {
+  readonly tier: TierName;
+  /** 'starting' while memory is populated; 'degraded' while part of it is lost or read-only. */
+  readonly state: 'ok' | 'starting' | 'degraded' | 'off';
+  /** Why it is not 'ok', in a sentence each. */
+  readonly reasons: readonly string[];
+  readonly capacityBytes: number;
+  /** Payload bytes of chunks, and for SSD headers, padding and files not yet unlinked. */
+  readonly usedBytes: number;
+  /** Bytes that only this tier holds and that a crash would lose; 0 for ssd. */
+  readonly dirtyBytes: number;
+  readonly chunkCount: number;
+  readonly leasedBytes: number;
+  readonly folders?: readonly FolderStats[];
+}
+
+export interface FolderStats {
+  readonly path: string;
+  readonly id: string;
+  readonly state: 'ok' | 'read-only' | 'off';
+  readonly reason: string;
+  readonly capacityBytes: number;
+  readonly usedBytes: number;
+  readonly chunkCount: number;
+  /** False where the file system refuses O_DIRECT. */
+  readonly direct: boolean;
+  readonly readBytesPerSecond: number;
+  readonly writeBytesPerSecond: number;
+}
+
+export interface IoStats {
+  readonly readBytes: number;
+  readonly writtenBytes: number;
+  readonly readErrors: number;
+  readonly writeErrors: number;
+  readonly checksumMismatches: number;
+  readonly quarantinedFiles: number;
+  readonly queueDepth: number;
+  readonly readLatencyMs: { readonly p50: number; readonly p99: number };
+  readonly writeLatencyMs: { readonly p50: number; readonly p99: number };
+}
+
+export interface CacheStats {
+  readonly tiers: readonly TierStats[];
+  /** Keys asked about (EXISTS, lookup). */
+  readonly probes: number;
+  readonly probeHits: number;
+  /** Keys asked for bytes; each is exactly one hit or miss. */
+  readonly lookups: number;
+  readonly hits: { readonly hbm: number; readonly ram: number; readonly ssd: number };
+  readonly misses: number;
+  readonly puts: number;
+  readonly putBytes: number;
+  readonly duplicatePuts: number;
+  readonly rejectedPuts: { readonly tooLarge: number; readonly shed: number; readonly draining: number };
+  readonly droppedDirtyChunks: number;
+  readonly evictions: { readonly hbm: number; readonly ram: number; readonly ssd: number };
+  readonly demotions: number;
+  readonly promotions: number;
+  readonly deletes: number;
+  readonly invalidatedChunks: number;
+  readonly sizeGuardMisses: number;
+  readonly storeAdmission: {
+    readonly mode: string;
+    readonly admittedChunks: number;
+    readonly skippedChunks: number;
+    readonly shedChunks: number;
+    readonly writeBudgetBytesPerSecond: number;
+  };
+  readonly leases: number;
+  readonly io: IoStats;
+  readonly catalog: CatalogStats;
+  readonly recovery: { readonly done: boolean; readonly adoptedFiles: number; readonly droppedFiles: number; readonly loadedRows: number };
+}
+
+export interface NamespaceStats {
+  readonly label: string;
+  readonly descriptor: NamespaceDescriptor;
+  readonly chunkCount: number;
+  readonly bytes: { readonly ram: number; readonly ssd: number };
+}
+
+/** One chunk for people and programs. `id` is `entry-generation`: opaque, stale after removal. */
+export interface ChunkInfo {
+  readonly id: string;
+  readonly key: string;
+  readonly namespace: string;
+  readonly model: string;
+  readonly tenant: string;
+  readonly sizeBytes: number;
+  readonly checksum: string;
+  readonly generation: number;
+  readonly createdAtMs: number;
+  readonly lastUsedAtMs: number;
+  readonly hitCount: number;
+  readonly parentId: string | undefined;
+  readonly childCount: number;
+  readonly tiers: readonly TierName[];
+  readonly dirty: boolean;
+  readonly leased: boolean;
+}
+
+export interface ChunkFilter {
+  readonly model?: string;
+  readonly tenant?: string;
+  readonly namespace?: string;
+  readonly tier?: TierName;
+  readonly keyPrefix?: string;
+  readonly olderThan?: number;
+}
+
+export interface LookupAnswer {
+  readonly key: string;
+  /** Undefined: a miss. */
+  readonly tier: TierName | undefined;
+  readonly sizeBytes: number | undefined;
+  /** Why it is a miss: 'absent', 'size-guard', 'gap' (an earlier key of the chain is missing). '' for a hit. */
+  readonly reason: string;
+}
+
+export interface InvalidateAnswer {
+  readonly id: string;
+  readonly matchedChunks: number;
+  readonly removedBytes: number;
+  readonly generation: number;
+  readonly dryRun: boolean;
+}
+
+export interface VerifyProgress {
+  readonly checkedFiles: number;
+  readonly totalFiles: number;
+  readonly checkedBytes: number;
+  readonly mismatches: readonly { readonly path: string; readonly key: string; readonly problem: string }[];
+  readonly done: boolean;
+}
+
+export interface CacheControl {
+  stats(): CacheStats;
+  namespaces(): readonly NamespaceStats[];
+  /** A page of chunks in index order. `cursor` is opaque; undefined on the last page. */
+  chunks(filter: ChunkFilter, page: { readonly cursor?: string; readonly limit: number }): { readonly chunks: readonly ChunkInfo[]; readonly cursor: string | undefined };
+  chunk(id: string): ChunkInfo | undefined;
+  /** Answers for whole keys in prefix order, without lease, touch or counting. */
+  lookup(keys: readonly string[]): readonly LookupAnswer[];
+  /** Reads chunks from SSD into RAM below demand; resolves when each is there or was refused. */
+  prefetch(keys: readonly string[]): Promise<{ readonly promoted: number; readonly alreadyInRam: number; readonly missing: number; readonly refused: number }>;
+  /** Writes matching dirty chunks to SSD now; resolves when they are durable. */
+  persist(selector: Selector): Promise<{ readonly persisted: number; readonly alreadyOnSsd: number; readonly failed: number; readonly bytes: number }>;
+  /** Frees a tier of matching chunks without forgetting those that a lower tier can take. */
+  evict(tier: 'ram' | 'ssd', selector: Selector): Promise<{ readonly evicted: number; readonly bytes: number; readonly skipped: number }>;
+  /** Final once it resolves: no later read returns a matching chunk, whatever the tier, race or crash. */
+  invalidate(selector: Selector, options: { readonly dryRun: boolean; readonly reason: string; readonly actor: string }): Promise<InvalidateAnswer>;
+  invalidations(page: { readonly beforeId?: string; readonly limit: number }): Promise<readonly CatalogInvalidation[]>;
+  /** Moves a model to a new epoch and invalidates what was stored before. */
+  bumpEpoch(model: string, options: { readonly reason: string; readonly actor: string }): Promise<{ readonly model: string; readonly epoch: number } & InvalidateAnswer>;
+  epochs(): readonly { readonly model: string; readonly epoch: number }[];
+  /** Reads every SSD file and compares checksums; yields progress, quarantines mismatches. */
+  verify(): AsyncIterable<VerifyProgress>;
+}

@@ -1,0 +1,133 @@
+/**
+ * Threads that move bytes between raw addresses, sockets and files. The caller names memory by address and length; no payload
+ * crosses the JavaScript heap. Every job has a deadline or a bounded size, and every queue a limit.
+ *
+ * Ownership: from submit until the promise settles, the pool may read or write the named memory; the caller keeps it alive and
+ * unused. The pool makes its own `dup()` of a socket descriptor and closes it; the caller keeps the original.
+ */
+import type { Address, Fd } from '#core/brand.ts';
+
+/** A failed system call: `errno` of errno.h, and the step that failed. */
+export interface IoFailure {
+  readonly ok: false;
+  readonly errno: number;
+  readonly step: string;
+}
+
+export interface ReceiveJob {
+  /** Non-blocking TCP socket; must not be read by anyone else until the job settles. */
+  readonly fd: Fd;
+  readonly address: Address;
+  /** Bytes to receive from the socket to `address`. */
+  readonly sizeBytes: number;
+  /** Bytes of this payload already placed before `address`; the checksum covers them too. */
+  readonly placedBytes: number;
+  /** Gives up with ETIMEDOUT when no byte arrived for this long. */
+  readonly stallMs: number;
+}
+
+export interface ReceiveDone {
+  readonly ok: true;
+  /** Checksum of the whole payload (placed and received), see core/checksum.ts. */
+  readonly checksum: bigint;
+}
+
+export interface SendJob {
+  readonly fd: Fd;
+  /** Sent before the payload, in the same system call. */
+  readonly header: Uint8Array;
+  readonly address: Address;
+  readonly sizeBytes: number;
+  /** Sent after the payload. */
+  readonly trailer: Uint8Array;
+  readonly stallMs: number;
+}
+
+export interface SendDone {
+  readonly ok: true;
+}
+
+/** Socket work. Never blocks on a peer: a stalled transfer costs no thread. */
+export interface SocketIo {
+  receive(job: ReceiveJob): Promise<ReceiveDone | IoFailure>;
+  send(job: SendJob): Promise<SendDone | IoFailure>;
+  /** Transfers under way or queued. */
+  readonly activeCount: number;
+}
+
+export type IoPriority = 'demand' | 'prefetch' | 'write' | 'background';
+
+export interface WriteChunkJob {
+  /** Written under this name, synced if `sync`, then renamed to `path`. Both in one file system. */
+  readonly tempPath: string;
+  readonly path: string;
+  /** Exactly 4096 bytes. */
+  readonly header: Uint8Array;
+  readonly address: Address;
+  /** Payload bytes; the file is padded with zeroes to a multiple of 4096. */
+  readonly sizeBytes: number;
+  /** Ask for O_DIRECT; `address` may have any alignment, unaligned memory goes through a bounce buffer. */
+  readonly direct: boolean;
+  readonly sync: boolean;
+}
+
+export interface WriteChunkDone {
+  readonly ok: true;
+  /** False where the file system refused O_DIRECT and the write went through the page cache. */
+  readonly direct: boolean;
+  readonly elapsedMs: number;
+}
+
+export interface ReadChunkJob {
+  readonly path: string;
+  readonly address: Address;
+  readonly sizeBytes: number;
+  /** Room behind `address`, at least sizeBytes. */
+  readonly capacityBytes: number;
+  readonly direct: boolean;
+  readonly priority: IoPriority;
+}
+
+export interface ReadChunkDone {
+  readonly ok: true;
+  readonly direct: boolean;
+  /** The first 4096 bytes of the file. */
+  readonly header: Uint8Array;
+  /** Checksum of the payload as it was read. The caller compares. */
+  readonly checksum: bigint;
+  readonly elapsedMs: number;
+}
+
+export interface StatFs {
+  readonly ok: true;
+  readonly totalBytes: number;
+  readonly freeBytes: number;
+}
+
+/**
+ * Work on chunk files and folders. Jobs run in order of priority: demand, prefetch, write, background; writes and background
+ * use at most half of the workers.
+ */
+export interface FileIo {
+  writeChunk(job: WriteChunkJob): Promise<WriteChunkDone | IoFailure>;
+  readChunk(job: ReadChunkJob): Promise<ReadChunkDone | IoFailure>;
+  /** The first 4096 bytes of each file; an entry is a failure where the file is shorter or unreadable. */
+  readHeaders(paths: readonly string[]): Promise<readonly (Uint8Array | IoFailure)[]>;
+  /** Checksum of `sizeBytes` of payload of a file, read through a bounce buffer of 4 MiB; for `verify`. */
+  checksumFile(path: string, sizeBytes: number): Promise<{ readonly ok: true; readonly header: Uint8Array; readonly checksum: bigint } | IoFailure>;
+  unlink(path: string): Promise<{ readonly ok: true } | IoFailure>;
+  rename(from: string, to: string): Promise<{ readonly ok: true } | IoFailure>;
+  /** Names in a folder, with the size of each file. */
+  list(path: string): Promise<{ readonly ok: true; readonly names: readonly string[] } | IoFailure>;
+  statFs(path: string): Promise<StatFs | IoFailure>;
+  /** Jobs waiting, by priority. */
+  queueDepth(): Readonly<Record<IoPriority, number>>;
+}
+
+export interface IoPool {
+  readonly sockets: SocketIo;
+  readonly files: FileIo;
+  /** Maps and backs pages of an arena by touching them, off the main thread. */
+  populate(address: Address, sizeBytes: number): Promise<{ readonly ok: true } | IoFailure>;
+  close(): Promise<void>;
+}
