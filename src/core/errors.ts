@@ -20,10 +20,13 @@ export const errorTable = {
   UNAUTHORIZED: { http: 401, exit: 77, retryable: false, meaning: 'A token is missing or wrong' },
   FORBIDDEN: { http: 403, exit: 77, retryable: false, meaning: 'The token does not allow this' },
   NOT_FOUND: { http: 404, exit: 66, retryable: false, meaning: 'The object does not exist' },
+  METHOD_NOT_ALLOWED: { http: 405, exit: 64, retryable: false, meaning: 'The path exists but does not take this method' },
+  UNSUPPORTED_MEDIA_TYPE: { http: 415, exit: 64, retryable: false, meaning: 'The body is not application/json' },
   PAYLOAD_TOO_LARGE: { http: 413, exit: 64, retryable: false, meaning: 'A body, key or value is over its limit' },
   OVERLOADED: { http: 503, exit: 69, retryable: true, meaning: 'A bounded queue is full' },
   SHUTTING_DOWN: { http: 503, exit: 0, retryable: true, meaning: 'The agent is draining' },
   JOURNAL_UNREADABLE: { http: 500, exit: 65, retryable: false, meaning: 'The journal is damaged; SSD contents are dropped' },
+  INTERNAL: { http: 500, exit: 70, retryable: false, meaning: 'A bug of kvtier: an invariant is broken; the log says which' },
   CORRUPT: { http: 500, exit: 65, retryable: false, meaning: 'Stored bytes do not match their checksum or format' },
 } as const;
 
