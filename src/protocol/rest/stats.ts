@@ -1,0 +1,128 @@
+/** Schemas of health and statistics. Sizes in bytes; counters since the start of the process. */
+import { z } from 'zod';
+import { countSchema, tierSchema } from './text.ts';
+
+export const healthSchema = z
+  .object({
+    state: z.enum(['starting', 'ready', 'degraded', 'draining']),
+    reasons: z.array(z.string()).meta({ description: 'Why it is not ready, in a sentence each' }),
+  })
+  .meta({ id: 'Health' });
+export type Health = z.infer<typeof healthSchema>;
+
+/** The process answers; says nothing of the cache. */
+export const livenessSchema = z.object({ status: z.literal('ok'), version: z.string() }).meta({ id: 'Liveness' });
+export type Liveness = z.infer<typeof livenessSchema>;
+
+const folderSchema = z.object({
+  path: z.string(),
+  id: z.string(),
+  state: z.enum(['ok', 'read-only', 'off']),
+  reason: z.string(),
+  capacityBytes: countSchema,
+  usedBytes: countSchema,
+  chunkCount: countSchema,
+  direct: z.boolean().meta({ description: 'False where the file system refuses O_DIRECT' }),
+  readBytesPerSecond: z.number(),
+  writeBytesPerSecond: z.number(),
+});
+
+const tierStatsSchema = z
+  .object({
+    tier: tierSchema,
+    state: z.enum(['ok', 'starting', 'degraded', 'off']),
+    reasons: z.array(z.string()),
+    capacityBytes: countSchema,
+    usedBytes: countSchema,
+    dirtyBytes: countSchema.meta({ description: 'Only here, and lost in a crash' }),
+    chunkCount: countSchema,
+    leasedBytes: countSchema,
+    folders: z.array(folderSchema).optional(),
+  })
+  .meta({ id: 'TierStats' });
+
+const latencySchema = z.object({ p50: z.number(), p99: z.number() });
+const perTierSchema = z.object({ hbm: countSchema, ram: countSchema, ssd: countSchema });
+const tierBytesSchema = z.object({ ram: countSchema, ssd: countSchema });
+
+export const doorSchema = z
+  .object({
+    door: z.string(),
+    address: z.string(),
+    connections: countSchema,
+    acceptedConnections: countSchema,
+    requests: countSchema,
+    errors: countSchema,
+    receivedBytes: countSchema,
+    sentBytes: countSchema,
+  })
+  .meta({ id: 'DoorStats' });
+export type DoorStats = z.infer<typeof doorSchema>;
+
+const ioSchema = z.object({
+  readBytes: countSchema,
+  writtenBytes: countSchema,
+  readErrors: countSchema,
+  writeErrors: countSchema,
+  checksumMismatches: countSchema,
+  quarantinedFiles: countSchema,
+  queueDepth: countSchema,
+  readLatencyMs: latencySchema,
+  writeLatencyMs: latencySchema,
+});
+
+const storeAdmissionSchema = z.object({
+  mode: z.string(),
+  admittedChunks: countSchema,
+  skippedChunks: countSchema,
+  shedChunks: countSchema,
+  writeBudgetBytesPerSecond: z.number(),
+});
+
+const catalogSchema = z.object({
+  state: z.enum(['ok', 'degraded', 'off']),
+  reason: z.string(),
+  queuedChanges: countSchema,
+  droppedChanges: countSchema,
+  walBytes: countSchema,
+});
+
+export const statsSchema = z
+  .object({
+    version: z.string(),
+    uptimeSeconds: z.number(),
+    state: healthSchema.shape.state,
+    tiers: z.array(tierStatsSchema),
+    probes: countSchema.meta({ description: 'Keys asked about' }),
+    probeHits: countSchema,
+    lookups: countSchema.meta({ description: 'Keys asked for bytes; each is one hit or one miss' }),
+    hits: perTierSchema,
+    misses: countSchema,
+    puts: countSchema,
+    putBytes: countSchema,
+    duplicatePuts: countSchema,
+    rejectedPuts: z.object({ tooLarge: countSchema, shed: countSchema, draining: countSchema }),
+    droppedDirtyChunks: countSchema,
+    evictions: perTierSchema,
+    demotions: countSchema,
+    promotions: countSchema,
+    deletes: countSchema,
+    invalidatedChunks: countSchema,
+    sizeGuardMisses: countSchema,
+    storeAdmission: storeAdmissionSchema,
+    leases: countSchema,
+    io: ioSchema,
+    doors: z.array(doorSchema),
+    modelCount: countSchema,
+    models: z
+      .array(z.object({ model: z.string(), epoch: countSchema, chunkCount: countSchema, bytes: tierBytesSchema }))
+      .meta({ description: 'Largest first, at most 100' }),
+    tenantCount: countSchema,
+    tenants: z
+      .array(z.object({ tenant: z.string(), chunkCount: countSchema, bytes: tierBytesSchema }))
+      .meta({ description: 'Digests (a cache_salt is a secret), largest first, at most 100' }),
+    catalog: catalogSchema,
+    recovery: z.object({ done: z.boolean(), adoptedFiles: countSchema, droppedFiles: countSchema, loadedRows: countSchema }),
+  })
+  .meta({ id: 'Stats' });
+export type Stats = z.infer<typeof statsSchema>;
