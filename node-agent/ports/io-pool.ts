@@ -22,6 +22,8 @@ export interface ReceiveJob {
   readonly sizeBytes: number;
   /** Bytes of this payload already placed before `address`; the checksum covers them too. */
   readonly placedBytes: number;
+  /** Bytes that follow the payload on the wire (CRLF) and are received with it; at most 16. */
+  readonly tailBytes: number;
   /** Gives up with ETIMEDOUT when no byte arrived for this long. */
   readonly stallMs: number;
 }
@@ -30,15 +32,17 @@ export interface ReceiveDone {
   readonly ok: true;
   /** Checksum of the whole payload (placed and received), see core/checksum.ts. */
   readonly checksum: bigint;
+  /** The `tailBytes` bytes behind the payload. */
+  readonly tail: Uint8Array;
 }
 
 export interface SendJob {
   readonly fd: Fd;
-  /** Sent before the payload, in the same system call. */
+  /** Sent before the payload, in the same system call; at most 64 bytes. */
   readonly header: Uint8Array;
   readonly address: Address;
   readonly sizeBytes: number;
-  /** Sent after the payload. */
+  /** Sent after the payload; at most 16 bytes. */
   readonly trailer: Uint8Array;
   readonly stallMs: number;
 }

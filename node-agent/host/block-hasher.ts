@@ -1,0 +1,51 @@
+/** The payload checksum over memory that fills step by step (core/checksum.ts says what it is). */
+import { CHECKSUM_BLOCK_BYTES } from '#core/checksum.ts';
+import { viewOf } from './libc.ts';
+
+/** Views of registered arenas by address, so that hashing a block makes no ArrayBuffer; others get a view of their own. */
+export class MemoryViews {
+  readonly #arenas: { address: number; sizeBytes: number; bytes: Uint8Array }[] = [];
+
+  register(address: number, sizeBytes: number): void {
+    this.#arenas.push({ address, sizeBytes, bytes: viewOf(address, sizeBytes) });
+  }
+
+  view(address: number, sizeBytes: number): Uint8Array {
+    for (const arena of this.#arenas) {
+      const offset = address - arena.address;
+      if (offset >= 0 && offset + sizeBytes <= arena.sizeBytes) return arena.bytes.subarray(offset, offset + sizeBytes);
+    }
+    return viewOf(address, sizeBytes);
+  }
+}
+
+/** Hashes blocks as soon as they are whole. `advance` may be called with any growing count of bytes that have landed. */
+export class BlockHasher {
+  readonly #views: MemoryViews;
+  readonly #address: number;
+  readonly #sizeBytes: number;
+  #hashedBytes = 0;
+  #seed = 0n;
+  #started = false;
+
+  constructor(views: MemoryViews, address: number, sizeBytes: number) {
+    this.#views = views;
+    this.#address = address;
+    this.#sizeBytes = sizeBytes;
+  }
+
+  advance(landedBytes: number): void {
+    while (this.#hashedBytes < landedBytes) {
+      const blockBytes = Math.min(CHECKSUM_BLOCK_BYTES, this.#sizeBytes - this.#hashedBytes);
+      if (this.#hashedBytes + blockBytes > landedBytes) return;
+      this.#seed = Bun.hash.xxHash3(this.#views.view(this.#address + this.#hashedBytes, blockBytes), this.#seed);
+      this.#hashedBytes += blockBytes;
+      this.#started = true;
+    }
+  }
+
+  /** Only after `advance(sizeBytes)`. */
+  finish(): bigint {
+    return this.#started ? this.#seed : Bun.hash.xxHash3(new Uint8Array(0), 0n);
+  }
+}

@@ -1,0 +1,31 @@
+/** Messages between the pool and its file workers. Plain data: they cross by structured clone, payloads never do. */
+export type FileRequest =
+  | { readonly kind: 'arena'; readonly address: number; readonly sizeBytes: number }
+  | {
+      readonly kind: 'write'; readonly tempPath: string; readonly path: string; readonly header: Uint8Array; readonly address: number;
+      readonly sizeBytes: number; readonly direct: boolean; readonly sync: boolean;
+    }
+  | { readonly kind: 'read'; readonly path: string; readonly address: number; readonly sizeBytes: number; readonly capacityBytes: number; readonly direct: boolean }
+  | { readonly kind: 'checksum'; readonly path: string; readonly sizeBytes: number }
+  | { readonly kind: 'headers'; readonly paths: readonly string[] }
+  | { readonly kind: 'unlink'; readonly path: string }
+  | { readonly kind: 'rename'; readonly from: string; readonly to: string }
+  | { readonly kind: 'list'; readonly path: string }
+  | { readonly kind: 'statfs'; readonly path: string }
+  | { readonly kind: 'fdatasync'; readonly fd: number }
+  | { readonly kind: 'populate'; readonly address: number; readonly sizeBytes: number };
+
+export type FileResponse =
+  | { readonly ok: false; readonly errno: number; readonly step: string }
+  | {
+      readonly ok: true;
+      readonly direct?: boolean;
+      readonly header?: Uint8Array;
+      readonly checksum?: bigint;
+      readonly headers?: readonly (Uint8Array | { readonly errno: number; readonly step: string })[];
+      readonly names?: readonly string[];
+      readonly totalBytes?: number;
+      readonly freeBytes?: number;
+    };
+
+export type TimedFileResponse = FileResponse & { readonly elapsedMs: number };

@@ -1,0 +1,238 @@
+/**
+ * A thread that does one file job at a time: O_DIRECT reads and writes of chunk files between disk and memory, headers, folders,
+ * unlinks. Order and priority are the pool's business. Memory of a job is touched only until its completion message.
+ *
+ * Slices of 4 MiB; the checksum of a slice is taken while the device works for the other threads.
+ */
+import { readdirSync, statfsSync } from 'node:fs';
+import { BlockHasher, MemoryViews } from './block-hasher.ts';
+import { BLOCK_BYTES, roundUp } from '#core/bytes.ts';
+import {
+  EINTR, EINVAL, EIO, ENOSPC, MADV_POPULATE_WRITE, O_CLOEXEC, O_CREAT, O_DIRECT, O_RDONLY, O_TRUNC, O_WRONLY,
+  addressOf, asPointer, cString, errno, libc, mapAnonymous, viewOf,
+} from './libc.ts';
+import type { FileRequest, FileResponse } from './file-requests.ts';
+
+declare const self: Worker;
+
+const SLICE_BYTES = 4 * 1024 * 1024;
+const NICE = 5;
+/** Aligned memory of this thread: the header block, then a slice for memory that O_DIRECT cannot take. */
+const scratchAddress = mapAnonymous(BLOCK_BYTES + SLICE_BYTES);
+const bounceAddress = scratchAddress + BLOCK_BYTES;
+const scratch = viewOf(scratchAddress, BLOCK_BYTES + SLICE_BYTES);
+const views = new MemoryViews();
+const iov = new BigUint64Array(4);
+const iovAddress = addressOf(iov);
+
+class Failure {
+  readonly errno: number;
+  readonly step: string;
+  constructor(step: string, reason: number = errno()) {
+    this.errno = reason;
+    this.step = step;
+  }
+}
+
+function openFile(path: string, flags: number, direct: boolean): { fd: number; direct: boolean } {
+  const name = cString(path);
+  if (direct) {
+    const fd = libc.open(addressOf(name), flags | O_DIRECT | O_CLOEXEC, 0o600);
+    if (fd >= 0) return { fd, direct: true };
+    // EINVAL: a file system without O_DIRECT (tmpfs, some overlays). Any other reason is a real one.
+    if (errno() !== EINVAL) throw new Failure('open');
+  }
+  const fd = libc.open(addressOf(name), flags | O_CLOEXEC, 0o600);
+  if (fd < 0) throw new Failure('open');
+  return { fd, direct: false };
+}
+
+/** One readv or writev at `offset`, whole or a throw. `minimumBytes` is what must be moved; a file may end behind it. */
+function transfer(fd: number, parts: readonly (readonly [address: number, sizeBytes: number])[], options: { offset: number; writing: boolean; minimumBytes: number }): void {
+  let skip = 0;
+  const total = parts.reduce((sum, part) => sum + part[1], 0);
+  while (skip < options.minimumBytes) {
+    let count = 0;
+    let position = 0;
+    for (const [address, sizeBytes] of parts) {
+      const partSkip = Math.max(0, Math.min(sizeBytes, skip - position));
+      position += sizeBytes;
+      if (partSkip === sizeBytes) continue;
+      iov[count * 2] = BigInt(address + partSkip);
+      iov[count * 2 + 1] = BigInt(sizeBytes - partSkip);
+      count += 1;
+    }
+    const offset = options.offset + skip;
+    const moved = options.writing ? libc.pwritev(fd, iovAddress, count, offset) : libc.preadv(fd, iovAddress, count, offset);
+    if (moved < 0) {
+      if (errno() === EINTR) continue;
+      throw new Failure(options.writing ? 'write' : 'read');
+    }
+    if (moved === 0) throw new Failure(options.writing ? 'write' : 'read: file too short', options.writing ? ENOSPC : EIO);
+    skip += moved;
+    if (skip >= total) return;
+  }
+}
+
+/** Payload memory in slices: straight where O_DIRECT can take it, else through the bounce slice. */
+function* slices(sizeBytes: number): Generator<{ offset: number; sizeBytes: number; paddedBytes: number }> {
+  for (let offset = 0; offset < sizeBytes; offset += SLICE_BYTES) {
+    const take = Math.min(SLICE_BYTES, sizeBytes - offset);
+    yield { offset, sizeBytes: take, paddedBytes: roundUp(take, BLOCK_BYTES) };
+  }
+}
+
+function writeChunk(request: Extract<FileRequest, { kind: 'write' }>): FileResponse {
+  const opened = openFile(request.tempPath, O_WRONLY | O_CREAT | O_TRUNC, request.direct);
+  try {
+    scratch.set(request.header, 0);
+    const aligned = request.address % BLOCK_BYTES === 0;
+    let first = true;
+    for (const slice of slices(request.sizeBytes)) {
+      let source = request.address + slice.offset;
+      // The last block is padded with zeroes, never with what happens to lie behind the payload.
+      if (!aligned || slice.paddedBytes !== slice.sizeBytes) {
+        scratch.set(views.view(source, slice.sizeBytes), BLOCK_BYTES);
+        scratch.fill(0, BLOCK_BYTES + slice.sizeBytes, BLOCK_BYTES + slice.paddedBytes);
+        source = bounceAddress;
+      }
+      const parts: (readonly [number, number])[] = [[source, slice.paddedBytes]];
+      if (first) parts.unshift([scratchAddress, BLOCK_BYTES]);
+      const total = slice.paddedBytes + (first ? BLOCK_BYTES : 0);
+      transfer(opened.fd, parts, { offset: first ? 0 : BLOCK_BYTES + slice.offset, writing: true, minimumBytes: total });
+      first = false;
+    }
+    if (first) transfer(opened.fd, [[scratchAddress, BLOCK_BYTES]], { offset: 0, writing: true, minimumBytes: BLOCK_BYTES });
+    if (request.sync && libc.fdatasync(opened.fd) !== 0) throw new Failure('fdatasync');
+    if (libc.rename(addressOf(cString(request.tempPath)), addressOf(cString(request.path))) !== 0) throw new Failure('rename');
+    return { ok: true, direct: opened.direct };
+  } catch (problem) {
+    libc.unlink(addressOf(cString(request.tempPath)));
+    throw problem;
+  } finally {
+    libc.close(opened.fd);
+  }
+}
+
+function readChunk(request: Extract<FileRequest, { kind: 'read' }>): FileResponse {
+  const opened = openFile(request.path, O_RDONLY, request.direct);
+  try {
+    const hasher = new BlockHasher(views, request.address, request.sizeBytes);
+    const aligned = request.address % BLOCK_BYTES === 0 && request.capacityBytes >= roundUp(request.sizeBytes, BLOCK_BYTES);
+    let header: Uint8Array | undefined;
+    for (const slice of slices(request.sizeBytes)) {
+      const target = aligned ? request.address + slice.offset : bounceAddress;
+      const parts: (readonly [number, number])[] = [[target, slice.paddedBytes]];
+      if (header === undefined) parts.unshift([scratchAddress, BLOCK_BYTES]);
+      const before = header === undefined ? BLOCK_BYTES : 0;
+      transfer(opened.fd, parts, { offset: header === undefined ? 0 : BLOCK_BYTES + slice.offset, writing: false, minimumBytes: before + slice.sizeBytes });
+      header ??= scratch.slice(0, BLOCK_BYTES);
+      if (!aligned) views.view(request.address + slice.offset, slice.sizeBytes).set(scratch.subarray(BLOCK_BYTES, BLOCK_BYTES + slice.sizeBytes));
+      hasher.advance(slice.offset + slice.sizeBytes);
+    }
+    if (header === undefined) {
+      transfer(opened.fd, [[scratchAddress, BLOCK_BYTES]], { offset: 0, writing: false, minimumBytes: BLOCK_BYTES });
+      header = scratch.slice(0, BLOCK_BYTES);
+    }
+    return { ok: true, direct: opened.direct, header, checksum: hasher.finish() };
+  } finally {
+    libc.close(opened.fd);
+  }
+}
+
+/** Checksum of a file's payload through the bounce slice, buffered: `verify` is background work. */
+function checksumFile(path: string, sizeBytes: number): FileResponse {
+  const opened = openFile(path, O_RDONLY, true);
+  try {
+    transfer(opened.fd, [[scratchAddress, BLOCK_BYTES]], { offset: 0, writing: false, minimumBytes: BLOCK_BYTES });
+    const header = scratch.slice(0, BLOCK_BYTES);
+    let seed = 0n;
+    if (sizeBytes === 0) seed = Bun.hash.xxHash3(new Uint8Array(0), 0n);
+    const block = 1024 * 1024;
+    for (const slice of slices(sizeBytes)) {
+      transfer(opened.fd, [[bounceAddress, slice.paddedBytes]], { offset: BLOCK_BYTES + slice.offset, writing: false, minimumBytes: slice.sizeBytes });
+      for (let at = 0; at < slice.sizeBytes; at += block) {
+        seed = Bun.hash.xxHash3(scratch.subarray(BLOCK_BYTES + at, BLOCK_BYTES + Math.min(at + block, slice.sizeBytes)), seed);
+      }
+    }
+    return { ok: true, header, checksum: seed };
+  } finally {
+    libc.close(opened.fd);
+  }
+}
+
+function readHeader(path: string): Uint8Array | { errno: number; step: string } {
+  try {
+    const opened = openFile(path, O_RDONLY, false);
+    try {
+      transfer(opened.fd, [[scratchAddress, BLOCK_BYTES]], { offset: 0, writing: false, minimumBytes: BLOCK_BYTES });
+      return scratch.slice(0, BLOCK_BYTES);
+    } finally {
+      libc.close(opened.fd);
+    }
+  } catch (problem) {
+    if (problem instanceof Failure) return { errno: problem.errno, step: problem.step };
+    throw problem;
+  }
+}
+
+function nodeErrno(problem: unknown, step: string): Failure {
+  const code = (problem as { errno?: number }).errno;
+  return new Failure(step, code === undefined ? EIO : Math.abs(code));
+}
+
+function handle(request: FileRequest): FileResponse {
+  switch (request.kind) {
+    case 'arena':
+      views.register(request.address, request.sizeBytes);
+      return { ok: true };
+    case 'write':
+      return writeChunk(request);
+    case 'read':
+      return readChunk(request);
+    case 'checksum':
+      return checksumFile(request.path, request.sizeBytes);
+    case 'headers':
+      return { ok: true, headers: request.paths.map(readHeader) };
+    case 'unlink':
+      if (libc.unlink(addressOf(cString(request.path))) !== 0) throw new Failure('unlink');
+      return { ok: true };
+    case 'rename':
+      if (libc.rename(addressOf(cString(request.from)), addressOf(cString(request.to))) !== 0) throw new Failure('rename');
+      return { ok: true };
+    case 'list':
+      try {
+        return { ok: true, names: readdirSync(request.path) };
+      } catch (problem) {
+        throw nodeErrno(problem, 'list');
+      }
+    case 'statfs':
+      try {
+        const stats = statfsSync(request.path);
+        return { ok: true, totalBytes: stats.blocks * stats.bsize, freeBytes: stats.bavail * stats.bsize };
+      } catch (problem) {
+        throw nodeErrno(problem, 'statfs');
+      }
+    case 'fdatasync':
+      if (libc.fdatasync(request.fd) !== 0) throw new Failure('fdatasync');
+      return { ok: true };
+    case 'populate':
+      // EINVAL before Linux 5.14: pages are then mapped one by one on first touch, which costs time and nothing else.
+      if (libc.madvise(asPointer(request.address), request.sizeBytes, MADV_POPULATE_WRITE) !== 0 && errno() !== EINVAL) throw new Failure('madvise');
+      return { ok: true };
+  }
+}
+
+libc.setpriority(0, 0, NICE);
+
+self.onmessage = (event: MessageEvent<FileRequest>): void => {
+  const startedAt = performance.now();
+  let response: FileResponse;
+  try {
+    response = handle(event.data);
+  } catch (problem) {
+    if (!(problem instanceof Failure)) throw problem;
+    response = { ok: false, errno: problem.errno, step: problem.step };
+  }
+  self.postMessage({ ...response, elapsedMs: performance.now() - startedAt });
+};
