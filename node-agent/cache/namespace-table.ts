@@ -1,0 +1,184 @@
+/**
+ * Namespaces by dense number, with a count of references: every chunk and every open ticket holds one. A client may use one
+ * namespace a key, so a number whose count drops to zero is forgotten and given out again.
+ *
+ * Ownership: `intern` and `retain` take a reference, `release` gives it back; an id is valid while its holder has one.
+ *
+ * Invariants (checkInvariants): an id is live or in the free list, once; the map of identities names the live ids only and each by
+ * its own identity; a live id has at least one reference; chunks never outnumber references; counters are not negative.
+ */
+import { assert } from '#core/assert.ts';
+import type { NamespaceId } from '#core/brand.ts';
+import { namespaceIdentity } from '#core/namespace.ts';
+import type { NamespaceDescriptor } from '#core/namespace.ts';
+import { namespaceLabel } from '#core/selector.ts';
+
+const encoder = new TextEncoder();
+/** `ignoreBOM` keeps a leading U+FEFF, which would otherwise be lost from the key. */
+const decoder = new TextDecoder('utf-8', { ignoreBOM: true });
+
+/** What the cache keeps a namespace. Counters belong to the cache, which changes them through the `add` methods. */
+interface Row {
+  readonly descriptor: NamespaceDescriptor;
+  readonly identity: string;
+  readonly label: string;
+  readonly prefixBytes: Uint8Array;
+  readonly tailBytes: Uint8Array;
+  references: number;
+  chunkCount: number;
+  ramBytes: number;
+  ssdBytes: number;
+}
+
+export interface NamespaceUsage {
+  readonly chunkCount: number;
+  readonly ramBytes: number;
+  readonly ssdBytes: number;
+}
+
+export class NamespaceTable {
+  readonly #rows: (Row | undefined)[] = [];
+  readonly #freeIds: number[] = [];
+  readonly #byIdentity = new Map<string, NamespaceId>();
+
+  /** Live namespaces. */
+  get count(): number {
+    return this.#byIdentity.size;
+  }
+
+  /** The id of this namespace, new or known, with one more reference. */
+  intern(descriptor: NamespaceDescriptor): NamespaceId {
+    const identity = namespaceIdentity(descriptor);
+    const known = this.#byIdentity.get(identity);
+    if (known !== undefined) {
+      this.retain(known);
+      return known;
+    }
+    const id = (this.#freeIds.pop() ?? this.#rows.length) as NamespaceId;
+    this.#rows[id] = {
+      descriptor,
+      identity,
+      label: namespaceLabel(descriptor),
+      prefixBytes: encoder.encode(descriptor.keyPrefix),
+      tailBytes: encoder.encode(descriptor.keyTail),
+      references: 1,
+      chunkCount: 0,
+      ramBytes: 0,
+      ssdBytes: 0,
+    };
+    this.#byIdentity.set(identity, id);
+    return id;
+  }
+
+  /** The id of a known namespace without a reference, valid until the next release; undefined: nothing of it is cached. */
+  find(descriptor: NamespaceDescriptor): NamespaceId | undefined {
+    return this.#byIdentity.get(namespaceIdentity(descriptor));
+  }
+
+  retain(id: NamespaceId): void {
+    this.#row(id).references += 1;
+  }
+
+  /** Gives a reference back. With the last one the id ends; its counters must be zero by then. */
+  release(id: NamespaceId): void {
+    const row = this.#row(id);
+    row.references -= 1;
+    if (row.references > 0) return;
+    const { chunkCount, ramBytes, ssdBytes } = row;
+    if (chunkCount !== 0 || ramBytes !== 0 || ssdBytes !== 0) {
+      assert(false, `Cannot forget namespace ${id}: it counts ${chunkCount} chunks, ${ramBytes} bytes in ram, ${ssdBytes} in ssd`);
+    }
+    this.#byIdentity.delete(row.identity);
+    this.#rows[id] = undefined;
+    this.#freeIds.push(id);
+  }
+
+  isLive(id: number): boolean {
+    return this.#rows[id] !== undefined;
+  }
+
+  referenceCount(id: NamespaceId): number {
+    return this.#row(id).references;
+  }
+
+  descriptor(id: NamespaceId): NamespaceDescriptor {
+    return this.#row(id).descriptor;
+  }
+
+  /** As `namespaceLabel`, computed once. */
+  label(id: NamespaceId): string {
+    return this.#row(id).label;
+  }
+
+  /** `keyPrefix` in UTF-8. Not to be written to. */
+  prefixBytes(id: NamespaceId): Uint8Array {
+    return this.#row(id).prefixBytes;
+  }
+
+  /** `keyTail` in UTF-8. Not to be written to. */
+  tailBytes(id: NamespaceId): Uint8Array {
+    return this.#row(id).tailBytes;
+  }
+
+  usage(id: NamespaceId): NamespaceUsage {
+    return this.#row(id);
+  }
+
+  addChunks(id: NamespaceId, delta: number): void {
+    this.#row(id).chunkCount += delta;
+  }
+
+  addRamBytes(id: NamespaceId, delta: number): void {
+    this.#row(id).ramBytes += delta;
+  }
+
+  addSsdBytes(id: NamespaceId, delta: number): void {
+    this.#row(id).ssdBytes += delta;
+  }
+
+  /** The client's spelling of a key. Bytes that are not UTF-8 are replaced: for people and selectors, not for lookups. */
+  wholeKey(id: NamespaceId, key: Uint8Array): string {
+    const { descriptor } = this.#row(id);
+    return descriptor.keyPrefix + decoder.decode(key) + descriptor.keyTail;
+  }
+
+  /** The client's spelling of a key, to the byte. */
+  wholeKeyBytes(id: NamespaceId, key: Uint8Array): Uint8Array {
+    const { prefixBytes, tailBytes } = this.#row(id);
+    const whole = new Uint8Array(prefixBytes.length + key.length + tailBytes.length);
+    whole.set(prefixBytes);
+    whole.set(key, prefixBytes.length);
+    whole.set(tailBytes, prefixBytes.length + key.length);
+    return whole;
+  }
+
+  /** Visits live namespaces in order of their ids. The table must not change meanwhile. */
+  forEach(visit: (id: NamespaceId) => void): void {
+    for (let id = 0; id < this.#rows.length; id += 1) {
+      if (this.#rows[id] !== undefined) visit(id as NamespaceId);
+    }
+  }
+
+  checkInvariants(): void {
+    const free = new Set(this.#freeIds);
+    assert(free.size === this.#freeIds.length, 'NamespaceTable has an id in the free list twice');
+    let live = 0;
+    this.#rows.forEach((row, id) => {
+      assert((row === undefined) === free.has(id), `NamespaceTable id ${id} is neither live nor free, or both`);
+      if (row === undefined) return;
+      live += 1;
+      assert(this.#byIdentity.get(row.identity) === id, `NamespaceTable id ${id} is not found by its identity`);
+      assert(row.references > 0, `NamespaceTable id ${id} is live without a reference`);
+      assert(row.chunkCount <= row.references, `NamespaceTable id ${id} counts ${row.chunkCount} chunks, ${row.references} references`);
+      const least = Math.min(row.chunkCount, row.ramBytes, row.ssdBytes);
+      assert(least >= 0, `NamespaceTable id ${id} counts ${least} of something`);
+    });
+    assert(live === this.#byIdentity.size, `NamespaceTable has ${live} live ids and ${this.#byIdentity.size} identities`);
+  }
+
+  #row(id: NamespaceId): Row {
+    const row = this.#rows[id];
+    if (row === undefined) assert(false, `Cannot use namespace ${id}: it is not live`);
+    return row;
+  }
+}
