@@ -1,0 +1,54 @@
+/** The configuration as the agent uses it: sizes in bytes, durations in milliseconds, absolute paths, every `auto` decided. */
+import type { Address } from './knob-types.ts';
+
+export interface SsdFolder {
+  readonly path: string;
+  readonly sizeBytes: number;
+}
+
+export interface AgentConfig {
+  readonly configFile: string | undefined;
+  readonly dataDir: string;
+  readonly http: { readonly listen: Address; readonly maxBodyBytes: number };
+  readonly resp: {
+    /** Undefined: the door is off. */
+    readonly listen: Address | undefined;
+    readonly profile: 'auto' | 'lmcache' | 'redis';
+    readonly maxConnections: number;
+    readonly sizeGuard: 'auto' | 'on' | 'off';
+    /** Undefined: idle connections stay. */
+    readonly idleMs: number | undefined;
+    readonly stallMs: number;
+  };
+  /** Secrets. Undefined: none wanted. A read token never stands alone, and never equals the admin token. */
+  readonly tokens: { readonly admin: string | undefined; readonly read: string | undefined };
+  readonly ram: {
+    readonly sizeBytes: number;
+    /** At most a quarter of sizeBytes. */
+    readonly maxChunkBytes: number;
+    readonly shmDir: string;
+    readonly hugepages: boolean;
+  };
+  readonly ssd: {
+    /** Sum of the folders; 0 where the tier is off. */
+    readonly sizeBytes: number;
+    /** Empty exactly where the tier is off. No folder twice or inside another. */
+    readonly folders: readonly SsdFolder[];
+    readonly admission: 'idle' | 'demote' | 'through' | 'off';
+    readonly idleAfterMs: number;
+    /** 0: no limit. */
+    readonly writeBudgetBytesPerSecond: number;
+    readonly freeSpaceFloorBytes: number;
+    readonly direct: 'auto' | 'on' | 'off';
+    /** At least ram.maxChunkBytes, at most half of the RAM tier. */
+    readonly queueBytes: number;
+  };
+  readonly lease: { readonly durationMs: number };
+  readonly put: { readonly waitMs: number };
+  /** 0: off. */
+  readonly readAhead: { readonly bytes: number };
+  readonly io: { readonly workers: number };
+  readonly invalidate: { readonly webhook: string | undefined };
+  readonly shutdown: { readonly drainMs: number };
+  readonly log: { readonly level: 'debug' | 'info' | 'warn' | 'error'; readonly format: 'pretty' | 'json' };
+}

@@ -1,0 +1,201 @@
+/**
+ * Every knob of the agent, once: key in the TOML file, value type, default, and the sentence that `--help` and
+ * docs/configuration.md print. Flag and variable follow from the key unless a knob names its own flag.
+ */
+import * as z from 'zod';
+import { GiB, KiB, MiB } from '#core/bytes.ts';
+import * as types from './knob-types.ts';
+
+export interface KnobMeta {
+  readonly shape: types.KnobShape;
+  readonly description: string;
+  /** As people read it; for a derived default, the rule. */
+  readonly defaultText: string;
+  /** Shown in help: `--ram <size|auto>`. */
+  readonly hint: string;
+  /** Long name without dashes, where it is not the key in kebab case. */
+  readonly flag?: string;
+  readonly secret?: true;
+  readonly repeatable?: true;
+}
+
+const metas = z.registry<KnobMeta>();
+
+/** A knob with a fixed default. */
+function knob<Value>(type: z.ZodType<Value>, fallback: NoInfer<Value>, meta: KnobMeta): z.ZodDefault<z.ZodType<Value>> {
+  const schema = z._default(type, fallback as never) as unknown as z.ZodDefault<z.ZodType<Value>>;
+  metas.add(schema, meta);
+  return schema;
+}
+
+/** A knob that may stay unset. */
+function optionalKnob<Value>(type: z.ZodType<Value>, meta: KnobMeta): z.ZodOptional<z.ZodType<Value>> {
+  const schema = z.optional(type);
+  metas.add(schema, meta);
+  return schema;
+}
+
+/** Smallest RAM tier: a few chunks of a MiB and their slabs. */
+export const MIN_RAM_BYTES = 16 * MiB;
+/** Smallest SSD folder. */
+export const MIN_FOLDER_BYTES = MiB;
+export const DEFAULT_MAX_CHUNK_BYTES = 128 * MiB;
+const MAX_BYTES = 2 ** 50;
+const HOUR_MS = 3_600_000;
+
+/** The one schema. Key order is the order of the reference page. */
+export const configSchema = z.strictObject({
+  config: optionalKnob(types.text('a path'), {
+    shape: 'path', hint: 'path', defaultText: 'none', description: 'TOML file with the settings that neither a flag nor a variable gives.',
+  }),
+  dataDir: knob(types.text('a path'), './.kvtier', {
+    shape: 'path', hint: 'path', defaultText: '`./.kvtier`',
+    description: 'Folder of the journal, the catalog, agent.json and, unless ssd.dir says otherwise, the SSD tier.',
+  }),
+  'http.listen': knob(types.address(), { host: '127.0.0.1', port: 7600 }, {
+    shape: 'address', hint: 'host:port', flag: 'http', defaultText: '`127.0.0.1:7600`',
+    description: 'Address of the REST API, metrics and health; port 0 picks a free port, and anything but loopback needs a token.',
+  }),
+  'resp.listen': knob(types.address(['off']), { host: '127.0.0.1', port: 7601 }, {
+    shape: 'address', hint: 'host:port|off', flag: 'resp', defaultText: '`127.0.0.1:7601`',
+    description: 'Address of the RESP door for LMCache and redis clients; port 0 picks a free port, and anything but loopback needs a token.',
+  }),
+  token: optionalKnob(types.secret(), {
+    shape: 'secret', hint: 'token', secret: true, defaultText: 'none',
+    description: 'Admin token that clients must present on HTTP (bearer) and RESP (AUTH); prefer tokenFile, since a flag is visible in the process list.',
+  }),
+  tokenFile: optionalKnob(types.text('a path'), {
+    shape: 'path', hint: 'path', defaultText: 'none', description: 'File whose first line is the admin token.',
+  }),
+  readToken: optionalKnob(types.secret(), {
+    shape: 'secret', hint: 'token', secret: true, defaultText: 'none',
+    description: 'Token that may read but not change anything; needs an admin token beside it.',
+  }),
+  readTokenFile: optionalKnob(types.text('a path'), {
+    shape: 'path', hint: 'path', defaultText: 'none', description: 'File whose first line is the read token.',
+  }),
+  'ram.size': knob(types.size({ min: MIN_RAM_BYTES, max: MAX_BYTES, words: ['auto'] }), 'auto', {
+    shape: 'size', hint: 'size|auto', flag: 'ram', defaultText: '`auto`: the least of 4 GiB, a quarter of memory, and half of the free ram.shmDir',
+    description: 'Capacity of the RAM tier.',
+  }),
+  'ram.maxChunk': knob(types.size({ min: 4 * KiB, max: 4 * GiB, words: ['auto'] }), 'auto', {
+    shape: 'size', hint: 'size|auto', defaultText: '`auto`: 128 MiB, or a quarter of the RAM tier where that is less',
+    description: 'Largest value that a put may carry; a larger one is rejected, and more than a quarter of the RAM tier is refused.',
+  }),
+  'ram.shmDir': knob(types.text('a path'), '/dev/shm', {
+    shape: 'path', hint: 'path', flag: 'shm-dir', defaultText: '`/dev/shm`', description: 'Shared-memory file system that backs the RAM tier.',
+  }),
+  'ram.hugepages': knob(types.toggle(), false, {
+    shape: 'boolean', hint: '', defaultText: '`false`', description: 'Ask the kernel to back the RAM tier with huge pages.',
+  }),
+  'ssd.size': knob(types.size({ min: MIN_FOLDER_BYTES, max: MAX_BYTES, words: ['auto', 'off'] }), 'auto', {
+    shape: 'size', hint: 'size|auto|off', flag: 'ssd',
+    defaultText: '`auto`: the sum of the folders; a folder without a size takes the lesser of 20 GiB and half of its free disk',
+    description: 'Capacity of the SSD tier over all its folders; `off` keeps everything in RAM.',
+  }),
+  'ssd.dir': optionalKnob(types.folders(MIN_FOLDER_BYTES), {
+    shape: 'folders', hint: 'path[:size]', flag: 'ssd-dir', repeatable: true, defaultText: '`<dataDir>/ssd`',
+    description: 'Folder of the SSD tier with an optional capacity of its own; repeat it, one per device, and losing one loses only its chunks.',
+  }),
+  'ssd.admission': knob(types.choice(['idle', 'demote', 'through', 'off']), 'idle', {
+    shape: 'choice', hint: 'idle|demote|through|off', defaultText: '`idle`',
+    description: 'When a chunk is written to SSD: when it leaves RAM or the disk is quiet (idle), only when it leaves RAM (demote), at once (through), never (off).',
+  }),
+  'ssd.idleAfter': knob(types.duration({ min: 0, max: HOUR_MS }), 2000, {
+    shape: 'duration', hint: 'duration', defaultText: '`2s`', description: 'Under idle admission, how long a chunk is in RAM before a quiet disk writes it.',
+  }),
+  'ssd.writeBudget': knob(types.rate({ min: 0, max: MAX_BYTES, words: ['auto'] }), 'auto', {
+    shape: 'rate', hint: 'bytes per second|auto', defaultText: '`auto`: no limit', description: 'Bytes per second that the SSD tier may write; 0 and auto mean no limit.',
+  }),
+  'ssd.freeSpaceFloor': knob(types.size({ min: 0, max: MAX_BYTES, words: ['auto'] }), 'auto', {
+    shape: 'size', hint: 'size|auto', defaultText: '`auto`: the lesser of 1 GiB and a tenth of the smallest disk',
+    description: 'Free space on each disk below which its folder takes no more writes, whatever its capacity says.',
+  }),
+  'ssd.direct': knob(types.choice(['auto', 'on', 'off']), 'auto', {
+    shape: 'choice', hint: 'auto|on|off', defaultText: '`auto`',
+    description: 'Bypass the page cache (O_DIRECT): where the file system can (auto), or fail the folder where it cannot (on), or never (off).',
+  }),
+  'ssd.queueBytes': knob(types.size({ min: 4 * KiB, max: MAX_BYTES, words: ['auto'] }), 'auto', {
+    shape: 'size', hint: 'size|auto', defaultText: '`auto`: a quarter of the RAM tier, at most 1 GiB',
+    description: 'Bytes that may wait to be written to SSD; beyond it whole chain suffixes are shed and counted.',
+  }),
+  'lease.duration': knob(types.duration({ min: 10, max: HOUR_MS }), 30_000, {
+    shape: 'duration', hint: 'duration', defaultText: '`30s`', description: 'How long a probe that answered yes protects the chunk from eviction.',
+  }),
+  'put.wait': knob(types.duration({ min: 0, max: 60_000 }), 1000, {
+    shape: 'duration', hint: 'duration', defaultText: '`1s`', description: 'How long a put waits for room in RAM before the coldest unwritten chunks are dropped.',
+  }),
+  'readAhead.bytes': knob(types.size({ min: 0, max: MAX_BYTES, words: ['auto'] }), 'auto', {
+    shape: 'size', hint: 'size|auto', defaultText: '`auto`: an eighth of the RAM tier, at most 512 MiB',
+    description: 'Bytes that may be on their way from SSD to RAM because of a probe, before anybody asked for them; 0 turns read-ahead off.',
+  }),
+  'io.workers': knob(types.count({ min: 2, max: 64, words: ['auto'] }), 'auto', {
+    shape: 'count', hint: 'count|auto', defaultText: '`auto`: two per core, 4 to 16', description: 'Threads that move bytes between memory, sockets and files.',
+  }),
+  'resp.profile': knob(types.choice(['auto', 'lmcache', 'redis']), 'auto', {
+    shape: 'choice', hint: 'auto|lmcache|redis', defaultText: '`auto`',
+    description: 'Whether connections follow the rules that LMCache relies on, those of redis, or the first until they send anything else (auto).',
+  }),
+  'resp.maxConnections': knob(types.count({ min: 1, max: 65_536 }), 1024, {
+    shape: 'count', hint: 'count', defaultText: '`1024`', description: 'RESP connections at one time; further ones get an error and are closed.',
+  }),
+  'resp.sizeGuard': knob(types.choice(['auto', 'on', 'off']), 'auto', {
+    shape: 'choice', hint: 'auto|on|off', defaultText: '`auto`',
+    description: 'Answer a chunk as a miss where its size is not the one that its client expects: in the LMCache profile (auto), always, or never.',
+  }),
+  'resp.idle': knob(types.duration({ min: 1000, max: 24 * HOUR_MS, words: ['off'] }), 'off', {
+    shape: 'duration', hint: 'duration|off', defaultText: '`off`', description: 'Close a RESP connection that has sent nothing for this long.',
+  }),
+  'resp.stall': knob(types.duration({ min: 100, max: HOUR_MS }), 30_000, {
+    shape: 'duration', hint: 'duration', defaultText: '`30s`', description: 'Close a RESP connection whose transfer has moved no byte for this long.',
+  }),
+  'http.maxBody': knob(types.size({ min: KiB, max: 64 * MiB }), MiB, {
+    shape: 'size', hint: 'size', defaultText: '`1MiB`', description: 'Largest body of a REST request.',
+  }),
+  'invalidate.webhook': optionalKnob(types.httpUrl(), {
+    shape: 'url', hint: 'url', defaultText: 'none',
+    description: 'URL posted to after an invalidation, such as LMCache\'s own clear, whose memory still holds what was taken away here.',
+  }),
+  'shutdown.drainMs': knob(types.duration({ min: 0, max: HOUR_MS }), 25_000, {
+    shape: 'duration', hint: 'duration', flag: 'shutdown-drain', defaultText: '`25s`',
+    description: 'How long a stopping agent finishes transfers and writes dirty chunks to SSD; keep it below the grace period of the supervisor.',
+  }),
+  'log.level': knob(types.choice(['debug', 'info', 'warn', 'error']), 'info', {
+    shape: 'choice', hint: 'debug|info|warn|error', defaultText: '`info`', description: 'Least severe record that is logged.',
+  }),
+  'log.format': knob(types.choice(['pretty', 'json']), 'pretty', {
+    shape: 'choice', hint: 'pretty|json', defaultText: '`pretty`', description: 'Log lines for people, or one JSON object a line for programs.',
+  }),
+});
+
+export type KnobValues = z.output<typeof configSchema>;
+export type KnobKey = keyof KnobValues;
+
+export interface Knob extends KnobMeta {
+  readonly key: KnobKey;
+  readonly flag: string;
+  readonly variable: string;
+}
+
+/** Variables of the same prefix that are not knobs: the address that CLI commands talk to. */
+export const otherVariables: readonly string[] = ['KVTIER_URL'];
+
+function kebab(key: string): string {
+  return key.replaceAll('.', '-').replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+}
+
+/** All knobs in the order of the schema. */
+export const knobs: readonly Knob[] = Object.entries(configSchema.shape).map(([key, schema]) => {
+  const meta = metas.get(schema);
+  if (meta === undefined) throw new TypeError(`Knob ${key} has no description`);
+  const flag = meta.flag ?? kebab(key);
+  return { ...meta, key: key as KnobKey, flag, variable: `KVTIER_${flag.replaceAll('-', '_').toUpperCase()}` };
+});
+
+const byKey = new Map<string, Knob>(knobs.map((entry) => [entry.key, entry]));
+
+export function knobOf(key: KnobKey): Knob {
+  const found = byKey.get(key);
+  if (found === undefined) throw new TypeError(`No knob ${key}`);
+  return found;
+}
