@@ -2,7 +2,7 @@
  * Where raw values come from: command line, KVTIER_* variables, TOML file. Each reader returns what it found for known knobs and
  * appends a sentence to `problems` for everything else; nobody throws, so that all problems are told at once.
  */
-import { parse as parseToml } from 'smol-toml';
+import { parse as parseToml, TomlError } from 'smol-toml';
 import { knobs, otherVariables, type Knob, type KnobKey } from './knobs.ts';
 
 export type Origin = 'flag' | 'variable' | 'file' | 'default' | 'derived';
@@ -17,6 +17,7 @@ export interface RawValue {
 
 export type RawValues = Map<KnobKey, RawValue>;
 
+const PREFIX = 'KVTIER_';
 const byFlag = new Map<string, Knob>(knobs.map((knob) => [knob.flag, knob]));
 const byVariable = new Map<string, Knob>(knobs.map((knob) => [knob.variable, knob]));
 const byKey = new Map<string, Knob>(knobs.map((knob) => [knob.key, knob]));
@@ -35,16 +36,16 @@ function distance(left: string, right: string): number {
   return row[right.length] ?? 0;
 }
 
-/** `; did you mean --ram?`, or nothing where no name is close. */
-export function suggestion(given: string, names: Iterable<string>): string {
+/** `; did you mean --ram?`, or nothing where no name is within a third of its letters. `prefix` is put before the name. */
+export function suggestion(given: string, names: Iterable<string>, prefix = ''): string {
   if (given.length > 64) return '';
   let best: string | undefined;
-  let bestDistance = Math.min(3, Math.floor(given.length / 2)) + 0.5;
+  let bestDistance = Math.max(1, Math.floor(given.length / 3)) + 0.5;
   for (const name of names) {
     const value = distance(given.toLowerCase(), name.toLowerCase());
     if (value < bestDistance) [best, bestDistance] = [name, value];
   }
-  return best === undefined ? '' : `; did you mean ${best}?`;
+  return best === undefined ? '' : `; did you mean ${prefix}${best}?`;
 }
 
 interface FlagWord {
@@ -75,7 +76,7 @@ export function readFlags(argv: readonly string[], problems: string[]): RawValue
     const { name, negated, inline } = splitFlag(word);
     const knob = byFlag.get(name);
     if (knob === undefined) {
-      problems.push(`Unknown flag --${name}${suggestion(`--${name}`, [...byFlag.keys()].map((flag) => `--${flag}`))}`);
+      problems.push(`Unknown flag --${name}${suggestion(name, byFlag.keys(), '--')}`);
       const following = argv[index + 1];
       if (inline === undefined && following !== undefined && !following.startsWith('-')) index += 1;
       continue;
@@ -124,9 +125,9 @@ export function isServiceLink(variable: string): boolean {
 export function readVariables(env: Readonly<Record<string, string | undefined>>, problems: string[]): RawValues {
   const values: RawValues = new Map();
   for (const [name, value] of Object.entries(env)) {
-    if (!name.startsWith('KVTIER_') || value === undefined || otherVariables.includes(name) || isServiceLink(name)) continue;
+    if (!name.startsWith(PREFIX) || value === undefined || otherVariables.includes(name) || isServiceLink(name)) continue;
     const knob = byVariable.get(name);
-    if (knob === undefined) problems.push(`Unknown variable ${name}${suggestion(name, byVariable.keys())}`);
+    if (knob === undefined) problems.push(`Unknown variable ${name}${suggestion(name.slice(PREFIX.length), [...byVariable.keys()].map((known) => known.slice(PREFIX.length)), PREFIX)}`);
     else if (value === '') problems.push(`${name} is set but empty: give it a value or unset it`);
     else values.set(knob.key, { value, origin: 'variable', name });
   }
@@ -140,7 +141,7 @@ export function readToml(source: string, path: string, problems: string[]): RawV
   try {
     root = parseToml(source);
   } catch (error) {
-    problems.push(`Cannot read ${path} as TOML: ${error instanceof Error ? error.message.trim() : String(error)}`);
+    problems.push(`Cannot read ${path} as TOML: ${tomlMessage(error)}`);
     return values;
   }
   const walk = (table: Record<string, unknown>, prefix: string): void => {
@@ -155,6 +156,12 @@ export function readToml(source: string, path: string, problems: string[]): RawV
   };
   walk(root, '');
   return values;
+}
+
+/** One line: the parser's own message carries a drawing of the place. */
+function tomlMessage(error: unknown): string {
+  if (error instanceof TomlError) return `line ${error.line}, column ${error.column}: ${error.message.split('\n')[0] ?? ''}`;
+  return error instanceof Error ? error.message : String(error);
 }
 
 function isTable(value: unknown): value is Record<string, unknown> {
