@@ -7,6 +7,7 @@
  * - the file is its head and whole records with consecutive sequence numbers: `#tail.sizeBytes` is its size between calls;
  * - sequence numbers grow over the life of the data directory, across compaction and across a damaged file;
  * - `#syncedSequence <= sequence`, and everything up to it survives a power cut;
+ * - start epochs grow, and a compacted file holds the last of them: a file without a `start` is `new`, whatever else is in it;
  * - after a failed truncate or sync nothing is appended any more (what is in the file is unknown) until `compact` has written
  *   a new one.
  *
@@ -31,8 +32,9 @@ export const KEPT_DAMAGED_FILES = 3;
 
 export interface JournalReplay {
   /**
-   * `new`: there was no file. `damaged`: anything at all was wrong with it; it was set aside and a new one begun. In both cases
-   * the caller drops every chunk file that is there.
+   * `new`: there was no file, or one without a `start` record. `damaged`: anything at all was wrong with it; it was set aside and
+   * a new one begun. In both cases the caller drops every chunk file that is there, and only then appends `start`: a crash in
+   * between gives `new` again.
    */
   readonly state: 'new' | 'ok' | 'damaged';
   /** In order. Empty unless `ok`: half a journal is no journal. */
@@ -57,6 +59,7 @@ interface JournalParts {
   readonly file: AppendFile;
   readonly tail: JournalTail;
   readonly compactionBytes: number;
+  readonly epoch: number;
 }
 
 export class Journal {
@@ -67,6 +70,8 @@ export class Journal {
   #file: AppendFile;
   #tail: JournalTail;
   #syncedSequence: number;
+  /** Highest epoch of a `start` record, also of a damaged file before this one. */
+  #epoch: number;
   /** Size after the last compaction, or 0: the next is due at twice that. */
   #compactedBytes = 0;
   #failure: KvtierError | undefined;
@@ -88,12 +93,12 @@ export class Journal {
       if (scan !== undefined) setAside(fileSystem, path);
       tail = begin(fileSystem, path, { hash, sequence: Math.max(minimumSequence, scan?.tail.sequence ?? 0) });
     }
+    const epoch = highestEpoch(scan?.entries ?? []);
     const file = fileSystem.openAppend(path);
-    const journal = new Journal({ fileSystem, path, hash, file, tail, compactionBytes });
-    journal.checkInvariants();
-    const state = scan === undefined ? 'new' : sound ? 'ok' : 'damaged';
-    const replay = { state, records: sound ? scan.entries : [], problem: problem ?? '', highestEpoch: highestEpoch(scan) } as const;
-    return { journal, replay };
+    const journal = new Journal({ fileSystem, path, hash, file, tail, compactionBytes, epoch });
+    const started = sound && scan.entries.some((entry) => entry.record.kind === 'start');
+    const state = problem !== undefined ? 'damaged' : started ? 'ok' : 'new';
+    return { journal, replay: { state, records: started ? scan.entries : [], problem: problem ?? '', highestEpoch: epoch } };
   }
 
   /** Use `open`. */
@@ -106,6 +111,7 @@ export class Journal {
     this.#tail = parts.tail;
     // What was read at start may still be in the page cache only: the first sync covers it.
     this.#syncedSequence = 0;
+    this.#epoch = parts.epoch;
   }
 
   /** Number of the last record. Kept elsewhere after a sync, it is the mark for `minimumSequence`. */
@@ -145,6 +151,7 @@ export class Journal {
   appendAll(records: readonly JournalRecord[]): number {
     this.#assertUsable();
     if (records.length === 0) return this.#tail.sequence;
+    const epoch = nextEpoch(records, this.#epoch);
     const { bytes, tail } = encodeRecords(records, this.#tail, this.#hash);
     if (tail.sizeBytes > MAX_JOURNAL_BYTES) {
       const context = { sizeBytes: tail.sizeBytes, limitBytes: MAX_JOURNAL_BYTES };
@@ -157,6 +164,7 @@ export class Journal {
       throw error;
     }
     this.#tail = tail;
+    this.#epoch = epoch;
     return tail.sequence;
   }
 
@@ -176,11 +184,13 @@ export class Journal {
 
   /**
    * Replaces the file by one that holds only `liveRecords`, under new sequence numbers. Blocks for the time of the write and
-   * its sync. What was appended before and is not in `liveRecords` is forgotten; what is in it is durable when this returns.
+   * its sync. `liveRecords` must have the last `start`. What was appended before and is not in `liveRecords` is forgotten; what is in it is durable when this returns.
    * A crash leaves the old or the new file. On a KvtierError the journal goes on with whichever file is in place.
    */
   compact(liveRecords: readonly JournalRecord[]): void {
     assert(!this.#closed, 'Cannot compact a closed journal');
+    const epoch = highestEpoch(liveRecords.map((record) => ({ record })));
+    assert(epoch >= this.#epoch, `Cannot compact the journal: start of epoch ${this.#epoch} is missing`);
     const head = encodeHead(this.#tail.sequence, this.#hash);
     const { bytes, tail } = encodeRecords(liveRecords, head.tail, this.#hash);
     const whole = new Uint8Array(head.bytes.length + bytes.length);
@@ -194,6 +204,7 @@ export class Journal {
     }
     this.#switchTo(this.#fileSystem.openAppend(this.path), tail);
     this.#syncedSequence = tail.sequence;
+    this.#epoch = epoch;
     this.#failure = undefined;
   }
 
@@ -302,10 +313,20 @@ function missedMark(scan: JournalScan, minimumSequence: number): string | undefi
   return `the last record has sequence ${scan.tail.sequence}, but ${minimumSequence} had been written`;
 }
 
-function highestEpoch(scan: JournalScan | undefined): number {
+function highestEpoch(records: Iterable<{ readonly record: JournalRecord }>): number {
   let highest = 0;
-  for (const { record } of scan?.entries ?? []) if (record.kind === 'start') highest = Math.max(highest, record.epoch);
+  for (const { record } of records) if (record.kind === 'start') highest = Math.max(highest, record.epoch);
   return highest;
+}
+
+function nextEpoch(records: readonly JournalRecord[], epoch: number): number {
+  let next = epoch;
+  for (const record of records) {
+    if (record.kind !== 'start') continue;
+    assert(record.epoch > next, `Cannot start epoch ${record.epoch}: epoch ${next} has been`);
+    next = record.epoch;
+  }
+  return next;
 }
 
 function begin(fileSystem: FileSystem, path: string, options: { hash: BlockHash; sequence: number }): JournalTail {
