@@ -11,7 +11,7 @@ export const healthSchema = z
 export type Health = z.infer<typeof healthSchema>;
 
 /** The process answers; says nothing of the cache. */
-export const livenessSchema = z.object({ status: z.literal('ok'), version: z.string() }).meta({ id: 'Liveness' });
+export const livenessSchema = z.object({ status: z.literal('ok') }).meta({ id: 'Liveness' });
 export type Liveness = z.infer<typeof livenessSchema>;
 
 const folderSchema = z.object({

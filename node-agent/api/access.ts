@@ -1,0 +1,90 @@
+/** Who may call: bearer tokens, and the guard of the door that has none. */
+import { createHash, timingSafeEqual } from 'node:crypto';
+import type { Context, MiddlewareHandler } from 'hono';
+import { KvtierError } from '#core/errors.ts';
+import type { RouteAccess } from '#protocol/rest/routes.ts';
+import type { ApiDeps } from './deps.ts';
+
+export interface Access {
+  /** Errors: UNAUTHORIZED without a known token, FORBIDDEN where the token does not reach that far. */
+  require(context: Context, access: RouteAccess): void;
+  /** Refuses what a page of another site can make a browser send. Does nothing once a token is configured. */
+  readonly guard: MiddlewareHandler;
+}
+
+type Identity = 'admin' | 'read' | 'missing' | 'wrong';
+
+/** Tokens are compared as SHA-256 digests in constant time, so that neither length nor content shows in the time taken. */
+export function createAccess({ tokens, hosts = [] }: Pick<ApiDeps, 'tokens' | 'hosts'>): Access {
+  const open = tokens.admin === undefined && tokens.read === undefined;
+  const admin = tokens.admin === undefined ? undefined : digest(tokens.admin);
+  const read = tokens.read === undefined ? undefined : digest(tokens.read);
+  const allowedHosts = new Set(hosts.map((host) => hostnameOf(host) ?? host.toLowerCase()));
+
+  const identify = (context: Context): Identity => {
+    const match = /^bearer +(\S+) *$/i.exec(context.req.header('authorization') ?? '');
+    if (match === null) return 'missing';
+    const given = digest(match[1] ?? '');
+    // Both compared always: which of them matched must not show either.
+    const isAdmin = admin !== undefined && timingSafeEqual(given, admin);
+    const isRead = read !== undefined && timingSafeEqual(given, read);
+    if (isAdmin) return 'admin';
+    return isRead ? 'read' : 'wrong';
+  };
+
+  const require = (context: Context, access: RouteAccess): void => {
+    if (open || access === 'public') return;
+    const identity = identify(context);
+    if (identity === 'missing') throw new KvtierError('UNAUTHORIZED', 'Cannot serve this without a token: send Authorization: Bearer TOKEN');
+    if (identity === 'wrong') throw new KvtierError('UNAUTHORIZED', 'Cannot serve this: the token is not known');
+    if (access === 'admin' && identity !== 'admin') throw new KvtierError('FORBIDDEN', 'Cannot do this with the read token: wanted the admin token');
+  };
+
+  const guard: MiddlewareHandler = async (context, next) => {
+    if (open) refuseForeign(context, allowedHosts);
+    await next();
+  };
+  return { require, guard };
+}
+
+/**
+ * Without a token the loopback address is the only protection, and a browser on this machine can be made to reach it: by a name
+ * that resolves to 127.0.0.1 (DNS rebinding, told by the Host header) or by a request from a foreign page (told by Origin, which
+ * browsers send with everything that is not a GET, and by Sec-Fetch-Site).
+ */
+function refuseForeign(context: Context, allowedHosts: ReadonlySet<string>): void {
+  const host = context.req.header('host') ?? new URL(context.req.url).host;
+  const hostname = hostnameOf(host);
+  if (hostname === undefined || !(isLoopback(hostname) || allowedHosts.has(hostname))) {
+    throw new KvtierError('FORBIDDEN', 'Cannot serve this Host header without a token: wanted loopback or the address of the door');
+  }
+  if (context.req.method === 'GET' || context.req.method === 'HEAD') return;
+  const origin = context.req.header('origin');
+  if (origin !== undefined && originHost(origin) !== host.toLowerCase()) {
+    throw new KvtierError('FORBIDDEN', 'Cannot take a request that another origin sends without a token');
+  }
+  const site = context.req.header('sec-fetch-site');
+  if (site !== undefined && site !== 'same-origin' && site !== 'none') {
+    throw new KvtierError('FORBIDDEN', 'Cannot take a request that another site sends without a token');
+  }
+}
+
+/** Host name of a Host header, lower case, without port; an IPv6 address in brackets. Undefined where it is none. */
+function hostnameOf(host: string): string | undefined {
+  if (!/^[A-Za-z0-9._-]+(:\d{1,5})?$|^\[[0-9A-Fa-f:.]+\](:\d{1,5})?$/.test(host)) return undefined;
+  return URL.parse(`http://${host}/`)?.hostname;
+}
+
+function isLoopback(hostname: string): boolean {
+  return hostname === 'localhost' || hostname === '[::1]' || /^127\.\d{1,3}\.\d{1,3}\.\d{1,3}$/.test(hostname);
+}
+
+/** `host:port` of an http origin; undefined for `null` and anything else. */
+function originHost(origin: string): string | undefined {
+  const url = URL.parse(origin);
+  return url?.protocol === 'http:' && url.origin === origin.toLowerCase() ? url.host : undefined;
+}
+
+function digest(token: string): Buffer {
+  return createHash('sha256').update(token).digest();
+}

@@ -1,0 +1,45 @@
+/** Health, metrics, statistics and the description of the API itself. */
+import type { ApiApp, Guarded } from './app.ts';
+import type { ApiDeps } from './deps.ts';
+import { DOCS_CSP, docsPage, type PrintableDocument } from './docs-page.ts';
+import { definitions } from './route-definitions.ts';
+import { statsView } from './stats-view.ts';
+
+export function bindAgentRoutes(app: ApiApp, { deps, guarded }: { readonly deps: ApiDeps; readonly guarded: Guarded }): void {
+  const { agent, clock, control, metrics } = deps;
+  const document = (): ReturnType<ApiApp['getOpenAPI31Document']> =>
+    app.getOpenAPI31Document({
+      openapi: '3.1.0',
+      info: { title: 'kvtier', version: agent.version, description: 'The node agent of kvtier: inspect, move and invalidate KV-cache chunks.' },
+    });
+
+  app.openapi(guarded('liveness', definitions.liveness), (context) => context.json({ status: 'ok' as const }, 200));
+
+  app.openapi(guarded('readiness', definitions.readiness), (context) => {
+    const { state, reasons } = agent.health();
+    const serves = state === 'ready' || state === 'degraded';
+    return context.json({ state, reasons: [...reasons] }, serves ? 200 : 503);
+  });
+
+  app.openapi(guarded('metrics', definitions.metrics), async (context) => {
+    const text = await metrics.scrape(() => ({
+      stats: control.stats(),
+      namespaces: control.namespaces(),
+      doors: agent.doors(),
+      version: agent.version,
+      state: agent.health().state,
+      uptimeSeconds: Math.max(0, clock.nowMs() - agent.startedAtMs) / 1000,
+      residentBytes: agent.residentBytes(),
+    }));
+    return context.text(text, 200, { 'content-type': metrics.contentType });
+  });
+
+  app.openapi(guarded('openapi', definitions.openapi), (context) => context.json(document() as never, 200));
+
+  app.openapi(guarded('docs', definitions.docs), (context) => {
+    context.header('content-security-policy', DOCS_CSP);
+    return context.html(docsPage(document() as unknown as PrintableDocument), 200);
+  });
+
+  app.openapi(guarded('stats', definitions.stats), (context) => context.json(statsView(control, agent, clock.nowMs()), 200));
+}

@@ -1,0 +1,47 @@
+/** What the REST API needs from the rest of the agent. main.ts builds it; tests build it from twins. */
+import type { CacheControl } from '#cache/control.ts';
+import type { Clock } from '#core/clock.ts';
+import type { Logger } from '#core/logger.ts';
+import type { DoorStats, Health } from '#protocol/rest/stats.ts';
+import type { SnapshotSource } from '#telemetry/metrics.ts';
+
+export interface AgentInfo {
+  readonly version: string;
+  /** Wall clock. */
+  readonly startedAtMs: number;
+  doors(): readonly DoorStats[];
+  health(): Health;
+  /** Resident memory of the process. */
+  residentBytes(): number;
+}
+
+/** Counts of the API, and the text for Prometheus; telemetry/metrics.ts is the real one. */
+export interface ApiMetrics {
+  readonly contentType: string;
+  countHttpResponse(route: string, status: number): void;
+  countWebhookCall(outcome: 'ok' | 'failed'): void;
+  scrape(source: SnapshotSource): Promise<string>;
+}
+
+export interface WebhookOptions {
+  /** LMCache's own clear, for example `http://127.0.0.1:8080/clear-cache`. */
+  readonly url: string;
+  /** Bound on the whole call; an invalidation waits this long at most. */
+  readonly timeoutMs: number;
+  readonly fetch: (url: string, init: RequestInit) => Promise<Response>;
+}
+
+export interface ApiDeps {
+  readonly control: CacheControl;
+  readonly agent: AgentInfo;
+  /** Neither: open, and then the Host header must be loopback or one of `hosts`. */
+  readonly tokens: { readonly admin?: string | undefined; readonly read?: string | undefined };
+  /** Host names and addresses, besides loopback, under which this door is reached; without ports. */
+  readonly hosts?: readonly string[];
+  readonly metrics: ApiMetrics;
+  readonly clock: Clock;
+  readonly logger: Logger;
+  readonly webhook?: WebhookOptions | undefined;
+  /** Told of every InvariantError and unknown throw after its 500 is on the way; main ends the process. */
+  readonly onBug: (error: unknown) => void;
+}

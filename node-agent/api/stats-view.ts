@@ -1,0 +1,89 @@
+/** The cache's statistics as the REST API prints them. */
+import type { CacheControl, NamespaceStats } from '#cache/control.ts';
+import { namespaceIdentity } from '#core/namespace.ts';
+import { restLimits } from '#protocol/rest/limits.ts';
+import type { Namespace, Tenant } from '#protocol/rest/chunks.ts';
+import type { Stats } from '#protocol/rest/stats.ts';
+import { tenantDigest } from '#telemetry/tenant-digest.ts';
+import type { AgentInfo } from './deps.ts';
+
+export function statsView(control: CacheControl, agent: AgentInfo, nowMs: number): Stats {
+  const stats = control.stats();
+  const namespaces = control.namespaces();
+  const epochs = epochsByModel(control);
+  const models = sums(namespaces, (namespace) => namespace.descriptor.model);
+  const tenants = sums(namespaces, (namespace) => namespace.descriptor.tenant);
+  return {
+    version: agent.version,
+    uptimeSeconds: Math.max(0, nowMs - agent.startedAtMs) / 1000,
+    state: agent.health().state,
+    ...stats,
+    tiers: stats.tiers.map(({ folders, reasons, ...tier }) => ({
+      ...tier,
+      reasons: [...reasons],
+      ...(folders === undefined ? {} : { folders: folders.map((folder) => ({ ...folder })) }),
+    })),
+    io: { ...stats.io, readLatencyMs: finiteLatency(stats.io.readLatencyMs), writeLatencyMs: finiteLatency(stats.io.writeLatencyMs) },
+    doors: [...agent.doors()],
+    modelCount: models.length,
+    models: models.slice(0, restLimits.statsGroups).map(({ name, chunkCount, bytes }) => ({ model: name, epoch: epochs.get(name) ?? 0, chunkCount, bytes })),
+    tenantCount: tenants.length,
+    tenants: tenants.slice(0, restLimits.statsGroups).map(({ name, chunkCount, bytes }) => ({ tenant: tenantDigest(name), chunkCount, bytes })),
+  };
+}
+
+/** Ordered by identity, the order that pages follow. */
+export function namespaceViews(control: CacheControl): readonly { readonly order: string; readonly row: Namespace }[] {
+  const epochs = epochsByModel(control);
+  return control
+    .namespaces()
+    .map(({ label, descriptor, chunkCount, bytes }) => ({
+      order: namespaceIdentity(descriptor),
+      row: { label, ...descriptor, tags: { ...descriptor.tags }, epoch: epochs.get(descriptor.model) ?? 0, chunkCount, bytes: { ...bytes } },
+    }))
+    .toSorted(byOrder);
+}
+
+/** Ordered by name, the order that pages follow. */
+export function tenantViews(control: CacheControl): readonly { readonly order: string; readonly row: Tenant }[] {
+  return sums(control.namespaces(), (namespace) => namespace.descriptor.tenant)
+    .map(({ name, ...sum }) => ({ order: name, row: { tenant: name, digest: tenantDigest(name), ...sum } }))
+    .toSorted(byOrder);
+}
+
+interface Sum {
+  readonly name: string;
+  readonly namespaceCount: number;
+  readonly chunkCount: number;
+  readonly bytes: { readonly ram: number; readonly ssd: number };
+}
+
+/** Largest first, ties by name. */
+function sums(namespaces: readonly NamespaceStats[], nameOf: (namespace: NamespaceStats) => string): Sum[] {
+  const byName = new Map<string, Sum>();
+  for (const namespace of namespaces) {
+    const name = nameOf(namespace);
+    const sum = byName.get(name);
+    byName.set(name, {
+      name,
+      namespaceCount: (sum?.namespaceCount ?? 0) + 1,
+      chunkCount: (sum?.chunkCount ?? 0) + namespace.chunkCount,
+      bytes: { ram: (sum?.bytes.ram ?? 0) + namespace.bytes.ram, ssd: (sum?.bytes.ssd ?? 0) + namespace.bytes.ssd },
+    });
+  }
+  const size = ({ bytes }: Sum): number => bytes.ram + bytes.ssd;
+  return [...byName.values()].toSorted((a, b) => size(b) - size(a) || (a.name < b.name ? -1 : 1));
+}
+
+function epochsByModel(control: CacheControl): ReadonlyMap<string, number> {
+  return new Map(control.epochs().map(({ model, epoch }) => [model, epoch]));
+}
+
+/** A quantile of nothing is NaN, which JSON cannot say. */
+function finiteLatency({ p50, p99 }: { readonly p50: number; readonly p99: number }): { p50: number; p99: number } {
+  return { p50: Number.isFinite(p50) ? p50 : 0, p99: Number.isFinite(p99) ? p99 : 0 };
+}
+
+function byOrder(a: { readonly order: string }, b: { readonly order: string }): number {
+  return a.order < b.order ? -1 : Number(a.order > b.order);
+}
