@@ -6,6 +6,7 @@
  */
 import { configureSync, getLogger, type LogRecord } from '@logtape/logtape';
 import type { Logger } from '#core/logger.ts';
+import { printable } from '#core/printable.ts';
 import { createRedact, type Redact } from './redact.ts';
 
 export interface LogOptions {
@@ -83,12 +84,6 @@ function formatJson(record: LogRecord, redact: Redact): string {
   const { level, room, message, fields } = plain(record, redact);
   const others = Object.entries(fields).map(([name, value]) => [ownNames.has(name) ? `field_${name}` : name, value]);
   return `${JSON.stringify({ time: new Date(record.timestamp).toISOString(), level, room, message, ...Object.fromEntries(others) })}\n`;
-}
-
-/** Control characters as escapes: a client's bytes must neither forge a line nor steer a terminal. */
-function printable(text: string): string {
-  // eslint-disable-next-line no-control-regex -- the control characters are what is looked for
-  return text.replace(/[\u0000-\u001f\u007f-\u009f\u2028\u2029]/g, (char) => (char === '\n' ? '\\n' : `\\u${char.charCodeAt(0).toString(16).padStart(4, '0')}`));
 }
 
 function showField(value: unknown): string {
