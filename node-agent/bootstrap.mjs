@@ -15,7 +15,7 @@
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
-import { join, resolve } from 'node:path';
+import { basename, join, resolve } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 
 const root = resolve(fileURLToPath(import.meta.url), '..', '..');
@@ -83,14 +83,16 @@ function parentOf(pid) {
 /**
  * Sends this process SIGTERM once when a launcher above it is gone. `bun run` forwards signals, `npx` does not: it dies of SIGTERM and
  * its `sh -c` with it, and the agent would go on with the data directory locked. Watched are the parent, when a script runner started
- * us, and the parent's parent under `npm exec`; a shell or terminal further up may leave, as it does after `bun run agent &`.
+ * us, and the parent's parent where npm is the outer runner; a shell further up may leave, as it does after `bun run agent &`.
  * The watch ends with the first signal of any origin: two signals more than a second apart mean "at once" to the agent.
  */
 function watchLaunchers() {
   if (process.env.npm_lifecycle_event === undefined || parentOf(process.pid) === 0) return;
+  // `bun run` replaces every npm_ variable but this one when another runner has set it.
+  const underNpm = !basename(process.env.npm_execpath ?? 'bun').startsWith('bun');
   const read = () => {
     const parent = parentOf(process.pid);
-    return `${parent} ${process.env.npm_command === 'exec' ? parentOf(parent) : 0}`;
+    return `${parent} ${underNpm ? parentOf(parent) : 0}`;
   };
   const atStart = read();
   let listening = false;
