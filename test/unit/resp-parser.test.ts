@@ -86,6 +86,17 @@ describe('RespParser on malformed input', () => {
     expect(parse('$1\r\nc\r\n', parser)).toMatchObject([{ kind: 'oversized', reason: 'command', argIndex: 2, sizeBytes: 1204, limitBytes: 1000 }]);
   });
 
+  test('allocates a page, not the announced length, for an argument of which little arrived', () => {
+    const parser = new RespParser(DEFAULT_RESP_LIMITS);
+    expect(parse('*2\r\n$3\r\nGET\r\n$65536\r\nabc', parser)).toEqual([]);
+    expect(parser.heldBytes).toBeLessThanOrEqual(4096 + 3);
+  });
+
+  test('refuses an inline command of too many words', () => {
+    const parser = new RespParser({ ...DEFAULT_RESP_LIMITS, maxArguments: 3 });
+    expect(parse('a b c\r\n a b c d\r\n', parser)).toMatchObject([{ kind: 'command' }, { kind: 'error', message: multibulk }]);
+  });
+
   test('allocates nothing for a value that is announced and never sent', () => {
     const parser = new RespParser(DEFAULT_RESP_LIMITS);
     const events = parse('*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$536870912\r\n', parser);
@@ -155,7 +166,33 @@ describe('RespParser on values', () => {
     expect([words(parser.next()), words(parser.next())]).toEqual([['set', 'k', ''], ['PING']]);
   });
 
-  test('copies out of a Buffer, whose slice would be a view', () => {
+  test('keeps what is unread of every chunk after retain', () => {
+    const parser = new RespParser(limits);
+    parser.push(fromLatin1(`${head}01`));
+    parser.next();
+    const second = fromLatin1('23456789\r\nPING\r\n');
+    parser.push(second);
+    parser.retain();
+    second.fill(0);
+    parser.retain();
+    expect(parser.heldBytes).toBeGreaterThanOrEqual(18);
+    expect(latin1(parser.takeBuffered(100))).toBe('0123456789');
+    expect([words(parser.next()), words(parser.next())]).toEqual([['set', 'k', ''], ['PING']]);
+  });
+
+  test('gives plain arrays out of a Buffer, whose own slice would be a view', () => {
+    const parser = new RespParser(limits);
+    parser.push(Buffer.from(`${head}0123456789\r\n*1\r\n$4\r\nPING\r\n`));
+    const event = parser.next();
+    const taken = parser.takeBuffered(100);
+    parser.next();
+    const ping = parser.next();
+    const args = [event, ping].flatMap((e) => (e?.kind === 'command' || e?.kind === 'value' ? e.args : []));
+    expect(new Set([taken, ...args].map((bytes) => bytes.constructor))).toEqual(new Set([Uint8Array]));
+    expect(args.map(latin1)).toEqual(['set', 'k', '', 'PING']);
+  });
+
+  test('copies what it keeps of a Buffer', () => {
     const parser = new RespParser(limits);
     const chunk = Buffer.from('*2\r\n$3\r\nGET\r\n$3\r\nke');
     parser.push(chunk);

@@ -170,7 +170,7 @@ export class RespParser {
 
   push(chunk: Uint8Array): void {
     if (this.#state === CLOSED || chunk.length === 0) return;
-    // A Buffer's slice() does not copy and its subarray() is slow, so only plain views are kept.
+    // A Buffer's slice() is a view and would leak into what the caller takes for a copy, so only plain arrays are kept.
     const plain = chunk.constructor === Uint8Array ? chunk : new Uint8Array(chunk.buffer, chunk.byteOffset, chunk.byteLength);
     if (this.#position < this.#chunk.length) {
       this.#queue.push(plain);
@@ -183,7 +183,7 @@ export class RespParser {
 
   /** Copies whatever the parser still needs of the chunks it was given; they may be overwritten afterwards. */
   retain(): void {
-    this.#ownArguments();
+    // Arguments need no copy here: the parser pauses only at events, where they are copied already ('value') or handed over.
     if (this.unreadBytes === 0) {
       this.#releaseChunk();
       return;
@@ -322,9 +322,6 @@ export class RespParser {
   }
 
   #start(): void {
-    this.#args = [];
-    this.#ownedCount = 0;
-    this.#commandBytes = 0;
     if (this.#chunk[this.#position] !== 0x2a) {
       this.#state = INLINE;
       return;
