@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { RespParser, type RespLimits } from '#protocol/resp/resp-parser.ts';
-import { driveParser, encodeCommand, modelEvents, type FlatEvent, type ValueChoice } from '../support/naive-resp.ts';
+import { driveParser, encodeCommand, modelEvents, type FlatEvent, type ValueChoice } from '#testsupport/naive-resp.ts';
 
 /** Small, so that every limit is met within a few bytes. */
 const limits: RespLimits = {

@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { bulkHeader, errorReply, RESP_FAILED, RESP_SET_REJECTED, RespReplyBuilder } from '#protocol/resp/resp-encoder.ts';
-import { fromLatin1, latin1 } from '../support/naive-resp.ts';
+import { bulkHeader, errorReply, printable, RESP_FAILED, RESP_SET_REJECTED, RespReplyBuilder } from '#protocol/resp/resp-encoder.ts';
+import { fromLatin1, latin1 } from '#testsupport/naive-resp.ts';
 
 function reply(version: 2 | 3, build: (builder: RespReplyBuilder) => unknown): string {
   const builder = new RespReplyBuilder({ version, capacityBytes: 1 });
@@ -44,6 +44,10 @@ describe('RespReplyBuilder', () => {
         expect(reply(2, (b) => values.forEach((value) => b.bulk(value)))).toBe(values.map((v) => `$${v.length}\r\n${latin1(v)}\r\n`).join(''));
       }),
     );
+  });
+
+  test('shows client bytes in messages as one printable line of bounded length', () => {
+    expect([printable(fromLatin1('a\r\nb\xff\0')), printable(fromLatin1('x'.repeat(500))).length]).toEqual(['a  b? ', 128]);
   });
 
   test('starts anew after take, and the taken bytes stay as they were', () => {

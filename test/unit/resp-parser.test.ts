@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import { DEFAULT_RESP_LIMITS, RespParser, type RespEvent } from '#protocol/resp/resp-parser.ts';
-import { fromLatin1, latin1 } from '../support/naive-resp.ts';
+import { fromLatin1, latin1 } from '#testsupport/naive-resp.ts';
 
 function parse(text: string, parser = new RespParser(DEFAULT_RESP_LIMITS)): RespEvent[] {
   parser.push(fromLatin1(text));

@@ -41,6 +41,17 @@ function oneLine(text: string): string {
   return text.replace(/[\r\n]/g, ' ');
 }
 
+/** Client bytes for an error message: printable ASCII as it is, CR, LF and NUL a space, the rest `?`; cut at `maxBytes`. */
+export function printable(bytes: Uint8Array, maxBytes = 128): string {
+  let text = '';
+  for (let index = 0; index < bytes.length && index < maxBytes; index += 1) {
+    const byte = bytes[index] ?? 0;
+    if (byte >= 0x20 && byte < 0x7f) text += String.fromCharCode(byte);
+    else text += byte === 10 || byte === 13 || byte === 0 ? ' ' : '?';
+  }
+  return text;
+}
+
 /**
  * Appends replies to one buffer. `take()` hands the bytes over and starts anew; `bytes` looks at them in place.
  * Invariant: `length` never exceeds the buffer. Not bounded here: the caller flushes when `length` passes its own limit.
