@@ -117,6 +117,7 @@ export class SlabAllocator {
       pages: (slab) => this.#slabPages[slab] as number,
       classBytes: (slab) => this.#classBytes[this.#slabClass[slab] as number] as number,
       slots: (slab) => this.#slabSlots[slab] as number,
+      used: (slab) => this.#slabUsed[slab] as number,
       firstUsedSlot: (slab) => this.#slabUsedHead[slab] as number,
       nextUsedSlot: (slot) => this.#slotNext[slot] as number,
     });
