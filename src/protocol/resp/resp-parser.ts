@@ -16,6 +16,7 @@
 import { assert } from '#core/assert.ts';
 import { commandName, type RespCommandName } from './command-name.ts';
 import { splitInlineArguments } from './inline-arguments.ts';
+import { MALFORMED, NEEDS_MORE, RespNumber } from './resp-number.ts';
 
 export interface RespLimits {
   /** Arguments of one command; more is a protocol error. */
@@ -95,10 +96,6 @@ const VALUE = 6;
 const TRAILER = 7;
 const CLOSED = 8;
 
-const NEEDS_MORE = 0;
-const COMPLETE = 1;
-const MALFORMED = 2;
-
 const CR = 13;
 const LF = 10;
 const EMPTY = new Uint8Array(0);
@@ -115,10 +112,8 @@ export class RespParser {
   /** The current chunk is memory of ours, made by retain(). */
   #chunkOwned = false;
 
-  /** The number being read, digit by digit: no line is ever buffered. */
-  #number = 0;
-  #digits = 0;
-  #negative = false;
+  readonly #number = new RespNumber();
+  /** The CR behind a bulk string was seen, its LF not yet. */
   #crSeen = false;
 
   #name: RespCommandName | '' = '';
@@ -331,63 +326,22 @@ export class RespParser {
     this.#argCount = 0;
     this.#streamed = 0;
     this.#name = '';
-    this.#beginNumber();
+    this.#number.begin();
     this.#state = COUNT;
   }
 
-  #beginNumber(): void {
-    this.#number = 0;
-    this.#digits = 0;
-    this.#negative = false;
-    this.#crSeen = false;
-  }
-
-  /**
-   * Digits up to CRLF as redis' string2ll takes them: no plus sign, no leading zero, no space. More than 18 digits are malformed:
-   * they are beyond every limit, and the sum stays exact.
-   */
-  #readNumber(): number {
-    const chunk = this.#chunk;
-    const end = chunk.length;
-    let position = this.#position;
-    let value = this.#number;
-    let digits = this.#digits;
-    let result = NEEDS_MORE;
-    while (position < end) {
-      const byte = chunk[position++] ?? 0;
-      if (byte >= 0x30 && byte <= 0x39 && !this.#crSeen) {
-        if (digits > 0 && value === 0) return MALFORMED;
-        if (this.#negative && byte === 0x30 && digits === 0) return MALFORMED;
-        value = value * 10 + (byte - 0x30);
-        digits += 1;
-        if (digits > 18) return MALFORMED;
-      } else if (byte === CR && !this.#crSeen && digits > 0) {
-        this.#crSeen = true;
-      } else if (byte === LF && this.#crSeen) {
-        result = COMPLETE;
-        break;
-      } else if (byte === 0x2d && digits === 0 && !this.#negative && !this.#crSeen) {
-        this.#negative = true;
-      } else {
-        return MALFORMED;
-      }
-    }
-    this.#position = position;
-    this.#number = value;
-    this.#digits = digits;
-    return result;
-  }
-
   #readCount(): RespErrorEvent | undefined {
-    const result = this.#readNumber();
+    const number = this.#number;
+    const result = number.read(this.#chunk, this.#position);
+    this.#position = number.position;
     if (result === NEEDS_MORE) return undefined;
-    const tooMany = !this.#negative && this.#number > this.#limits.maxArguments;
+    const tooMany = !number.negative && number.value > this.#limits.maxArguments;
     if (result === MALFORMED || tooMany) return this.#fail('Protocol error: invalid multibulk length');
-    if (this.#negative || this.#number === 0) {
+    if (number.negative || number.value === 0) {
       this.#state = START;
       return undefined;
     }
-    this.#argCount = this.#number;
+    this.#argCount = number.value;
     this.#state = BULK_MARK;
     return undefined;
   }
@@ -399,18 +353,20 @@ export class RespParser {
       return this.#fail(`Protocol error: expected '$', got '${shown}'`);
     }
     this.#position += 1;
-    this.#beginNumber();
+    this.#number.begin();
     this.#state = BULK_LENGTH;
     return undefined;
   }
 
   #readBulkLength(): RespEvent | undefined {
-    const result = this.#readNumber();
+    const number = this.#number;
+    const result = number.read(this.#chunk, this.#position);
+    this.#position = number.position;
     if (result === NEEDS_MORE) return undefined;
-    if (result === MALFORMED || this.#negative || this.#number > this.#limits.maxValueBytes) {
+    if (result === MALFORMED || number.negative || number.value > this.#limits.maxValueBytes) {
       return this.#fail('Protocol error: invalid bulk length');
     }
-    this.#argSize = this.#number;
+    this.#argSize = number.value;
     if (this.#oversized !== undefined) return this.#skipArgument();
     if (this.#isValuePosition()) {
       if (this.#argSize > this.#limits.streamThresholdBytes) return this.#beginValue();
