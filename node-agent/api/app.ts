@@ -36,7 +36,8 @@ export function createApi(deps: ApiDeps): ApiApp {
   app.use('*', exceptHealth(access.guard));
   app.notFound((context) => notFound(deps, { access, context }));
   app.openAPIRegistry.registerComponent('securitySchemes', 'bearer', { type: 'http', scheme: 'bearer' });
-  const guarded: Guarded = (name, definition) => ({ ...definition, middleware: middlewareOf(restRoutes[name], access) });
+  const maxBodyBytes = deps.maxBodyBytes ?? restLimits.bodyBytes;
+  const guarded: Guarded = (name, definition) => ({ ...definition, middleware: middlewareOf(restRoutes[name], { access, maxBodyBytes }) });
   bindAgentRoutes(app, { deps, guarded });
   bindChunkRoutes(app, { deps, guarded });
   bindInvalidationRoutes(app, { deps, guarded });
@@ -44,13 +45,13 @@ export function createApi(deps: ApiDeps): ApiApp {
 }
 
 /** In this order: the unknown are told nothing and their body is not read; then the kind of body, then its size. */
-function middlewareOf(route: RestRoute, access: Access): MiddlewareHandler<ApiEnv>[] {
+function middlewareOf(route: RestRoute, { access, maxBodyBytes }: { readonly access: Access; readonly maxBodyBytes: number }): MiddlewareHandler<ApiEnv>[] {
   const authorize: MiddlewareHandler<ApiEnv> = async (context, next) => {
     context.set('route', route.path);
     access.require(context, route.access);
     await next();
   };
-  return route.method === 'GET' ? [authorize] : [authorize, requireJson, limitBody];
+  return route.method === 'GET' ? [authorize] : [authorize, requireJson, limitBody(maxBodyBytes)];
 }
 
 /** Also for bodies that may be empty: a form of a foreign page cannot send this type unasked. */
@@ -62,12 +63,14 @@ const requireJson: MiddlewareHandler<ApiEnv> = async (context, next) => {
   await next();
 };
 
-const limitBody = bodyLimit({
-  maxSize: restLimits.bodyBytes,
-  onError: () => {
-    throw new KvtierError('PAYLOAD_TOO_LARGE', `Cannot read the body: it is over ${restLimits.bodyBytes} bytes`);
-  },
-});
+function limitBody(maxSize: number): MiddlewareHandler {
+  return bodyLimit({
+    maxSize,
+    onError: () => {
+      throw new KvtierError('PAYLOAD_TOO_LARGE', `Cannot read the body: it is over ${maxSize} bytes`);
+    },
+  });
+}
 
 function countAndHarden({ metrics }: ApiDeps): MiddlewareHandler<ApiEnv> {
   return async (context, next) => {

@@ -38,6 +38,8 @@ export interface ApiDeps {
   readonly tokens: { readonly admin?: string | undefined; readonly read?: string | undefined };
   /** Host names and addresses, besides loopback, under which this door is reached; without ports. */
   readonly hosts?: readonly string[];
+  /** Largest request body; default restLimits.bodyBytes. */
+  readonly maxBodyBytes?: number;
   readonly metrics: ApiMetrics;
   readonly clock: Clock;
   readonly logger: Logger;

@@ -1,0 +1,87 @@
+import { afterEach, describe, expect, test } from 'vitest';
+import { KvtierClient } from '#client/kvtier-client.ts';
+import { createApiHarness, putSampleChunks, type ApiHarness } from '../support/api-harness.ts';
+
+const servers: { stop(closeActive: boolean): unknown }[] = [];
+afterEach(() => {
+  for (const server of servers.splice(0)) server.stop(true);
+});
+
+/** The API behind a real listener on a free port of loopback. */
+function listen(harness: ApiHarness): number {
+  const server = Bun.serve({ port: 0, hostname: '127.0.0.1', idleTimeout: 0, fetch: (request) => harness.app.fetch(request) });
+  servers.push(server);
+  return server.port ?? 0;
+}
+
+/** Sends bytes as they are and reads until the other side closes. */
+async function raw(port: number, text: string): Promise<string> {
+  const received: string[] = [];
+  let rest = Buffer.from(text);
+  const send = (socket: { write(bytes: Uint8Array): number }): void => {
+    rest = rest.subarray(Math.max(0, socket.write(rest)));
+  };
+  await new Promise<void>((resolve, reject) => {
+    Bun.connect({
+      hostname: '127.0.0.1', port,
+      socket: { open: send, drain: send, data: (_, bytes) => void received.push(bytes.toString()), close: () => resolve(), error: (_, error) => reject(error) },
+    }).catch(reject);
+  });
+  return received.join('');
+}
+
+const statusOf = (answer: string): number => Number(/^HTTP\/1\.1 (\d+)/.exec(answer)?.[1]);
+const get = (path: string, headers: readonly string[]): string => [`GET ${path} HTTP/1.1`, ...headers, 'Connection: close', '', ''].join('\r\n');
+
+describe('the API behind a listener', () => {
+  test('serves the client over the network', async () => {
+    const harness = createApiHarness({ tokens: { admin: 'a' } });
+    const { keys } = putSampleChunks(harness.control);
+    const client = new KvtierClient({ baseUrl: `http://127.0.0.1:${listen(harness)}`, token: 'a' });
+    expect((await client.lookup(keys)).hitCount).toBe(3);
+    expect((await client.bumpEpoch('meta/llama-3')).matchedChunks).toBe(3);
+    await expect(new KvtierClient({ baseUrl: client.baseUrl }).stats()).rejects.toMatchObject({ code: 'UNAUTHORIZED' });
+  });
+
+  test('a reader that leaves verify ends the run, and the next one may start', async () => {
+    const harness = createApiHarness();
+    putSampleChunks(harness.control);
+    let open = (): void => undefined;
+    harness.control.verifyGate = () => new Promise((resolve) => (open = resolve));
+    const client = new KvtierClient({ baseUrl: `http://127.0.0.1:${listen(harness)}` });
+    const run = client.verify();
+    expect((await run.next()).value).toMatchObject({ checkedFiles: 1 });
+    await run.return();
+    open();
+    harness.control.verifyGate = () => Promise.resolve();
+    // The server learns of the closed connection in its own time: asked until it has, bounded by the test's own limit.
+    let done = false;
+    while (!done) {
+      const again = await client.verify().next().catch((error: unknown) => error);
+      done = !(again instanceof Error);
+    }
+    expect(harness.control.endedVerifies).toBeGreaterThanOrEqual(1);
+  });
+
+  test('judges the Host header as it is on the wire', async () => {
+    const port = listen(createApiHarness());
+    expect(statusOf(await raw(port, get('/v1/stats', [`Host: 127.0.0.1:${port}`])))).toBe(200);
+    expect(statusOf(await raw(port, get('/v1/stats', [`Host: evil.example:${port}`])))).toBe(403);
+    expect(statusOf(await raw(port, get(`http://127.0.0.1:${port}/v1/stats`, ['Host: evil.example'])))).not.toBe(200);
+  });
+
+  test('a body over the limit is refused on its announced length, before it arrives', async () => {
+    const port = listen(createApiHarness());
+    const head = ['POST /v1/lookup HTTP/1.1', `Host: 127.0.0.1:${port}`, 'Content-Type: application/json', 'Content-Length: 10000000', 'Connection: close', '', '{'].join('\r\n');
+    expect(statusOf(await raw(port, head))).toBe(413);
+  });
+
+  test('a body over the limit in pieces of unannounced length is refused too', async () => {
+    const port = listen(createApiHarness());
+    const piece = `10000\r\n${' '.repeat(0x10000)}\r\n`;
+    const head = ['POST /v1/lookup HTTP/1.1', `Host: 127.0.0.1:${port}`, 'Content-Type: application/json', 'Transfer-Encoding: chunked', 'Connection: close', '', ''].join('\r\n');
+    const answer = await raw(port, head + piece.repeat(20) + '0\r\n\r\n');
+    expect(statusOf(answer)).toBe(413);
+    expect(answer).toContain('PAYLOAD_TOO_LARGE');
+  });
+});
