@@ -93,6 +93,11 @@ export class KeyArena {
     return moved;
   }
 
+  /** Header word of the block at `ref`, see above. */
+  header(ref: KeyRef): number {
+    return this.#segments[ref >>> SEGMENT_WORDS_LOG2]![ref & SEGMENT_MASK]!;
+  }
+
   /** True where the block at `ref` holds exactly this packed key of `lengthBytes` bytes. */
   equals(ref: KeyRef, words: Uint32Array, start: number, lengthBytes: number): boolean {
     const wordCount = (lengthBytes + 3) >>> 2;

@@ -27,8 +27,8 @@ export function wordCountOf(lengthBytes: number): number {
  * Packs `key` into little-endian words at `words[start..]`, the last one padded with zero bytes, and returns the hash of
  * namespace and key as an unsigned 32-bit number. The packed words are what KeyArena stores and compares.
  *
- * The last message word carries the length and the bytes beyond the last whole word, as in SipHash, so that padding is
- * injective; the namespace is the first word. Four positional parameters: an options object costs as much as the hash.
+ * The message is the namespace as one word and the key behind it. As in SipHash its last word carries the length and the bytes
+ * beyond the last whole word, so that padding is injective. Four positional parameters: an options object costs as much as the hash.
  */
 export function packAndHash(seed: HashSeed, namespace: NamespaceId, key: Uint8Array, words: Uint32Array, start: number): number {
   const length = key.length;
@@ -66,7 +66,7 @@ export function packAndHash(seed: HashSeed, namespace: NamespaceId, key: Uint8Ar
         if (length > whole + 2) tail |= key[whole + 2]! << 16;
         words[at] = tail;
       }
-      word = tail | (length << 24);
+      word = tail | ((length + 4) << 24);
       next += 1;
     } else break;
   }

@@ -17,7 +17,7 @@ test('KeyArena keeps every key under any order of allocation and free, in the fe
     { weight: 2, arbitrary: fc.record({ kind: fc.constant('free' as const), pick: fc.nat() }) },
   );
   fc.assert(
-    fc.property(fc.array(command, { maxLength: 80 }), (commands) => {
+    fc.property(fc.array(command, { maxLength: 80, size: 'max' }), (commands) => {
       const arena = new KeyArena();
       const model = new Map<number, { ref: number; readonly key: Uint8Array }>();
       commands.forEach((step, row) => {

@@ -67,7 +67,10 @@ type Command =
   | { readonly kind: 'find'; readonly namespace: NamespaceId; readonly key: Uint8Array }
   | { readonly kind: 'set'; readonly pick: number; readonly columns: Columns }
   | { readonly kind: 'link'; readonly pick: number; readonly parentPick: number }
-  | { readonly kind: 'findMany'; readonly namespace: NamespaceId; readonly keys: readonly Uint8Array[] };
+  | { readonly kind: 'findMany'; readonly namespace: NamespaceId; readonly wanted: readonly (number | Uint8Array)[] };
+
+/** A number picks a key that is there, so that most lookups get far. */
+const wanted = fc.array(fc.oneof({ weight: 12, arbitrary: fc.nat() }, { weight: 1, arbitrary: keys }), { maxLength: 40 });
 
 const commands: fc.Arbitrary<Command> = fc.oneof(
   { weight: 5, arbitrary: fc.record({ kind: fc.constant('insert' as const), namespace: namespaceIds, key: keys }) },
@@ -75,7 +78,7 @@ const commands: fc.Arbitrary<Command> = fc.oneof(
   { weight: 2, arbitrary: fc.record({ kind: fc.constant('find' as const), namespace: namespaceIds, key: keys }) },
   { weight: 2, arbitrary: fc.record({ kind: fc.constant('set' as const), pick: fc.nat(), columns }) },
   { weight: 2, arbitrary: fc.record({ kind: fc.constant('link' as const), pick: fc.nat(), parentPick: fc.nat() }) },
-  { weight: 2, arbitrary: fc.record({ kind: fc.constant('findMany' as const), namespace: namespaceIds, keys: fc.array(keys, { maxLength: 40 }) }) },
+  { weight: 2, arbitrary: fc.record({ kind: fc.constant('findMany' as const), namespace: namespaceIds, wanted }) },
 );
 
 function nameOf(namespace: NamespaceId, key: Uint8Array): string {
@@ -92,7 +95,7 @@ class Pair {
     if (command.kind === 'insert') this.#insert(command.namespace, command.key);
     else if (command.kind === 'remove') this.#remove(command.namespace, command.key);
     else if (command.kind === 'find') expect(this.index.find(command.namespace, command.key)).toBe(this.#expected(command.namespace, command.key));
-    else if (command.kind === 'findMany') this.#findMany(command.namespace, command.keys);
+    else if (command.kind === 'findMany') this.#findMany(command.namespace, command.wanted);
     else if (command.kind === 'set') this.#set(this.#pick(command.pick), command.columns);
     else if (command.kind === 'link') this.#link(this.#pick(command.pick), this.#pick(command.parentPick));
   }
@@ -141,12 +144,14 @@ class Pair {
     expect(() => this.index.remove(row.entry)).toThrow('is free');
   }
 
-  #findMany(namespace: NamespaceId, wanted: readonly Uint8Array[]): void {
-    const expected = wanted.map((key) => this.#expected(namespace, key));
+  #findMany(namespace: NamespaceId, picks: readonly (number | Uint8Array)[]): void {
+    const present = [...this.rows.values()].filter((row) => row.namespace === namespace);
+    const sought = picks.map((pick) => (typeof pick === 'number' ? (present[pick % Math.max(1, present.length)]?.key ?? hexKey(pick)) : pick));
+    const expected = sought.map((key) => this.#expected(namespace, key));
     const gap = expected.indexOf(-1);
     const count = gap < 0 ? expected.length : gap;
-    const out = new Int32Array(wanted.length);
-    expect(this.index.findMany(namespace, wanted, out)).toBe(count);
+    const out = new Int32Array(sought.length);
+    expect(this.index.findMany(namespace, sought, out)).toBe(count);
     expect([...out.subarray(0, count)]).toEqual(expected.slice(0, count));
   }
 
@@ -211,7 +216,7 @@ const namespace0 = 0 as NamespaceId;
 describe('ChunkIndex', () => {
   test('answers like a Map under any order of commands, and stays whole after each', () => {
     fc.assert(
-      fc.property(fc.array(commands, { maxLength: 60 }), (list) => {
+      fc.property(fc.array(commands, { maxLength: 60, size: 'max' }), (list) => {
         const pair = new Pair();
         for (const command of list) {
           pair.run(command);
@@ -243,10 +248,25 @@ describe('ChunkIndex', () => {
     for (let n = 0; n < 40_000; n += 1) expect(index.find(namespace0, hexKey(n))).toBe(entries.get(n) ?? -1);
   });
 
+  test('finds 64 keys of mixed lengths in order, and stops at a gap wherever it is', () => {
+    const index = new ChunkIndex(fixedRng());
+    const chain: Uint8Array[] = Array.from({ length: 64 }, (_, n) => new Uint8Array(n === 40 ? 2048 : n * 3).fill(n));
+    const entries = chain.map((key) => index.insert(namespace0, key));
+    const out = new Int32Array(64);
+    expect(index.findMany(namespace0, chain, out)).toBe(64);
+    expect([...out]).toEqual(entries);
+    for (let gap = 0; gap < 64; gap += 1) {
+      const broken = chain.with(gap, hexKey(gap));
+      expect(index.findMany(namespace0, broken, out.fill(-7))).toBe(gap);
+      expect([...out.subarray(0, gap)]).toEqual(entries.slice(0, gap));
+    }
+    expect(index.findMany(namespace0, [], out)).toBe(0);
+  });
+
   test('tells keys apart whose hashes are equal, in find, findMany and remove', () => {
-    const pairs = collidingPairs();
+    const pairs = collisions((n) => [namespace0, hexKey(n)]);
     expect(pairs.length).toBeGreaterThan(0);
-    for (const [first, second] of pairs) {
+    for (const [first, second] of pairs.map(([a, b]) => [hexKey(a), hexKey(b)] as const)) {
       const index = new ChunkIndex(fixedRng());
       const a = index.insert(namespace0, first);
       expect(index.find(namespace0, second)).toBe(-1);
@@ -259,6 +279,19 @@ describe('ChunkIndex', () => {
       expect(index.find(namespace0, first)).toBe(-1);
       expect(index.find(namespace0, second)).toBe(b);
       index.checkInvariants();
+    }
+  });
+
+  test('tells namespaces apart whose hashes of one key are equal', () => {
+    const key = hexKey(1);
+    const pairs = collisions((n) => [n as NamespaceId, key]);
+    expect(pairs.length).toBeGreaterThan(0);
+    for (const [first, second] of pairs) {
+      const index = new ChunkIndex(fixedRng());
+      const entry = index.insert(first as NamespaceId, key);
+      expect(index.find(second as NamespaceId, key)).toBe(-1);
+      expect(index.findMany(second as NamespaceId, [key], new Int32Array(1))).toBe(0);
+      expect(index.find(first as NamespaceId, key)).toBe(entry);
     }
   });
 
@@ -415,16 +448,17 @@ describe('ChunkIndex memory', () => {
   });
 });
 
-/** Pairs of 64-byte keys with equal hashes under the fixed seed: 200,000 keys hold about five. */
-function collidingPairs(): [Uint8Array, Uint8Array][] {
+/** Pairs of numbers whose inputs have equal hashes under the fixed seed: among 200,000 there are about five. */
+function collisions(input: (n: number) => readonly [NamespaceId, Uint8Array]): (readonly [number, number])[] {
   const words = new Uint32Array(16);
   const seen = new Map<number, number>();
-  const pairs: [Uint8Array, Uint8Array][] = [];
+  const pairs: (readonly [number, number])[] = [];
   for (let n = 0; n < 200_000; n += 1) {
-    const hash = packAndHash(seedWords, namespace0, hexKey(n), words, 0);
+    const [namespace, key] = input(n);
+    const hash = packAndHash(seedWords, namespace, key, words, 0);
     const other = seen.get(hash);
     if (other === undefined) seen.set(hash, n);
-    else pairs.push([hexKey(other), hexKey(n)]);
+    else pairs.push([other, n]);
   }
   return pairs;
 }

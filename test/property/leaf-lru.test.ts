@@ -84,7 +84,7 @@ function coldestFirst(policy: LeafLru): number[] {
 describe('LeafLru', () => {
   test('orders entries like an array that moves what is used to its end', () => {
     fc.assert(
-      fc.property(fc.array(commands, { maxLength: 80 }), (list) => {
+      fc.property(fc.array(commands, { maxLength: 80, size: 'max' }), (list) => {
         const policy = new LeafLru();
         const model = new Model();
         for (const command of list) {

@@ -33,7 +33,7 @@ interface ModelRow {
 describe('NamespaceTable', () => {
   test('keeps ids, references and counters like a Map by identity', () => {
     fc.assert(
-      fc.property(fc.array(commands, { maxLength: 60 }), (list) => {
+      fc.property(fc.array(commands, { maxLength: 60, size: 'max' }), (list) => {
         const table = new NamespaceTable();
         const model = new Map<string, ModelRow>();
         for (const command of list) {
