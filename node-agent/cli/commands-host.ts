@@ -1,0 +1,137 @@
+/** Commands about this machine: serve, doctor, config, version. */
+import { KvtierError } from '#core/errors.ts';
+import { printable } from '#core/printable.ts';
+import { knobs } from '#config/knobs.ts';
+import { loadConfig, type LoadedConfig } from '#config/load-config.ts';
+import type { KvtierClient } from '#client/kvtier-client.ts';
+import { agentArgs, jsonArg, oneOf, printJson, type Command } from './command.ts';
+import type { CliDeps } from './deps.ts';
+import { diagnose, type Finding } from './diagnose.ts';
+import { checkMachine } from './doctor.ts';
+import { EXIT_FOUND, EXIT_OK } from './exit-codes.ts';
+import { findAgent } from './find-agent.ts';
+import { renderTable } from './table.ts';
+import type { Words } from './words.ts';
+
+function load(words: Words, deps: CliDeps): LoadedConfig {
+  return loadConfig({ argv: words.config, env: deps.env, readFile: deps.readFile, facts: deps.facts, cwd: deps.cwd });
+}
+
+export const serveCommand: Command = {
+  name: 'serve',
+  summary: 'Run the agent until it is told to stop.',
+  args: {},
+  knobs,
+  maxPositionals: 0,
+  run: (words, deps) => deps.serve(load(words, deps)),
+};
+
+export const configCommand: Command = {
+  name: 'config',
+  summary: 'Print the settings in force, each with where it came from; secrets are masked.',
+  args: { what: { type: 'positional', required: false, default: 'print', description: 'What to do: print.' }, ...jsonArg },
+  knobs,
+  maxPositionals: 1,
+  async run(words, deps) {
+    oneOf('config', words.positionals[0], ['print']);
+    const rows = load(words, deps).describe();
+    if (words.on.has('json')) printJson(deps, { settings: rows });
+    else {
+      deps.stdout.write(renderTable(
+        [{ head: 'SETTING' }, { head: 'VALUE' }, { head: 'FROM' }, { head: '' }],
+        rows.map((row) => [row.key, row.value === '' ? '-' : row.value, row.source === '' ? row.origin : row.source, row.because]),
+      ));
+    }
+    return EXIT_OK;
+  },
+};
+
+export const versionCommand: Command = {
+  name: 'version',
+  summary: 'Print the version.',
+  args: jsonArg,
+  knobs: [],
+  maxPositionals: 0,
+  async run(words, deps) {
+    if (words.on.has('json')) printJson(deps, { version: deps.version });
+    else deps.stdout.write(`kvtier ${deps.version}\n`);
+    return EXIT_OK;
+  },
+};
+
+export const doctorCommand: Command = {
+  name: 'doctor',
+  summary: 'Check the machine and, where an agent runs, why nothing is found; say what to do; exit code 1 where there is a problem.',
+  args: agentArgs,
+  knobs,
+  maxPositionals: 0,
+  async run(words, deps) {
+    const agent = await tryAgent(words, deps);
+    const findings = [...(await machineFindings(words, deps, agent.client !== undefined)), ...(await agentFindings(agent))];
+    if (words.on.has('json')) printJson(deps, { findings });
+    else deps.stdout.write(renderFindings(findings));
+    return findings.some((finding) => finding.severity === 'problem') ? EXIT_FOUND : EXIT_OK;
+  },
+};
+
+interface TriedAgent {
+  readonly client: KvtierClient | undefined;
+  /** Why there is none. */
+  readonly note: Finding;
+}
+
+/** An agent that answers, or why there is none: doctor works without. */
+async function tryAgent(words: Words, deps: CliDeps): Promise<TriedAgent> {
+  try {
+    const { client, source } = findAgent(words, deps);
+    await client.liveness();
+    return { client, note: { severity: 'ok', cause: 'agent', message: `An agent answers at ${client.baseUrl} (${source})`, advice: '' } };
+  } catch (error) {
+    if (!(error instanceof KvtierError)) throw error;
+    const named = words.text.has('url') || (deps.env['KVTIER_URL'] ?? '') !== '';
+    if (error.code === 'CONFIG_INVALID') return { client: undefined, note: ok('agent', 'No agent was looked for, because of the configuration') };
+    if (error.code === 'NOT_FOUND' && !named) return { client: undefined, note: ok('agent', 'No agent is running here') };
+    return { client: undefined, note: { severity: 'warning', cause: 'agent', message: `No agent answers: ${error.message}`, advice: 'Start it with `kvtier serve`, or name it with --url.' } };
+  }
+}
+
+function ok(cause: string, message: string): Finding {
+  return { severity: 'ok', cause, message, advice: '' };
+}
+
+async function machineFindings(words: Words, deps: CliDeps, agentRuns: boolean): Promise<readonly Finding[]> {
+  try {
+    const { config } = load(words, deps);
+    const facts = deps.facts({ dataDir: config.dataDir, shmDir: config.ram.shmDir, ssdDirs: config.ssd.folders.map((folder) => folder.path) });
+    return [ok('configuration', 'The configuration is valid'), ...(await checkMachine({ config, facts, probes: deps.probes, agentRuns }))];
+  } catch (error) {
+    if (!(error instanceof KvtierError) || error.code !== 'CONFIG_INVALID') throw error;
+    const problems = error.message.split('\n').slice(1).map((line) => line.replace(/^\s*- /, ''));
+    return problems.map((message): Finding => ({ severity: 'problem', cause: 'configuration', message, advice: 'The agent will not start like this; the other checks wait for it.' }));
+  }
+}
+
+async function agentFindings(agent: TriedAgent): Promise<readonly Finding[]> {
+  if (agent.client === undefined) return [agent.note];
+  try {
+    const stats = await agent.client.stats();
+    const { namespaces } = await agent.client.namespaces({ limit: 1000 });
+    return [agent.note, ...diagnose(stats, namespaces)];
+  } catch (error) {
+    if (!(error instanceof KvtierError)) throw error;
+    const advice = error.code === 'UNAUTHORIZED' ? 'Give --token, --token-file or --read-token.' : 'See the log of the agent.';
+    return [agent.note, { severity: 'warning', cause: 'agent', message: `Its statistics cannot be read: ${error.message}`, advice }];
+  }
+}
+
+const marks = { problem: 'PROBLEM', warning: 'warning', ok: 'ok' } as const;
+
+function renderFindings(findings: readonly Finding[]): string {
+  const lines = findings.map((finding) => {
+    const advice = finding.advice === '' ? '' : `\n         -> ${printable(finding.advice)}`;
+    return `${marks[finding.severity].padEnd(7)}  ${printable(finding.message)}${advice}`;
+  });
+  const problems = findings.filter((finding) => finding.severity === 'problem').length;
+  const warnings = findings.filter((finding) => finding.severity === 'warning').length;
+  return `${lines.join('\n')}\n\n${problems} problems, ${warnings} warnings\n`;
+}

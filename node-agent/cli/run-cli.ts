@@ -1,0 +1,100 @@
+/** The command line: finds the command, prints help, runs it, and turns errors into exit codes. */
+import { defineCommand, renderUsage, runCommand, type CommandDef } from 'citty';
+import { KvtierError } from '#core/errors.ts';
+import { suggestion } from '#config/sources.ts';
+import type { Command } from './command.ts';
+import { invalidateCommand, verifyCommand } from './commands-change.ts';
+import { configCommand, doctorCommand, serveCommand, versionCommand } from './commands-host.ts';
+import { lookupCommand, lsCommand, statsCommand } from './commands-read.ts';
+import type { CliDeps } from './deps.ts';
+import { EXIT_OK, EXIT_USAGE, exitCodeOf } from './exit-codes.ts';
+import { knobArgs, splitWords } from './words.ts';
+
+/** In the order of help. */
+export const commands: readonly Command[] = [
+  serveCommand, statsCommand, lsCommand, lookupCommand, invalidateCommand, verifyCommand, doctorCommand, configCommand, versionCommand,
+];
+
+const description = 'Node-local tiered KV cache for LLM serving';
+
+/** citty's view of a command; `onExit` receives the exit code, since citty drops what a subcommand returns. */
+function cittyCommand(command: Command, deps: CliDeps, onExit: (code: number) => void): CommandDef {
+  return defineCommand({
+    meta: { name: command.name, description: command.summary },
+    args: { ...command.args, ...knobArgs(command.knobs) },
+    async run({ rawArgs }) {
+      const words = splitWords(rawArgs, { args: command.args, knobs: command.knobs, maxPositionals: command.maxPositionals });
+      onExit(await command.run(words, deps));
+    },
+  }) as CommandDef;
+}
+
+function rootCommand(deps: CliDeps, onExit: (code: number) => void): CommandDef {
+  return defineCommand({
+    meta: { name: 'kvtier', version: deps.version, description },
+    subCommands: Object.fromEntries(commands.map((command) => [command.name, cittyCommand(command, deps, onExit)])),
+  }) as CommandDef;
+}
+
+/** Colours are citty's; they are taken out where nobody looks. */
+async function usage(deps: CliDeps, name: string | undefined): Promise<string> {
+  const root = rootCommand(deps, () => undefined);
+  const command = commands.find((candidate) => candidate.name === name);
+  const text = command === undefined ? await renderUsage(root) : await renderUsage(cittyCommand(command, deps, () => undefined), root);
+  // eslint-disable-next-line no-control-regex -- escape sequences start with a control character
+  return `${deps.stdout.isTerminal ? text : text.replace(/\u001b\[\d+m/g, '')}\n`;
+}
+
+function usageError(deps: CliDeps, message: string): number {
+  deps.stderr.write(`kvtier: ${message}\nSee kvtier --help\n`);
+  return EXIT_USAGE;
+}
+
+/** `--help` and `-h` ask for help anywhere before `--`. */
+function asksForHelp(words: readonly string[]): boolean {
+  const end = words.indexOf('--');
+  return (end < 0 ? words : words.slice(0, end)).some((word) => word === '--help' || word === '-h');
+}
+
+/**
+ * Runs one command. Resolves to the exit code (exit-codes.ts); operating errors are printed to stderr, bugs are thrown.
+ * `argv` is what stands behind `kvtier`.
+ */
+export async function runCli(argv: readonly string[], deps: CliDeps): Promise<number> {
+  const [first, ...rest] = argv;
+  if (first === undefined) {
+    deps.stderr.write(await usage(deps, undefined));
+    return EXIT_USAGE;
+  }
+  if (first === '--version' || first === '-v') return await runCli(['version', ...rest], deps);
+  if (first === 'help' || first === '--help' || first === '-h') {
+    deps.stdout.write(await usage(deps, rest[0]));
+    return EXIT_OK;
+  }
+  if (first.startsWith('-')) return usageError(deps, `Flag ${first.slice(0, 200)} stands before the command: put it behind`);
+  if (!commands.some((command) => command.name === first)) {
+    return usageError(deps, `Unknown command ${JSON.stringify(first.slice(0, 200))}${suggestion(first, commands.map((command) => command.name))}`);
+  }
+  if (asksForHelp(rest)) {
+    deps.stdout.write(await usage(deps, first));
+    return EXIT_OK;
+  }
+  let exitCode = EXIT_OK;
+  try {
+    await runCommand(rootCommand(deps, (code) => { exitCode = code; }), { rawArgs: [...argv] });
+  } catch (error) {
+    if (!(error instanceof KvtierError)) throw error;
+    printError(error, rest.includes('--json'), deps);
+    return exitCodeOf(error);
+  }
+  return exitCode;
+}
+
+function printError(error: KvtierError, json: boolean, deps: CliDeps): void {
+  if (!json) {
+    deps.stderr.write(`kvtier: ${error.message}\n`);
+    return;
+  }
+  const { code, message, retryable } = error;
+  deps.stderr.write(`${JSON.stringify({ error: { code, message, retryable } })}\n`);
+}

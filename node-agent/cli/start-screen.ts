@@ -1,0 +1,52 @@
+/** What `kvtier serve` prints when it is ready: one screen. */
+import { formatBytes } from '#core/bytes.ts';
+import type { LoadedConfig } from '#config/load-config.ts';
+import { formatAddress, isLoopback, type Address } from '#config/knob-types.ts';
+import { localUrl } from './agent-file.ts';
+
+export interface StartScreenInput {
+  readonly version: string;
+  readonly loaded: LoadedConfig;
+  /** Doors as they listen, with the port that was given for 0. */
+  readonly doors: { readonly http: Address; readonly resp: Address | undefined };
+  readonly readyMs: number;
+  /** Sentences that a person must see: a folder is lost, O_DIRECT is refused. */
+  readonly warnings?: readonly string[];
+}
+
+/** Ends with a newline; no line holds a secret. */
+export function renderStartScreen(input: StartScreenInput): string {
+  const { loaded, doors } = input;
+  const { config } = loaded;
+  const url = localUrl(doors.http);
+  const rows: (readonly [string, string, string])[] = [
+    ['RAM', formatBytes(config.ram.sizeBytes), `${whence(loaded, 'ram.size')}; in ${config.ram.shmDir}, chunks up to ${formatBytes(config.ram.maxChunkBytes)}`],
+  ];
+  if (config.ssd.folders.length === 0) rows.push(['SSD', 'off', whence(loaded, 'ssd.size')]);
+  else if (config.ssd.folders.length === 1) rows.push(['SSD', formatBytes(config.ssd.sizeBytes), `${whence(loaded, 'ssd.size')}; in ${config.ssd.folders[0]?.path ?? ''}`]);
+  else {
+    rows.push(['SSD', formatBytes(config.ssd.sizeBytes), whence(loaded, 'ssd.size')]);
+    for (const folder of config.ssd.folders) rows.push(['', formatBytes(folder.sizeBytes), folder.path]);
+  }
+  rows.push(['HTTP', formatAddress(doors.http), access(doors.http, config.tokens)]);
+  rows.push(doors.resp === undefined ? ['RESP', 'off', ''] : ['RESP', formatAddress(doors.resp), access(doors.resp, config.tokens)]);
+  rows.push(['Data', config.dataDir, '']);
+  rows.push(['Stats', `${url}/v1/stats`, '']);
+  const width = Math.max(...rows.filter(([, , note]) => note !== '').map(([, value]) => value.length));
+  const lines = rows.map(([name, value, note]) => `  ${name.padEnd(5)}  ${value.padEnd(width)}  ${note}`.trimEnd());
+  const warnings = (input.warnings ?? []).map((warning) => `  !  ${warning}`);
+  return [`kvtier ${input.version}`, '', ...lines, ...(warnings.length === 0 ? [] : ['', ...warnings]), '', `ready in ${Math.round(input.readyMs)} ms`, ''].join('\n');
+}
+
+/** Where a size came from. */
+function whence(loaded: LoadedConfig, key: 'ram.size' | 'ssd.size'): string {
+  if (loaded.origin(key) === 'derived') return loaded.because(key);
+  const source = loaded.describe().find((row) => row.key === key)?.source ?? '';
+  return source === '' ? 'by default' : `by ${source}`;
+}
+
+function access(address: Address, tokens: { readonly admin: string | undefined; readonly read: string | undefined }): string {
+  const reach = isLoopback(address.host) ? 'this machine only' : 'reachable from elsewhere';
+  if (tokens.admin === undefined) return `${reach}, no token`;
+  return `${reach}, with ${tokens.read === undefined ? 'a token' : 'an admin and a read token'}`;
+}

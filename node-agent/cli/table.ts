@@ -1,0 +1,27 @@
+import { printable } from '#core/printable.ts';
+
+export interface Column {
+  readonly head: string;
+  /** Numbers stand right. */
+  readonly right?: true;
+}
+
+/** A table for people: two spaces between columns, no lines, text of others made printable. '' where there are no rows. */
+export function renderTable(columns: readonly Column[], rows: readonly (readonly string[])[]): string {
+  if (rows.length === 0) return '';
+  const cells = [columns.map((column) => column.head), ...rows.map((row) => columns.map((_, index) => printable(row[index] ?? '')))];
+  const widths = columns.map((_, index) => Math.max(...cells.map((row) => row[index]?.length ?? 0)));
+  const line = (row: readonly string[]): string =>
+    row.map((cell, index) => (columns[index]?.right === true ? cell.padStart(widths[index] ?? 0) : cell.padEnd(widths[index] ?? 0))).join('  ').trimEnd();
+  return `${cells.map(line).join('\n')}\n`;
+}
+
+/** `1,234,567`. */
+export function formatCount(value: number): string {
+  return value.toLocaleString('en-US');
+}
+
+/** `42.5 %`; `-` where there is nothing to divide by. */
+export function formatShare(part: number, whole: number): string {
+  return whole === 0 ? '-' : `${Math.round((part / whole) * 1000) / 10} %`;
+}

@@ -1,0 +1,100 @@
+/** What `kvtier doctor` tries on this machine. Every file that it makes is removed again; nothing is kept open. */
+import { closeSync, constants, existsSync, openSync, readFileSync, statSync, unlinkSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { dirname, join } from 'node:path';
+import type { DoctorProbes, FolderProbe } from '#cli/deps.ts';
+import type { Address } from '#config/knob-types.ts';
+
+/** Folders that distributions and container toolkits put shared libraries in, besides the loader's cache and LD_LIBRARY_PATH. */
+const LIBRARY_FOLDERS = [
+  '/usr/lib/x86_64-linux-gnu', '/usr/lib/aarch64-linux-gnu', '/usr/lib64', '/usr/lib', '/lib64', '/usr/local/nvidia/lib64', '/usr/local/cuda/compat', '/usr/lib/wsl/lib',
+];
+
+function nearestFolder(path: string): string {
+  let folder = path;
+  while (!existsSync(folder) && dirname(folder) !== folder) folder = dirname(folder);
+  return folder;
+}
+
+function reason(error: unknown): string {
+  return error instanceof Error ? ('code' in error && typeof error.code === 'string' ? error.code : error.message) : String(error);
+}
+
+function probeFolder(path: string): FolderProbe {
+  const folder = nearestFolder(path);
+  const exists = folder === path;
+  if (!statSync(folder).isDirectory()) return { exists, writable: false, direct: undefined, problem: `${folder} is not a folder` };
+  const trial = join(folder, `.kvtier-doctor-${process.pid}`);
+  try {
+    closeSync(openSync(trial, constants.O_CREAT | constants.O_EXCL | constants.O_WRONLY, 0o600));
+  } catch (error) {
+    return { exists, writable: false, direct: undefined, problem: reason(error) };
+  }
+  try {
+    return { exists, writable: true, direct: opensDirect(trial), problem: '' };
+  } finally {
+    unlinkSync(trial);
+  }
+}
+
+/** A file system without O_DIRECT refuses the open with EINVAL. */
+function opensDirect(path: string): boolean | undefined {
+  if (process.platform !== 'linux') return undefined;
+  try {
+    closeSync(openSync(path, constants.O_WRONLY | constants.O_DIRECT));
+    return true;
+  } catch (error) {
+    return reason(error) === 'EINVAL' ? false : undefined;
+  }
+}
+
+function readLatin(path: string): string {
+  try {
+    return readFileSync(path, 'latin1');
+  } catch {
+    return ''; // absent or forbidden: the answer is then "not known"
+  }
+}
+
+/** Soft limits out of /proc/self/limits, see proc(5). */
+function limitOf(limits: string, name: string): number | undefined {
+  const line = limits.split('\n').find((candidate) => candidate.startsWith(name));
+  const text = line === undefined ? undefined : /^\s*(\S+)/.exec(line.slice(name.length))?.[1];
+  if (text === 'unlimited') return Number.POSITIVE_INFINITY;
+  return text !== undefined && /^\d+$/.test(text) ? Number(text) : undefined;
+}
+
+function findLibrary(name: string, env: Readonly<Record<string, string | undefined>>): string | undefined {
+  const folders = [...(env['LD_LIBRARY_PATH'] ?? '').split(':').filter((folder) => folder !== ''), ...LIBRARY_FOLDERS];
+  const found = folders.map((folder) => join(folder, name)).find((path) => existsSync(path));
+  if (found !== undefined) return found;
+  const cached = new RegExp(`(/[^\\0]*/${name.replaceAll('.', '\\.')})\\0`).exec(readLatin('/etc/ld.so.cache'))?.[1];
+  return cached !== undefined && existsSync(cached) ? cached : undefined;
+}
+
+function probePort(address: Address): Promise<string> {
+  return new Promise((resolve) => {
+    const server = createServer();
+    server.once('error', (error) => resolve(explain(reason(error))));
+    server.listen({ host: address.host, port: address.port, exclusive: true }, () => server.close(() => resolve('')));
+  });
+}
+
+function explain(code: string): string {
+  if (code === 'EADDRINUSE') return 'something listens there (EADDRINUSE)';
+  if (code === 'EADDRNOTAVAIL') return 'this machine has no such address (EADDRNOTAVAIL)';
+  if (code === 'EACCES') return 'ports below 1024 need a privilege (EACCES)';
+  return code;
+}
+
+export function createDoctorProbes(env: Readonly<Record<string, string | undefined>> = process.env): DoctorProbes {
+  return {
+    folder: probeFolder,
+    limits() {
+      const limits = readLatin('/proc/self/limits');
+      return { openFiles: limitOf(limits, 'Max open files'), lockedBytes: limitOf(limits, 'Max locked memory') };
+    },
+    library: (name) => findLibrary(name, env),
+    port: probePort,
+  };
+}
