@@ -346,13 +346,13 @@ export class ChunkIndex {
       const row = next - 1;
       assert(row < this.#rowCount && free < this.#rowCount, `ChunkIndex free list is broken at row ${row}`);
       assert(!this.isLive(row) && this.generation(row as EntryIndex) === 0, `ChunkIndex row ${row} is in the free list and not blank`);
-      next = this.#u32(row as EntryIndex)[(row & SEGMENT_MASK) * W32 + KEY_REF]!;
+      next = this.#u32(row)[(row & SEGMENT_MASK) * W32 + KEY_REF]!;
     }
     assert(live + free === this.#rowCount, `ChunkIndex has ${live} live and ${free} free of ${this.#rowCount} rows`);
     let blocks = 0;
     this.#arena.forEach((ref, row) => {
       blocks += 1;
-      const own = this.isLive(row) && this.#u32(row as EntryIndex)[(row & SEGMENT_MASK) * W32 + KEY_REF] === ref;
+      const own = this.isLive(row) && this.#u32(row)[(row & SEGMENT_MASK) * W32 + KEY_REF] === ref;
       assert(own, `ChunkIndex row ${row} does not refer to its key block ${ref}`);
     });
     assert(blocks === live, `ChunkIndex has ${blocks} key blocks for ${live} live rows`);

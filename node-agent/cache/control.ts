@@ -104,7 +104,6 @@ export interface ChunkInfo {
   readonly lastUsedAtMs: number;
   readonly hitCount: number;
   readonly parentId: string | undefined;
-  readonly childCount: number;
   readonly tiers: readonly TierName[];
   readonly dirty: boolean;
   readonly leased: boolean;

@@ -1,0 +1,355 @@
+/** The operators' side of the cache: statistics, pages of chunks, and orders. Implements CacheControl (control.ts). */
+import type { EntryIndex, SlotIndex } from '#core/brand.ts';
+import type { NamespaceDescriptor } from '#core/namespace.ts';
+import type { Selector } from '#core/selector.ts';
+import type { CatalogInvalidation } from '#ports/catalog-store.ts';
+import type { CacheState } from './cache-state.ts';
+import type {
+  CacheControl, CacheStats, ChunkFilter, ChunkInfo, FolderStats, InvalidateAnswer, LookupAnswer, NamespaceStats, TierName, TierStats, VerifyProgress,
+} from './control.ts';
+import type { Invalidator } from './invalidator.ts';
+import type { RamSpace } from './ram-space.ts';
+import type { Recovery } from './recovery.ts';
+import type { SsdReader } from './ssd-reader.ts';
+import type { SsdWriter } from './ssd-writer.ts';
+
+interface ControlParts {
+  readonly state: CacheState;
+  readonly space: RamSpace;
+  readonly writer: SsdWriter;
+  readonly reader: SsdReader;
+  readonly invalidator: Invalidator;
+  readonly recovery: Recovery;
+}
+
+/** Turns a key in the client's spelling into namespace and key bytes; the grammar's business (protocol/lmcache-key.ts). */
+export type ParseKey = (key: string) => { readonly descriptor: NamespaceDescriptor; readonly key: Uint8Array } | undefined;
+
+const VERIFY_REPORT_EVERY = 64;
+/** Rows looked at for one page, so that a filter that matches nothing costs a bounded time per request. */
+const PAGE_SCAN_ROWS = 65_536;
+
+export class CacheControlPart implements CacheControl {
+  readonly #state: CacheState;
+  readonly #parts: ControlParts;
+  /** Set by the composition root. */
+  parseKey: ParseKey = () => undefined;
+  /** Conditions of the whole agent that a tier suffers from; set by the composition root. */
+  tierReasons: (tier: TierName) => readonly string[] = () => [];
+
+  constructor(parts: ControlParts) {
+    this.#parts = parts;
+    this.#state = parts.state;
+  }
+
+  stats(): CacheStats {
+    const { counters: c, limits, leases, catalog, ssd } = this.#state;
+    return {
+      tiers: [this.#ramStats(), ...this.#ssdStats()],
+      probes: c.probes,
+      probeHits: c.probeHits,
+      lookups: c.lookups,
+      hits: { hbm: 0, ram: c.hitsRam, ssd: c.hitsSsd },
+      misses: c.misses,
+      puts: c.puts,
+      putBytes: c.putBytes,
+      duplicatePuts: c.duplicatePuts,
+      rejectedPuts: { tooLarge: c.rejectedTooLarge, shed: c.rejectedShed, draining: c.rejectedDraining },
+      droppedDirtyChunks: c.droppedDirtyChunks,
+      evictions: { hbm: 0, ram: c.evictionsRam, ssd: c.evictionsSsd },
+      demotions: c.demotions,
+      promotions: c.promotions,
+      deletes: c.deletes,
+      invalidatedChunks: c.invalidatedChunks,
+      sizeGuardMisses: c.sizeGuardMisses,
+      storeAdmission: {
+        mode: limits.ssdAdmission,
+        admittedChunks: c.admittedChunks,
+        skippedChunks: c.skippedChunks,
+        shedChunks: c.shedChunks,
+        writeBudgetBytesPerSecond: limits.ssdWriteBytesPerSecond,
+      },
+      leases: leases.count,
+      io: {
+        readBytes: ssd.readBytes,
+        writtenBytes: ssd.writtenBytes,
+        readErrors: ssd.readErrors,
+        writeErrors: ssd.writeErrors,
+        checksumMismatches: ssd.checksumMismatches,
+        quarantinedFiles: ssd.quarantinedFiles,
+        queueDepth: ssd.queueDepth(),
+        readLatencyMs: { p50: ssd.readLatency.percentile(0.5), p99: ssd.readLatency.percentile(0.99) },
+        writeLatencyMs: { p50: ssd.writeLatency.percentile(0.5), p99: ssd.writeLatency.percentile(0.99) },
+      },
+      catalog: catalog.stats(),
+      recovery: { ...this.#parts.recovery.progress },
+    };
+  }
+
+  #ramStats(): TierStats {
+    const { ram, ramBytes, dirtyBytes, ramOrder, leases } = this.#state;
+    const reasons = [...ram.reasons, ...this.tierReasons('ram')];
+    return {
+      tier: 'ram',
+      state: ram.growing ? 'starting' : reasons.length > 0 ? 'degraded' : 'ok',
+      reasons,
+      capacityBytes: ram.capacityBytes,
+      usedBytes: ramBytes,
+      dirtyBytes,
+      chunkCount: ramOrder.size,
+      leasedBytes: leases.bytes('ram'),
+    };
+  }
+
+  #ssdStats(): TierStats[] {
+    const { ssd, ssdOrder, leases } = this.#state;
+    if (ssd.folders.length === 0) return [];
+    const folders = ssd.folders.map((folder): FolderStats => ({
+      path: folder.path,
+      id: folder.id,
+      state: folder.state,
+      reason: folder.reason,
+      capacityBytes: folder.capacityBytes,
+      usedBytes: folder.usedBytes,
+      chunkCount: folder.chunkCount,
+      direct: folder.direct ?? true,
+      readBytesPerSecond: folder.read.bytesPerSecond,
+      writeBytesPerSecond: folder.write.bytesPerSecond,
+    }));
+    const reasons = folders.filter((folder) => folder.reason !== '').map((folder) => `${folder.path}: ${folder.reason}`);
+    for (const folder of ssd.folders) if (folder.direct === false) reasons.push(`${folder.path}: no O_DIRECT here, reads and writes go through the page cache`);
+    reasons.push(...this.tierReasons('ssd'));
+    const alive = folders.some((folder) => folder.state !== 'off');
+    return [
+      {
+        tier: 'ssd',
+        state: !alive ? 'off' : folders.some((folder) => folder.state !== 'ok') ? 'degraded' : 'ok',
+        reasons,
+        capacityBytes: ssd.capacityBytes,
+        usedBytes: ssd.usedBytes,
+        dirtyBytes: 0,
+        chunkCount: ssdOrder.size,
+        leasedBytes: leases.bytes('ssd'),
+        folders,
+      },
+    ];
+  }
+
+  namespaces(): readonly NamespaceStats[] {
+    const { namespaces } = this.#state;
+    const rows: NamespaceStats[] = [];
+    namespaces.forEach((id) => {
+      const usage = namespaces.usage(id);
+      if (usage.chunkCount === 0) return;
+      rows.push({ label: namespaces.label(id), descriptor: namespaces.descriptor(id), chunkCount: usage.chunkCount, bytes: { ram: usage.ramBytes, ssd: usage.ssdBytes } });
+    });
+    return rows;
+  }
+
+  chunks(filter: ChunkFilter, page: { readonly cursor?: string; readonly limit: number }): { readonly chunks: readonly ChunkInfo[]; readonly cursor: string | undefined } {
+    const { index } = this.#state;
+    const chunks: ChunkInfo[] = [];
+    let cursor = page.cursor === undefined ? 0 : Number(page.cursor);
+    if (!Number.isSafeInteger(cursor) || cursor < 0) return { chunks, cursor: undefined };
+    for (let scanned = 0; scanned < PAGE_SCAN_ROWS; ) {
+      const step = page.limit - chunks.length;
+      cursor = index.scan(cursor, step, (entry) => {
+        scanned += 1;
+        if (this.#passes(entry, filter)) chunks.push(this.#info(entry));
+      });
+      if (cursor === 0) return { chunks, cursor: undefined };
+      if (chunks.length >= page.limit) break;
+      if (scanned === 0) scanned += step;
+    }
+    return { chunks, cursor: String(cursor) };
+  }
+
+  #passes(entry: EntryIndex, filter: ChunkFilter): boolean {
+    const { index, namespaces } = this.#state;
+    const namespace = index.namespaceOf(entry);
+    const descriptor = namespaces.descriptor(namespace);
+    if (filter.model !== undefined && descriptor.model !== filter.model) return false;
+    if (filter.tenant !== undefined && descriptor.tenant !== filter.tenant) return false;
+    if (filter.namespace !== undefined && namespaces.label(namespace) !== filter.namespace) return false;
+    if (filter.tier !== undefined && !this.#parts.invalidator.tiers(entry).includes(filter.tier)) return false;
+    if (filter.olderThan !== undefined && !(index.lastUsedAtMs(entry) < filter.olderThan)) return false;
+    return filter.keyPrefix === undefined || this.#state.wholeKey(entry).startsWith(filter.keyPrefix);
+  }
+
+  #info(entry: EntryIndex): ChunkInfo {
+    const state = this.#state;
+    const { index, namespaces } = state;
+    const namespace = index.namespaceOf(entry);
+    const parent = index.parent(entry);
+    return {
+      id: `${entry}-${index.generation(entry)}`,
+      key: state.wholeKey(entry),
+      namespace: namespaces.label(namespace),
+      model: namespaces.descriptor(namespace).model,
+      tenant: namespaces.descriptor(namespace).tenant,
+      sizeBytes: index.sizeBytes(entry),
+      checksum: index.checksum(entry).toString(16).padStart(16, '0'),
+      generation: index.generation(entry),
+      createdAtMs: index.createdAtMs(entry),
+      lastUsedAtMs: index.lastUsedAtMs(entry),
+      hitCount: index.hitCount(entry),
+      parentId: parent < 0 ? undefined : `${parent}-${index.generation(parent as EntryIndex)}`,
+      tiers: this.#parts.invalidator.tiers(entry),
+      dirty: state.isDirty(entry),
+      leased: index.leaseCount(entry) > 0,
+    };
+  }
+
+  chunk(id: string): ChunkInfo | undefined {
+    const match = /^(\d{1,10})-(\d{1,16})$/.exec(id);
+    if (match === null) return undefined;
+    const ref = { entry: Number(match[1]), generation: Number(match[2]) };
+    return this.#state.isSame(ref) ? this.#info(ref.entry as EntryIndex) : undefined;
+  }
+
+  #findKey(key: string): EntryIndex | undefined {
+    const parsed = this.parseKey(key);
+    const namespace = parsed === undefined ? undefined : this.#state.namespaces.find(parsed.descriptor);
+    if (parsed === undefined || namespace === undefined) return undefined;
+    const entry = this.#state.index.find(namespace, parsed.key);
+    return entry < 0 ? undefined : (entry as EntryIndex);
+  }
+
+  lookup(keys: readonly string[]): readonly LookupAnswer[] {
+    const { index } = this.#state;
+    let gap = false;
+    return keys.map((key): LookupAnswer => {
+      const entry = this.#findKey(key);
+      if (entry === undefined || gap) {
+        const reason = entry === undefined ? 'absent' : 'gap';
+        gap = true;
+        return { key, tier: undefined, sizeBytes: undefined, reason };
+      }
+      return { key, tier: index.ramSlot(entry) >= 0 ? 'ram' : 'ssd', sizeBytes: index.sizeBytes(entry), reason: '' };
+    });
+  }
+
+  async prefetch(keys: readonly string[]): Promise<{ promoted: number; alreadyInRam: number; missing: number; refused: number }> {
+    const answer = { promoted: 0, alreadyInRam: 0, missing: 0, refused: 0 };
+    for (const key of keys) {
+      const entry = this.#findKey(key);
+      if (entry === undefined) answer.missing += 1;
+      else if (this.#state.index.ramSlot(entry) >= 0) answer.alreadyInRam += 1;
+      else {
+        const outcome = await this.#parts.reader.load(entry, 'prefetch');
+        if (outcome === 'loaded') answer.promoted += 1;
+        else if (outcome === 'gone') answer.missing += 1;
+        else answer.refused += 1;
+      }
+    }
+    return answer;
+  }
+
+  async #matches(selector: Selector): Promise<{ entry: EntryIndex; generation: number }[]> {
+    const found: { entry: EntryIndex; generation: number }[] = [];
+    const { index } = this.#state;
+    await this.#parts.invalidator.forEachMatch(selector, Number.MAX_SAFE_INTEGER, (entry) => found.push({ entry, generation: index.generation(entry) }));
+    return found;
+  }
+
+  async persist(selector: Selector): Promise<{ persisted: number; alreadyOnSsd: number; failed: number; bytes: number }> {
+    const state = this.#state;
+    const answer = { persisted: 0, alreadyOnSsd: 0, failed: 0, bytes: 0 };
+    const found = await this.#matches(selector);
+    let next = 0;
+    const worker = async (): Promise<void> => {
+      for (let ref = found[next++]; ref !== undefined; ref = found[next++]) {
+        if (!state.isSame(ref)) continue;
+        const sizeBytes = state.index.sizeBytes(ref.entry);
+        if (!state.isDirty(ref.entry)) answer.alreadyOnSsd += 1;
+        else if (await this.#parts.writer.persist(ref.entry)) {
+          answer.persisted += 1;
+          answer.bytes += sizeBytes;
+        } else if (state.isSame(ref)) answer.failed += 1;
+      }
+    };
+    await Promise.all(Array.from({ length: state.limits.writesAtOnce }, worker));
+    return answer;
+  }
+
+  async evict(tier: 'ram' | 'ssd', selector: Selector): Promise<{ evicted: number; bytes: number; skipped: number }> {
+    const state = this.#state;
+    const answer = { evicted: 0, bytes: 0, skipped: 0 };
+    for (const ref of await this.#matches(selector)) {
+      if (!state.isSame(ref)) continue;
+      const { entry } = ref;
+      const sizeBytes = state.index.sizeBytes(entry);
+      const present = tier === 'ram' ? state.index.ramSlot(entry) >= 0 : state.index.ssdFolder(entry) >= 0;
+      if (!present) continue;
+      const done = tier === 'ram' ? await this.#evictFromRam(ref) : this.#evictFromSsd(entry);
+      if (done) {
+        answer.evicted += 1;
+        answer.bytes += sizeBytes;
+      } else answer.skipped += 1;
+    }
+    return answer;
+  }
+
+  async #evictFromRam(ref: { entry: EntryIndex; generation: number }): Promise<boolean> {
+    const state = this.#state;
+    if (state.isDirty(ref.entry) && this.#parts.space.ssdMayTake(ref.entry) && !(await this.#parts.writer.persist(ref.entry))) return false;
+    if (!state.isSame(ref) || !state.ramIsFree(ref.entry)) return false;
+    this.#parts.space.evict(ref.entry);
+    return true;
+  }
+
+  #evictFromSsd(entry: EntryIndex): boolean {
+    if (this.#state.index.leaseCount(entry) > 0 || this.#parts.reader.isLoading(entry)) return false;
+    this.#parts.writer.evictFromSsd(entry);
+    return true;
+  }
+
+  invalidate(selector: Selector, options: { readonly dryRun: boolean; readonly reason: string; readonly actor: string }): Promise<InvalidateAnswer> {
+    return this.#parts.invalidator.invalidate(selector, options);
+  }
+
+  invalidations(page: { readonly beforeId?: string; readonly limit: number }): Promise<readonly CatalogInvalidation[]> {
+    return this.#state.catalog.listInvalidations(page);
+  }
+
+  async bumpEpoch(model: string, options: { readonly reason: string; readonly actor: string }): Promise<{ readonly model: string; readonly epoch: number } & InvalidateAnswer> {
+    const { tombstones } = this.#state;
+    const epoch = (tombstones.epochs.get(model)?.epoch ?? 0) + 1;
+    const answer = await this.#parts.invalidator.invalidate({ model }, { dryRun: false, ...options });
+    await tombstones.setEpoch({ kind: 'epoch', model, epoch, generation: answer.generation });
+    return { model, epoch, ...answer };
+  }
+
+  epochs(): readonly { readonly model: string; readonly epoch: number }[] {
+    return [...this.#state.tombstones.epochs.values()].map(({ model, epoch }) => ({ model, epoch }));
+  }
+
+  async *verify(): AsyncIterable<VerifyProgress> {
+    const state = this.#state;
+    const { index, ssd } = state;
+    const refs: { entry: EntryIndex; generation: number }[] = [];
+    index.forEach((entry) => {
+      if (index.ssdFolder(entry) >= 0) refs.push({ entry, generation: index.generation(entry) });
+    });
+    const mismatches: { path: string; key: string; problem: string }[] = [];
+    let checkedBytes = 0;
+    for (const [position, ref] of refs.entries()) {
+      if (position % VERIFY_REPORT_EVERY === 0) yield { checkedFiles: position, totalFiles: refs.length, checkedBytes, mismatches: [...mismatches], done: false };
+      const folderIndex = state.isSame(ref) ? index.ssdFolder(ref.entry) : -1;
+      const folder = ssd.folders[folderIndex];
+      if (folder === undefined) continue;
+      const sizeBytes = index.sizeBytes(ref.entry);
+      const wrong = await ssd.verifyFile(folderIndex, { generation: ref.generation, sizeBytes, checksum: index.checksum(ref.entry) });
+      checkedBytes += sizeBytes;
+      if (wrong === undefined || !state.isSame(ref) || index.ssdFolder(ref.entry) < 0) continue;
+      mismatches.push({ path: ssd.path(folder, ref.generation), key: state.wholeKey(ref.entry), problem: wrong.problem });
+      if (wrong.corrupt) await ssd.quarantine(folder, ref.generation, wrong.problem);
+      if (!state.isSame(ref) || index.ssdFolder(ref.entry) < 0) continue;
+      // Missing or wrong, the file is no replica any more; RAM's copy is good and will be written again.
+      state.detachSsd(ref.entry, { keepFile: true });
+      if (index.ramSlot(ref.entry as EntryIndex) < (0 as SlotIndex)) state.remove(ref.entry);
+      else state.catalogReplicas(ref.entry);
+    }
+    yield { checkedFiles: refs.length, totalFiles: refs.length, checkedBytes, mismatches, done: true };
+  }
+}

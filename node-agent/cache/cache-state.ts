@@ -1,0 +1,394 @@
+/**
+ * The state that the parts of the cache share, and the only code that attaches and detaches replicas, so that the index, the
+ * eviction orders, the tiers' counts and the byte counters cannot drift apart.
+ *
+ * Invariants (checkInvariants): a chunk has at least one replica; it is in a tier's eviction order exactly if it has a replica there;
+ * a RAM slot belongs to one chunk; dirty means in RAM and not on SSD; dirtyBytes and the namespaces' counters are sums over the
+ * chunks; a chunk's lease count equals its leases alive.
+ */
+import { assert } from '#core/assert.ts';
+import type { EntryIndex, Generation, NamespaceId, SlotIndex } from '#core/brand.ts';
+import type { BlockHash } from '#core/checksum.ts';
+import type { Clock } from '#core/clock.ts';
+import type { Logger } from '#core/logger.ts';
+import type { EvictionPolicy } from '#policy/eviction-policy.ts';
+import type { CatalogReplica, CatalogStore } from '#ports/catalog-store.ts';
+import type { RamTier } from '#tiers/ram/ram-tier.ts';
+import type { SsdTier } from '#tiers/ssd/ssd-tier.ts';
+import { CacheCounters } from './cache-counters.ts';
+import type { ChunkIndex } from './chunk-index.ts';
+import { DECLINED, DIRTY, HAS_METADATA, PROBED_ON_SSD, QUEUED, WRITING } from './flags.ts';
+import { LeaseTable } from './lease-table.ts';
+import type { NamespaceTable } from './namespace-table.ts';
+import type { Tombstones } from './tombstones.ts';
+
+export type SsdAdmission = 'idle' | 'demote' | 'through' | 'off';
+
+export interface CacheLimits {
+  readonly ssdAdmission: SsdAdmission;
+  readonly ssdIdleAfterMs: number;
+  /** 0: no limit. */
+  readonly ssdWriteBytesPerSecond: number;
+  /** Bytes that may wait for a write under 'through'. */
+  readonly ssdQueueBytes: number;
+  readonly leaseMs: number;
+  readonly putWaitMs: number;
+  readonly readAheadBytes: number;
+  /** Writes to SSD at one time. */
+  readonly writesAtOnce: number;
+}
+
+export interface CacheParts {
+  readonly index: ChunkIndex;
+  readonly namespaces: NamespaceTable;
+  readonly ram: RamTier;
+  readonly ssd: SsdTier;
+  readonly ramOrder: EvictionPolicy;
+  readonly ssdOrder: EvictionPolicy;
+  readonly catalog: CatalogStore;
+  readonly tombstones: Tombstones;
+  readonly clock: Clock;
+  readonly hash: BlockHash;
+  readonly logger: Logger;
+  readonly limits: CacheLimits;
+}
+
+/** A chain deeper than this is a loop or an attack: 2^20 chunks of 256 tokens are no prompt. */
+const MAX_CHAIN = 1 << 20;
+
+export class CacheState {
+  readonly index: ChunkIndex;
+  readonly namespaces: NamespaceTable;
+  readonly ram: RamTier;
+  readonly ssd: SsdTier;
+  readonly ramOrder: EvictionPolicy;
+  readonly ssdOrder: EvictionPolicy;
+  readonly catalog: CatalogStore;
+  readonly tombstones: Tombstones;
+  readonly clock: Clock;
+  readonly hash: BlockHash;
+  readonly logger: Logger;
+  readonly limits: CacheLimits;
+  readonly counters = new CacheCounters();
+  readonly leases: LeaseTable;
+  /** The redis:// twins. */
+  readonly metadata = new Map<number, Uint8Array>();
+  /** Chunk that owns a RAM slot, or -1. */
+  #slotOwner = new Int32Array(4096).fill(-1);
+  dirtyBytes = 0;
+  ramBytes = 0;
+  ssdBytes = 0;
+  draining = false;
+  #generationEpoch = 0;
+  #generationCounter = 0;
+  /** Runs when RAM may have become free or evictable. */
+  onRoom: () => void = () => {};
+  /** Runs when a chunk became dirty. */
+  onDirty: (entry: EntryIndex) => void = () => {};
+
+  constructor(parts: CacheParts) {
+    this.index = parts.index;
+    this.namespaces = parts.namespaces;
+    this.ram = parts.ram;
+    this.ssd = parts.ssd;
+    this.ramOrder = parts.ramOrder;
+    this.ssdOrder = parts.ssdOrder;
+    this.catalog = parts.catalog;
+    this.tombstones = parts.tombstones;
+    this.clock = parts.clock;
+    this.hash = parts.hash;
+    this.logger = parts.logger;
+    this.limits = parts.limits;
+    this.leases = new LeaseTable({
+      durationMs: parts.limits.leaseMs,
+      limit: (tier) => (tier === 'ram' ? this.ram.backedBytes : this.ssd.capacityBytes) / 2,
+      onEnd: (lease) => {
+        const entry = lease.entry as EntryIndex;
+        this.index.setLeaseCount(entry, this.index.leaseCount(entry) - 1);
+        this.onRoom();
+      },
+    });
+  }
+
+  /** Generations of this run: epoch * 2^32 + counter, 2^32 of them. */
+  beginEpoch(epoch: number): void {
+    this.#generationEpoch = epoch * 2 ** 32;
+  }
+
+  nextGeneration(): Generation {
+    this.#generationCounter += 1;
+    assert(this.#generationEpoch > 0 && this.#generationCounter < 2 ** 32, 'generations are left in this run');
+    return (this.#generationEpoch + this.#generationCounter) as Generation;
+  }
+
+  isSame(ref: { entry: number; generation: number }): boolean {
+    return this.index.isLive(ref.entry) && this.index.generation(ref.entry as EntryIndex) === ref.generation;
+  }
+
+  has(entry: EntryIndex, flag: number): boolean {
+    return (this.index.flags(entry) & flag) !== 0;
+  }
+
+  set(entry: EntryIndex, flag: number): void {
+    this.index.setFlags(entry, this.index.flags(entry) | flag);
+  }
+
+  clear(entry: EntryIndex, flag: number): void {
+    this.index.setFlags(entry, this.index.flags(entry) & ~flag);
+  }
+
+  /** A row without replicas: the caller attaches one before anybody else runs. Takes a reference on the namespace. */
+  insert(chunk: { namespace: NamespaceId; key: Uint8Array; generation: number; sizeBytes: number; checksum: bigint; createdAtMs: number }): EntryIndex {
+    const entry = this.index.insert(chunk.namespace, chunk.key);
+    this.namespaces.retain(chunk.namespace);
+    this.namespaces.addChunks(chunk.namespace, 1);
+    this.index.setGeneration(entry, chunk.generation);
+    this.index.setSizeBytes(entry, chunk.sizeBytes);
+    this.index.setChecksum(entry, chunk.checksum);
+    this.index.setCreatedAtMs(entry, chunk.createdAtMs);
+    this.index.setLastUsedAtMs(entry, chunk.createdAtMs);
+    return entry;
+  }
+
+  attachRam(entry: EntryIndex, slot: SlotIndex, dirty: boolean): void {
+    assert(this.index.ramSlot(entry) < 0, `chunk ${entry} has no RAM replica yet`);
+    if (slot >= this.#slotOwner.length) {
+      const grown = new Int32Array(Math.max(slot + 1, this.#slotOwner.length * 2)).fill(-1);
+      grown.set(this.#slotOwner);
+      this.#slotOwner = grown;
+    }
+    const sizeBytes = this.index.sizeBytes(entry);
+    this.#slotOwner[slot] = entry;
+    this.index.setRamSlot(entry, slot);
+    this.ramOrder.insert(entry, sizeBytes);
+    this.ramBytes += sizeBytes;
+    this.namespaces.addRamBytes(this.index.namespaceOf(entry), sizeBytes);
+    if (dirty) this.#setDirty(entry);
+  }
+
+  #setDirty(entry: EntryIndex): void {
+    assert(!this.has(entry, DIRTY), `chunk ${entry} becomes dirty once`);
+    this.set(entry, DIRTY);
+    this.dirtyBytes += this.index.sizeBytes(entry);
+    this.onDirty(entry);
+  }
+
+  #clearDirty(entry: EntryIndex): void {
+    if (!this.has(entry, DIRTY)) return;
+    this.clear(entry, DIRTY);
+    this.dirtyBytes -= this.index.sizeBytes(entry);
+  }
+
+  detachRam(entry: EntryIndex): void {
+    const slot = this.index.ramSlot(entry) as SlotIndex;
+    if (slot < 0) return;
+    const sizeBytes = this.index.sizeBytes(entry);
+    this.#clearDirty(entry);
+    this.#slotOwner[slot] = -1;
+    this.index.setRamSlot(entry, -1);
+    this.ramOrder.remove(entry);
+    this.ramBytes -= sizeBytes;
+    this.namespaces.addRamBytes(this.index.namespaceOf(entry), -sizeBytes);
+    if (this.ram.release(slot)) this.onRoom();
+  }
+
+  attachSsd(entry: EntryIndex, folder: number): void {
+    assert(this.index.ssdFolder(entry) < 0, `chunk ${entry} has no SSD replica yet`);
+    const sizeBytes = this.index.sizeBytes(entry);
+    this.#clearDirty(entry);
+    this.index.setSsdFolder(entry, folder);
+    this.ssdOrder.insert(entry, sizeBytes);
+    this.ssdBytes += sizeBytes;
+    this.namespaces.addSsdBytes(this.index.namespaceOf(entry), sizeBytes);
+  }
+
+  /**
+   * Forgets the SSD replica and unlinks its file in the background (`keepFile`: it is gone already, or quarantined). The chunk
+   * stays if RAM has it, dirty again; with `declined` the write-behind leaves it alone until somebody uses it.
+   */
+  detachSsd(entry: EntryIndex, options: { declined?: boolean; keepFile?: boolean; onUnlinked?: () => void } = {}): void {
+    const folder = this.index.ssdFolder(entry);
+    if (folder < 0) return;
+    const sizeBytes = this.index.sizeBytes(entry);
+    this.index.setSsdFolder(entry, -1);
+    this.ssdOrder.remove(entry);
+    this.ssdBytes -= sizeBytes;
+    this.namespaces.addSsdBytes(this.index.namespaceOf(entry), -sizeBytes);
+    if (options.keepFile === true) this.ssd.forgetFile(folder, sizeBytes);
+    else {
+      const generation = this.index.generation(entry);
+      const done = this.tombstones.trackUnlink(this.keyId(entry), generation);
+      this.ssd.unlink(folder, generation, {
+        sizeBytes,
+        done: () => {
+          done();
+          options.onUnlinked?.();
+        },
+      });
+    }
+    if (options.declined === true) this.set(entry, DECLINED);
+    if (this.index.ramSlot(entry) >= 0) this.#setDirty(entry);
+  }
+
+  /** Takes a chunk out of everything. Leases and readers keep their memory; nobody finds it any more. */
+  remove(entry: EntryIndex): void {
+    const namespace = this.index.namespaceOf(entry);
+    this.catalog.enqueue({ kind: 'remove', generation: this.index.generation(entry) });
+    this.leases.releaseEntry(entry);
+    const folder = this.index.ssdFolder(entry);
+    this.detachRam(entry);
+    if (folder >= 0) this.detachSsd(entry);
+    if (this.has(entry, HAS_METADATA)) this.metadata.delete(entry);
+    this.index.remove(entry);
+    this.namespaces.addChunks(namespace, -1);
+    this.namespaces.release(namespace);
+  }
+
+  /** After a replica went: a chunk without any is no chunk. */
+  removeIfBare(entry: EntryIndex): void {
+    if (this.index.ramSlot(entry) < 0 && this.index.ssdFolder(entry) < 0) this.remove(entry);
+  }
+
+  /**
+   * Makes a chunk the hottest and its ancestors hotter still, so that a chain loses its tail before its head whatever the order in
+   * which its chunks are used.
+   */
+  touch(entry: EntryIndex): void {
+    let current: EntryIndex | -1 = entry;
+    for (let depth = 0; current >= 0 && depth < MAX_CHAIN; depth += 1) {
+      this.touchOne(current as EntryIndex);
+      current = this.index.parent(current as EntryIndex);
+    }
+  }
+
+  /** As `touch`, in SSD's order alone: for a chunk that just came to SSD without having been used. */
+  touchSsdChain(entry: EntryIndex): void {
+    let current: EntryIndex | -1 = entry;
+    for (let depth = 0; current >= 0 && depth < MAX_CHAIN; depth += 1) {
+      if (this.index.ssdFolder(current as EntryIndex) >= 0) this.ssdOrder.touch(current);
+      current = this.index.parent(current as EntryIndex);
+    }
+  }
+
+  touchOne(entry: EntryIndex): void {
+    if (this.index.ramSlot(entry) >= 0) this.ramOrder.touch(entry);
+    if (this.index.ssdFolder(entry) >= 0) this.ssdOrder.touch(entry);
+  }
+
+  use(entry: EntryIndex): void {
+    this.index.setLastUsedAtMs(entry, this.clock.nowMs());
+    this.index.setHitCount(entry, this.index.hitCount(entry) + 1);
+    this.clear(entry, DECLINED);
+    this.catalog.enqueue({ kind: 'touch', generation: this.index.generation(entry), lastUsedAtMs: this.clock.nowMs(), hitCount: this.index.hitCount(entry) });
+  }
+
+  /** Nobody reads, leases or writes it, so its RAM may be taken. Dirty or not is another question. */
+  ramIsFree(entry: EntryIndex): boolean {
+    const slot = this.index.ramSlot(entry) as SlotIndex;
+    return slot >= 0 && this.index.leaseCount(entry) === 0 && this.ram.useCount(slot) === 1;
+  }
+
+  isDirty(entry: EntryIndex): boolean {
+    return this.has(entry, DIRTY);
+  }
+
+  isWriting(entry: EntryIndex): boolean {
+    return this.has(entry, WRITING);
+  }
+
+  ownerOf(slot: SlotIndex): EntryIndex | -1 {
+    return (this.#slotOwner[slot] ?? -1) as EntryIndex | -1;
+  }
+
+  /** Identity of a key over all namespaces, as one string; for tombstones. */
+  keyId(entry: EntryIndex): string {
+    return this.tombstones.keyId(this.namespaces.descriptor(this.index.namespaceOf(entry)), this.index.keyOf(entry));
+  }
+
+  wholeKey(entry: EntryIndex): string {
+    return this.namespaces.wholeKey(this.index.namespaceOf(entry), this.index.keyOf(entry));
+  }
+
+  replicas(entry: EntryIndex): CatalogReplica[] {
+    const replicas: CatalogReplica[] = [];
+    const folder = this.index.ssdFolder(entry);
+    if (this.index.ramSlot(entry) >= 0) replicas.push({ tier: 'ram', folder: '', dirty: this.isDirty(entry) });
+    if (folder >= 0) replicas.push({ tier: 'ssd', folder: this.ssd.folders[folder]?.id ?? '', dirty: false });
+    return replicas;
+  }
+
+  catalogPut(entry: EntryIndex): void {
+    const parent = this.index.parent(entry);
+    this.catalog.enqueue({
+      kind: 'put',
+      chunk: {
+        generation: this.index.generation(entry),
+        namespace: this.namespaces.descriptor(this.index.namespaceOf(entry)),
+        key: this.index.keyOf(entry).slice(),
+        sizeBytes: this.index.sizeBytes(entry),
+        checksum: this.index.checksum(entry),
+        createdAtMs: this.index.createdAtMs(entry),
+        lastUsedAtMs: this.index.lastUsedAtMs(entry),
+        hitCount: this.index.hitCount(entry),
+        parentGeneration: parent < 0 ? undefined : this.index.generation(parent as EntryIndex),
+        tokenCount: undefined,
+        redisMetadata: this.metadata.get(entry),
+        replicas: this.replicas(entry),
+      },
+    });
+  }
+
+  catalogReplicas(entry: EntryIndex): void {
+    this.catalog.enqueue({ kind: 'replicas', generation: this.index.generation(entry), replicas: this.replicas(entry) });
+  }
+
+  /** A new generation for the same bytes, so that a write under way for the old one leaves nothing. */
+  renew(entry: EntryIndex): void {
+    this.index.setGeneration(entry, this.nextGeneration());
+    this.clear(entry, WRITING | QUEUED);
+    if (this.isDirty(entry)) this.onDirty(entry);
+  }
+
+  /** Keeps the redis:// twin beside its chunk. */
+  setMetadata(entry: EntryIndex, metadata: Uint8Array): void {
+    this.metadata.set(entry, metadata.slice());
+    this.set(entry, HAS_METADATA);
+  }
+
+  /** True once where the last probe found the chunk on SSD only: the hit belongs to that tier. */
+  takeProbedOnSsd(entry: EntryIndex): boolean {
+    if (!this.has(entry, PROBED_ON_SSD)) return false;
+    this.clear(entry, PROBED_ON_SSD);
+    return true;
+  }
+
+  checkInvariants(): void {
+    this.index.checkInvariants();
+    this.namespaces.checkInvariants();
+    this.ram.checkInvariants();
+    this.ramOrder.checkInvariants();
+    this.ssdOrder.checkInvariants();
+    this.leases.checkInvariants();
+    let dirtyBytes = 0;
+    let ramBytes = 0;
+    let ssdBytes = 0;
+    this.index.forEach((entry) => {
+      const slot = this.index.ramSlot(entry) as SlotIndex;
+      const folder = this.index.ssdFolder(entry);
+      const sizeBytes = this.index.sizeBytes(entry);
+      assert(slot >= 0 || folder >= 0, `chunk ${entry} has a replica`);
+      assert(this.ramOrder.has(entry) === slot >= 0, `chunk ${entry} is in RAM's order exactly if it is in RAM`);
+      assert(this.ssdOrder.has(entry) === folder >= 0, `chunk ${entry} is in SSD's order exactly if it is on SSD`);
+      assert(this.isDirty(entry) === (slot >= 0 && folder < 0), `chunk ${entry} is dirty exactly if RAM alone has it`);
+      if (slot >= 0) {
+        assert(this.ownerOf(slot) === entry, `slot ${slot} belongs to chunk ${entry}`);
+        assert(this.ram.useCount(slot) > 0, `slot ${slot} of chunk ${entry} is counted`);
+        ramBytes += sizeBytes;
+      }
+      if (folder >= 0) ssdBytes += sizeBytes;
+      if (this.isDirty(entry)) dirtyBytes += sizeBytes;
+      assert(this.index.leaseCount(entry) === this.leases.countOf(entry), `chunk ${entry} has as many leases as the table says`);
+    });
+    assert(dirtyBytes === this.dirtyBytes && ramBytes === this.ramBytes && ssdBytes === this.ssdBytes, 'byte counters are sums over the chunks');
+  }
+}

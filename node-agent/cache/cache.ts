@@ -1,0 +1,321 @@
+/**
+ * The cache: one index, one thread, synchronous between awaits. This file is the doors' side (CacheDoor) and the life cycle; what
+ * operators ask is in cache-control.ts, and the work is in the parts it wires: puts, ram-space, ssd-writer, ssd-reader,
+ * invalidator, recovery.
+ */
+import { assert } from '#core/assert.ts';
+import type { EntryIndex, NamespaceId, SlotIndex } from '#core/brand.ts';
+import { KvtierError } from '#core/errors.ts';
+import type { NamespaceDescriptor } from '#core/namespace.ts';
+import { CacheControlPart } from './cache-control.ts';
+import { CacheState } from './cache-state.ts';
+import type { CacheParts } from './cache-state.ts';
+import type {
+  CacheDoor, ChunkRef, CommitOptions, CommitOutcome, LeaseOwner, ProbeOutcome, PutRejected, PutRequest, PutTicket, ReadHandle,
+} from './door.ts';
+import { PROBED_ON_SSD } from './flags.ts';
+import { Invalidator } from './invalidator.ts';
+import { Puts } from './puts.ts';
+import { RamSpace } from './ram-space.ts';
+import { Recovery } from './recovery.ts';
+import { SsdReader } from './ssd-reader.ts';
+import { SsdWriter } from './ssd-writer.ts';
+import type { SsdFolder } from '#tiers/ssd/ssd-folder.ts';
+
+const HOUSEKEEPING_MS = 250;
+/** Free space and folders are looked at this often, in housekeeping turns. */
+const POLL_EVERY_TURNS = 8;
+
+export class Cache implements CacheDoor {
+  readonly control: CacheControlPart;
+  readonly recovery: Recovery;
+  readonly #state: CacheState;
+  readonly #space: RamSpace;
+  readonly #puts: Puts;
+  readonly #writer: SsdWriter;
+  readonly #reader: SsdReader;
+  readonly #invalidator: Invalidator;
+  #cancelHousekeeping: (() => void) | undefined;
+  #adoption: Promise<void> = Promise.resolve();
+  #turn = 0;
+  #polling = false;
+
+  constructor(parts: CacheParts, options: { epoch: number; markFolders: (journalSequence: number) => void }) {
+    const state = new CacheState(parts);
+    state.beginEpoch(options.epoch);
+    this.#state = state;
+    this.#space = new RamSpace(state);
+    this.#puts = new Puts(state, this.#space);
+    this.#writer = new SsdWriter(state);
+    this.#reader = new SsdReader(state, this.#space);
+    this.#invalidator = new Invalidator(state, this.#puts);
+    this.#invalidator.onDurable = () => options.markFolders(state.tombstones.sequence);
+    this.recovery = new Recovery(state);
+    this.#space.onPressure = () => this.#writer.pressure();
+    this.#writer.isLoading = (entry) => this.#reader.isLoading(entry);
+    this.control = new CacheControlPart({
+      state, space: this.#space, writer: this.#writer, reader: this.#reader, invalidator: this.#invalidator, recovery: this.recovery,
+    });
+  }
+
+  /** Loads what is known of the SSD tier; the cache may serve when it resolves. Adoption of the rest goes on behind it. */
+  async start(): Promise<void> {
+    await this.recovery.load();
+    this.#writer.start();
+    this.#adoption = this.recovery.adopt();
+    this.#housekeeping();
+  }
+
+  #housekeeping(): void {
+    this.#cancelHousekeeping = this.#state.clock.schedule(HOUSEKEEPING_MS, () => {
+      const state = this.#state;
+      if (state.leases.expire(state.clock.monotonicMs())) state.onRoom();
+      this.#turn += 1;
+      if (this.#turn % POLL_EVERY_TURNS === 0) this.#poll();
+      this.#housekeeping();
+    });
+  }
+
+  #poll(): void {
+    if (this.#polling) return;
+    this.#polling = true;
+    const done = (): void => void (this.#polling = false);
+    void this.#state.ssd.poll().then(done, done);
+    this.#state.tombstones.compactIfNeeded();
+  }
+
+  /** The RAM tier has more memory: whoever waits may go on. */
+  ramGrew(): void {
+    this.#state.onRoom();
+  }
+
+  /** A folder went off: its replicas are dropped, and stay dropped if it comes back at a later start. */
+  folderLost(folder: SsdFolder): void {
+    const state = this.#state;
+    const { index } = state;
+    state.logger.error(`SSD folder ${folder.path} is off: ${folder.reason}`, { chunks: folder.chunkCount });
+    try {
+      state.tombstones.dropFolder(folder.id, state.nextGeneration());
+    } catch (problem) {
+      // The journal's disk is gone too: at the next start the folder's mark is behind and its files are dropped for that.
+      if (!(problem instanceof KvtierError)) throw problem;
+    }
+    const lost: EntryIndex[] = [];
+    index.forEach((entry) => {
+      if (index.ssdFolder(entry) === folder.index) lost.push(entry);
+    });
+    for (const entry of lost) {
+      state.detachSsd(entry, { keepFile: true });
+      if (index.ramSlot(entry) >= 0) state.catalogReplicas(entry);
+      else state.remove(entry);
+    }
+  }
+
+  internNamespace(descriptor: NamespaceDescriptor): NamespaceId {
+    return this.#state.namespaces.intern(descriptor);
+  }
+
+  releaseNamespace(namespace: NamespaceId): void {
+    this.#state.namespaces.release(namespace);
+  }
+
+  reserve(request: PutRequest): PutTicket | PutRejected | Promise<PutTicket | PutRejected> {
+    return this.#puts.reserve(request);
+  }
+
+  commit(ticket: PutTicket, checksum: bigint, options: CommitOptions = {}): CommitOutcome {
+    return this.#puts.commit(ticket, checksum, options);
+  }
+
+  abort(ticket: PutTicket): void {
+    this.#puts.abort(ticket);
+  }
+
+  #find(namespace: NamespaceId, key: Uint8Array): EntryIndex | undefined {
+    const entry = this.#state.index.find(namespace, key);
+    return entry < 0 ? undefined : (entry as EntryIndex);
+  }
+
+  #outcome(entry: EntryIndex): ProbeOutcome {
+    const { index } = this.#state;
+    return { ref: { entry, generation: index.generation(entry) }, sizeBytes: index.sizeBytes(entry), tier: index.ramSlot(entry) >= 0 ? 'ram' : 'ssd' };
+  }
+
+  peek(namespace: NamespaceId, key: Uint8Array): ProbeOutcome | undefined {
+    const entry = this.#find(namespace, key);
+    return entry === undefined ? undefined : this.#outcome(entry);
+  }
+
+  countRefusedProbe(): void {
+    this.#state.counters.probes += 1;
+    this.#state.counters.sizeGuardMisses += 1;
+  }
+
+  countGuardedMiss(): void {
+    this.#state.counters.lookups += 1;
+    this.#state.counters.misses += 1;
+    this.#state.counters.sizeGuardMisses += 1;
+  }
+
+  probe(namespace: NamespaceId, key: Uint8Array, owner: LeaseOwner | undefined): ProbeOutcome | undefined {
+    const state = this.#state;
+    state.counters.probes += 1;
+    const entry = state.draining ? undefined : this.#find(namespace, key);
+    if (entry === undefined) return undefined;
+    state.counters.probeHits += 1;
+    const outcome = this.#outcome(entry);
+    state.touch(entry);
+    if (owner !== undefined) {
+      const lease = state.leases.take({ entry, sizeBytes: outcome.sizeBytes, tier: outcome.tier }, owner, state.clock.monotonicMs());
+      if (lease?.isNew === true) state.index.setLeaseCount(entry, state.index.leaseCount(entry) + 1);
+    }
+    if (outcome.tier === 'ssd') {
+      state.set(entry, PROBED_ON_SSD);
+      this.#reader.readAhead(entry);
+    }
+    return outcome;
+  }
+
+  open(namespace: NamespaceId, key: Uint8Array, owner: LeaseOwner | undefined): ReadHandle | undefined | Promise<ReadHandle | undefined> {
+    const state = this.#state;
+    state.counters.lookups += 1;
+    const entry = this.#find(namespace, key);
+    if (entry === undefined) return this.#miss();
+    if (state.index.ramSlot(entry) >= 0) return this.#handle(entry, state.takeProbedOnSsd(entry) ? 'ssd' : 'ram', owner);
+    return this.#openFromSsd(entry, owner);
+  }
+
+  #miss(): undefined {
+    this.#state.counters.misses += 1;
+    return undefined;
+  }
+
+  async #openFromSsd(entry: EntryIndex, owner: LeaseOwner | undefined): Promise<ReadHandle | undefined> {
+    const state = this.#state;
+    const ref = { entry, generation: state.index.generation(entry) };
+    const outcome = await this.#reader.load(entry, 'demand');
+    if (outcome !== 'loaded' || !state.isSame(ref) || state.index.ramSlot(entry) < 0) return this.#miss();
+    state.takeProbedOnSsd(entry);
+    return this.#handle(entry, 'ssd', owner);
+  }
+
+  #handle(entry: EntryIndex, tier: 'ram' | 'ssd', owner: LeaseOwner | undefined): ReadHandle {
+    const state = this.#state;
+    const { ram, index } = state;
+    const slot = index.ramSlot(entry) as SlotIndex;
+    const sizeBytes = index.sizeBytes(entry);
+    if (tier === 'ram') state.counters.hitsRam += 1;
+    else state.counters.hitsSsd += 1;
+    ram.retain(slot);
+    state.use(entry);
+    state.touch(entry);
+    if (owner !== undefined) state.leases.release(entry, owner);
+    let open = true;
+    return {
+      address: ram.address(slot),
+      sizeBytes,
+      tier,
+      view: () => ram.view(slot, sizeBytes),
+      release: () => {
+        assert(open, 'a read handle is released once');
+        open = false;
+        ram.release(slot);
+        state.onRoom();
+      },
+    };
+  }
+
+  delete(namespace: NamespaceId, key: Uint8Array): boolean {
+    return this.#invalidator.delete(namespace, key);
+  }
+
+  setMetadata(ref: ChunkRef, metadata: Uint8Array): boolean {
+    const state = this.#state;
+    if (!state.isSame(ref)) return false;
+    const entry = ref.entry as EntryIndex;
+    const known = state.metadata.get(entry);
+    if (known !== undefined && known.length === metadata.length && known.every((byte, index) => byte === metadata[index])) return true;
+    state.setMetadata(entry, metadata);
+    this.#outdateFile(entry);
+    return true;
+  }
+
+  /** The file's header lacks the twin: the chunk gets a new generation, and the file of the old one goes. */
+  #outdateFile(entry: EntryIndex): void {
+    const state = this.#state;
+    const { index, namespaces, tombstones } = state;
+    if (index.ssdFolder(entry) < 0 && !state.isWriting(entry)) {
+      state.catalogPut(entry);
+      return;
+    }
+    if (index.ramSlot(entry) < 0) return; // the twin waits in memory; the next rewrite takes it along
+    tombstones.forget(namespaces.descriptor(index.namespaceOf(entry)), index.keyOf(entry), index.generation(entry));
+    state.catalog.enqueue({ kind: 'remove', generation: index.generation(entry) });
+    state.detachSsd(entry);
+    state.renew(entry);
+    state.catalogPut(entry);
+  }
+
+  metadata(ref: ChunkRef): Uint8Array | undefined {
+    return this.#state.isSame(ref) ? this.#state.metadata.get(ref.entry) : undefined;
+  }
+
+  link(parent: ChunkRef, child: ChunkRef): void {
+    const state = this.#state;
+    if (!state.isSame(parent) || !state.isSame(child) || parent.entry === child.entry) return;
+    if (state.index.parent(child.entry as EntryIndex) === parent.entry) return;
+    state.index.setParent(child.entry as EntryIndex, parent.entry as EntryIndex);
+    state.catalog.enqueue({ kind: 'parent', generation: child.generation, parentGeneration: parent.generation });
+  }
+
+  touchChain(chain: readonly ChunkRef[]): void {
+    for (let index = chain.length - 1; index >= 0; index -= 1) {
+      const ref = chain[index];
+      if (ref !== undefined && this.#state.isSame(ref)) this.#state.touchOne(ref.entry as EntryIndex);
+    }
+  }
+
+  scan(cursor: number, limit: number, visit: (key: Uint8Array, ref: ChunkRef) => void): number {
+    const { index, namespaces } = this.#state;
+    return index.scan(cursor, limit, (entry) => {
+      visit(namespaces.wholeKeyBytes(index.namespaceOf(entry), index.keyOf(entry)), { entry, generation: index.generation(entry) });
+    });
+  }
+
+  get chunkCount(): number {
+    return this.#state.index.entryCount;
+  }
+
+  async flushAll(actor: string): Promise<void> {
+    await this.#invalidator.invalidate({ all: true }, { dryRun: false, reason: 'flush', actor });
+  }
+
+  /** From now on probes answer no and puts are rejected; transfers under way may end. */
+  beginDrain(): void {
+    this.#state.draining = true;
+    this.#space.shedAll();
+    this.recovery.stop();
+  }
+
+  /** Writes what is dirty until the deadline (monotonic ms), closes the catalog and the journal. Resolves with the bytes lost. */
+  async close(deadlineMs: number): Promise<number> {
+    this.#state.draining = true;
+    this.#cancelHousekeeping?.();
+    this.#writer.stop();
+    await this.#adoption;
+    const lostBytes = await this.#writer.drain(deadlineMs);
+    await this.#state.catalog.close();
+    await this.#state.tombstones.close(this.#state.clock.nowMs());
+    return lostBytes;
+  }
+
+  /** For tests: everything that must hold between two steps. */
+  checkInvariants(): void {
+    this.#state.checkInvariants();
+  }
+
+  /** For leak tests: slots in use, puts under way, puts that wait. */
+  holdings(): { usedSlots: number; openTickets: number; waiting: number; leases: number } {
+    return { usedSlots: this.#state.ram.usedSlots(), openTickets: this.#puts.openCount, waiting: this.#space.waitingCount, leases: this.#state.leases.count };
+  }
+}

@@ -1,0 +1,105 @@
+/**
+ * The cache as the doors see it: two-phase puts, probes with leases, reads, deletions. All methods run on the main thread. Those
+ * that answer without a promise changed their state before they returned; after every await the cache re-checks what it relied on.
+ */
+import type { Address, NamespaceId } from '#core/brand.ts';
+import type { NamespaceDescriptor } from '#core/namespace.ts';
+
+/** Who holds leases: one client (address and user), over all of its sockets. Dense numbers given out by the door. */
+export type LeaseOwner = number;
+
+export interface PutRequest {
+  readonly namespace: NamespaceId;
+  readonly key: Uint8Array;
+  readonly sizeBytes: number;
+}
+
+export type PutRejection = 'too-large' | 'shed' | 'draining';
+
+/** Room for one payload. Exactly one of commit and abort must follow; the memory is the holder's until then. */
+export interface PutTicket {
+  readonly kind: 'ticket';
+  readonly address: Address;
+  readonly sizeBytes: number;
+  /** The payload's memory as a view; for small values that are copied on the main thread. */
+  view(): Uint8Array;
+}
+
+export interface PutRejected {
+  readonly kind: 'rejected';
+  readonly reason: PutRejection;
+  /** For people: names the action, what is and what is wanted. */
+  readonly message: string;
+}
+
+export interface CommitOptions {
+  /** Commit only if the key is absent (NX) or present (XX); else the ticket is aborted and the outcome is 'condition'. */
+  readonly onlyIf?: 'absent' | 'present';
+  /** The chunk before this one, where the door knows it. */
+  readonly parent?: ChunkRef;
+}
+
+/** 'stored' and 'duplicate' leave the value readable; 'dropped': acknowledged and already invalidated; 'failed': not acknowledged. */
+export type CommitOutcome = 'stored' | 'duplicate' | 'dropped' | 'condition' | 'failed';
+
+/** A chunk across awaits: the row is the same chunk only while its generation is. */
+export interface ChunkRef {
+  readonly entry: number;
+  readonly generation: number;
+}
+
+/** Bytes that stay where they are, unchanged, until `release`. */
+export interface ReadHandle {
+  readonly address: Address;
+  readonly sizeBytes: number;
+  readonly tier: 'ram' | 'ssd';
+  view(): Uint8Array;
+  /** Must be called exactly once. */
+  release(): void;
+}
+
+export interface ProbeOutcome {
+  readonly ref: ChunkRef;
+  readonly sizeBytes: number;
+  readonly tier: 'ram' | 'ssd';
+}
+
+export interface CacheDoor {
+  /** The id of a namespace and a reference to it; give it back with `releaseNamespace`. */
+  internNamespace(descriptor: NamespaceDescriptor): NamespaceId;
+  releaseNamespace(namespace: NamespaceId): void;
+
+  /** Reserves room; waits up to `put.wait` where RAM is full of what may not be dropped yet. Nothing is held while it waits. */
+  reserve(request: PutRequest): PutTicket | PutRejected | Promise<PutTicket | PutRejected>;
+  /** Makes the payload visible under its key. `checksum` is that of core/checksum.ts over all bytes. */
+  commit(ticket: PutTicket, checksum: bigint, options?: CommitOptions): CommitOutcome;
+  abort(ticket: PutTicket): void;
+
+  /** Answers whether the chunk could be read now, without touching or counting. */
+  peek(namespace: NamespaceId, key: Uint8Array): ProbeOutcome | undefined;
+  /** EXISTS: counts, touches, takes a lease for `owner` where leases are left, starts read-ahead from SSD. */
+  probe(namespace: NamespaceId, key: Uint8Array, owner: LeaseOwner | undefined): ProbeOutcome | undefined;
+  /** A probe that the door answers with no although the chunk may be here (size guard). */
+  countRefusedProbe(): void;
+  /** GET: counts one lookup, as hit or miss; ends a lease of `owner`. Undefined is a miss. */
+  open(namespace: NamespaceId, key: Uint8Array, owner: LeaseOwner | undefined): ReadHandle | undefined | Promise<ReadHandle | undefined>;
+  /** A lookup that the door answers as a miss although the chunk may be here (size guard). */
+  countGuardedMiss(): void;
+  /** True where there was a value. Throws KvtierError where the deletion cannot be made durable; then nothing is deleted. */
+  delete(namespace: NamespaceId, key: Uint8Array): boolean;
+
+  /** The redis:// metadata twin of a chunk; lives and dies with it. False where there is no chunk. */
+  setMetadata(ref: ChunkRef, metadata: Uint8Array): boolean;
+  metadata(ref: ChunkRef): Uint8Array | undefined;
+
+  /** Orders eviction: `parent` comes before `child` in a prefix chain. Never decides what is correct. */
+  link(parent: ChunkRef, child: ChunkRef): void;
+  /** Touches a chain given in prefix order, suffix first. */
+  touchChain(chain: readonly ChunkRef[]): void;
+
+  /** Pages over all keys; `cursor` 0 begins and ends. A key that stays for the whole scan is visited exactly once. */
+  scan(cursor: number, limit: number, visit: (key: Uint8Array, ref: ChunkRef) => void): number;
+  readonly chunkCount: number;
+  /** Everything, at once and for good. Resolves when it is durable. */
+  flushAll(actor: string): Promise<void>;
+}

@@ -1,0 +1,15 @@
+/** Bits of a chunk's row in the index. */
+
+/** RAM holds bytes that SSD does not: a crash would lose them. */
+export const DIRTY = 1;
+/** A write to SSD is under way. */
+export const WRITING = 2;
+/** Not written to SSD by itself: its header does not fit, or its SSD copy was evicted for room; a touch by a reader clears the latter. */
+export const UNFIT = 4;
+export const DECLINED = 8;
+/** The last probe found it on SSD only; the hit that follows belongs there although read-ahead may have moved it. */
+export const PROBED_ON_SSD = 16;
+/** Has a redis:// metadata twin in the side table. */
+export const HAS_METADATA = 32;
+/** Is in the queue of chunks to be written. */
+export const QUEUED = 64;

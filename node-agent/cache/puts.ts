@@ -1,0 +1,200 @@
+/**
+ * Two-phase puts: reserve, then commit or abort. A chunk is invisible until commit.
+ *
+ * Invariants: every ticket is committed or aborted exactly once, and its slot then belongs to a chunk or is free; generations are
+ * given at commit, so that of two puts of one key the one that was acknowledged last is the newer; a put that began before an
+ * invalidation that matches it commits to nothing.
+ */
+import { assert } from '#core/assert.ts';
+import type { Address, EntryIndex, NamespaceId, SlotIndex } from '#core/brand.ts';
+import { formatBytes } from '#core/bytes.ts';
+import { KvtierError } from '#core/errors.ts';
+import type { CacheState } from './cache-state.ts';
+import type { CommitOptions, CommitOutcome, PutRejected, PutRejection, PutRequest, PutTicket } from './door.ts';
+import type { RamSpace } from './ram-space.ts';
+
+export interface OpenTicket {
+  readonly namespace: NamespaceId;
+  readonly key: Uint8Array;
+  readonly startedAtMs: number;
+  doomed: boolean;
+}
+
+class Ticket implements PutTicket, OpenTicket {
+  readonly kind = 'ticket';
+  readonly namespace: NamespaceId;
+  readonly key: Uint8Array;
+  readonly sizeBytes: number;
+  readonly slot: SlotIndex;
+  readonly address: Address;
+  readonly startedAtMs: number;
+  doomed = false;
+  open = true;
+  readonly #state: CacheState;
+
+  constructor(state: CacheState, request: PutRequest, slot: SlotIndex) {
+    this.#state = state;
+    this.namespace = request.namespace;
+    this.key = request.key.slice();
+    this.sizeBytes = request.sizeBytes;
+    this.slot = slot;
+    this.address = state.ram.address(slot);
+    this.startedAtMs = state.clock.nowMs();
+  }
+
+  view(): Uint8Array {
+    assert(this.open, 'the ticket is open');
+    return this.#state.ram.view(this.slot, this.sizeBytes);
+  }
+}
+
+export class Puts {
+  readonly #state: CacheState;
+  readonly #space: RamSpace;
+  readonly #tickets = new Set<Ticket>();
+
+  constructor(state: CacheState, space: RamSpace) {
+    this.#state = state;
+    this.#space = space;
+  }
+
+  get openCount(): number {
+    return this.#tickets.size;
+  }
+
+  /** Tickets that an invalidation must look at; it dooms those that match. */
+  get open(): Iterable<OpenTicket> {
+    return this.#tickets;
+  }
+
+  reserve(request: PutRequest): PutTicket | PutRejected | Promise<PutTicket | PutRejected> {
+    const refused = this.#refusal(request);
+    if (refused !== undefined) return refused;
+    const slot = this.#space.allocate(request.sizeBytes);
+    if (slot !== -1) return this.#ticket(request, slot);
+    return this.#reserveLater(request);
+  }
+
+  async #reserveLater(request: PutRequest): Promise<PutTicket | PutRejected> {
+    const state = this.#state;
+    // The namespace must outlive the wait even if its last chunk goes meanwhile.
+    state.namespaces.retain(request.namespace);
+    try {
+      const slot = await this.#space.allocateOrWait(request.sizeBytes, state.limits.putWaitMs);
+      if (slot !== -1 && state.draining) {
+        if (state.ram.release(slot)) state.onRoom();
+        return this.#reject('draining', 'Cannot store a value: the agent is shutting down');
+      }
+      if (slot !== -1) return this.#ticket(request, slot);
+      return this.#reject('shed', `Cannot store ${formatBytes(request.sizeBytes)} in ram: full of chunks that are leased or not yet on SSD`);
+    } finally {
+      state.namespaces.release(request.namespace);
+    }
+  }
+
+  #refusal(request: PutRequest): PutRejected | undefined {
+    const { ram, draining } = this.#state;
+    if (draining) return this.#reject('draining', 'Cannot store a value: the agent is shutting down');
+    if (ram.canEverFit(request.sizeBytes)) return undefined;
+    return this.#reject('too-large', `Cannot store ${request.sizeBytes} bytes: the largest chunk is ${ram.maxChunkBytes} bytes (ram.maxChunk)`);
+  }
+
+  #reject(reason: PutRejection, message: string): PutRejected {
+    const { counters } = this.#state;
+    if (reason === 'too-large') counters.rejectedTooLarge += 1;
+    else if (reason === 'shed') counters.rejectedShed += 1;
+    else counters.rejectedDraining += 1;
+    return { kind: 'rejected', reason, message };
+  }
+
+  #ticket(request: PutRequest, slot: SlotIndex): PutTicket {
+    const ticket = new Ticket(this.#state, request, slot);
+    this.#state.namespaces.retain(ticket.namespace);
+    this.#tickets.add(ticket);
+    return ticket;
+  }
+
+  #close(ticket: PutTicket): Ticket {
+    assert(ticket instanceof Ticket && ticket.open && this.#tickets.has(ticket), 'a ticket is settled once, by the cache that gave it');
+    ticket.open = false;
+    this.#tickets.delete(ticket);
+    return ticket;
+  }
+
+  abort(given: PutTicket): void {
+    const ticket = this.#close(given);
+    if (this.#state.ram.release(ticket.slot)) this.#state.onRoom();
+    this.#state.namespaces.release(ticket.namespace);
+  }
+
+  commit(given: PutTicket, checksum: bigint, options: CommitOptions): CommitOutcome {
+    const state = this.#state;
+    const { index, counters } = state;
+    const ticket = given as Ticket;
+    const existing = index.find(ticket.namespace, ticket.key);
+    if (options.onlyIf !== undefined && (options.onlyIf === 'present') !== existing >= 0) {
+      this.abort(ticket);
+      return 'condition';
+    }
+    if (ticket.doomed) {
+      this.abort(ticket);
+      return 'dropped';
+    }
+    counters.puts += 1;
+    counters.putBytes += ticket.sizeBytes;
+    if (existing >= 0 && index.sizeBytes(existing as EntryIndex) === ticket.sizeBytes && index.checksum(existing as EntryIndex) === checksum) {
+      return this.#touchExisting(ticket, existing as EntryIndex, options);
+    }
+    const generation = state.nextGeneration();
+    try {
+      this.#buryOld(ticket, existing, generation);
+    } catch (problem) {
+      // The old value could not be declared dead for good, so the new one must not be acknowledged.
+      if (!(problem instanceof KvtierError)) throw problem;
+      state.logger.error('Cannot write the journal: a put was refused', { code: problem.code });
+      this.abort(ticket);
+      return 'failed';
+    }
+    this.#close(ticket);
+    if (existing >= 0) state.remove(existing as EntryIndex);
+    const entry = state.insert({
+      namespace: ticket.namespace, key: ticket.key, generation, sizeBytes: ticket.sizeBytes, checksum, createdAtMs: state.clock.nowMs(),
+    });
+    state.attachRam(entry, ticket.slot, true);
+    this.#linkParent(entry, options);
+    state.touch(entry);
+    state.catalogPut(entry);
+    state.namespaces.release(ticket.namespace);
+    return 'stored';
+  }
+
+  /** Same bytes again: nothing is rewritten. A chunk that was on SSD only gets the RAM copy for free. */
+  #touchExisting(ticket: Ticket, entry: EntryIndex, options: CommitOptions): CommitOutcome {
+    const state = this.#state;
+    state.counters.duplicatePuts += 1;
+    if (state.index.ramSlot(entry) < 0) {
+      this.#close(ticket);
+      state.attachRam(entry, ticket.slot, false);
+      state.catalogReplicas(entry);
+      state.namespaces.release(ticket.namespace);
+    } else this.abort(ticket);
+    this.#linkParent(entry, options);
+    state.index.setLastUsedAtMs(entry, state.clock.nowMs());
+    state.touch(entry);
+    return 'duplicate';
+  }
+
+  #linkParent(entry: EntryIndex, options: CommitOptions): void {
+    const { parent } = options;
+    if (parent !== undefined && parent.entry !== entry && this.#state.isSame(parent)) this.#state.index.setParent(entry, parent.entry as EntryIndex);
+  }
+
+  /** Journals that every older file of the key is dead, where there may be one. */
+  #buryOld(ticket: Ticket, existing: number, generation: number): void {
+    const state = this.#state;
+    const { tombstones, namespaces, index } = state;
+    const descriptor = namespaces.descriptor(ticket.namespace);
+    const onSsd = existing >= 0 && index.ssdFolder(existing as EntryIndex) >= 0;
+    if (onSsd || tombstones.mayHaveFile(() => tombstones.keyId(descriptor, ticket.key))) tombstones.forget(descriptor, ticket.key, generation - 1);
+  }
+}

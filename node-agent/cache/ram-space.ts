@@ -1,0 +1,190 @@
+/**
+ * Room in RAM: allocation, eviction, and the puts and loads that wait for it.
+ *
+ * A waiter holds nothing. Order of giving way: free slots; the coldest chunks that SSD has too, or that no tier may take; after
+ * `put.wait` the coldest dirty chunks; then the request is shed. Leased chunks and those being read or written never give way.
+ *
+ * Invariants: waiters are served in the order of their arrival; at most MAX_WAITERS wait; a slot given out here has an owner (the
+ * ticket or load that asked) until it is attached or released.
+ */
+import { assert } from '#core/assert.ts';
+import type { EntryIndex, SlotIndex } from '#core/brand.ts';
+import { Fifo } from '#core/fifo.ts';
+import type { CacheState } from './cache-state.ts';
+import { UNFIT } from './flags.ts';
+
+interface Waiter {
+  readonly sizeBytes: number;
+  readonly deadlineMs: number;
+  resolve(slot: SlotIndex | -1): void;
+}
+
+const MAX_WAITERS = 4096;
+/** Entries looked at for a victim before the search gives up; the coldest are looked at first. */
+const SCAN_LIMIT = 4096;
+/** Chunks evicted for one allocation before it counts as impossible for now. */
+const EVICTIONS_PER_CALL = 4096;
+
+export class RamSpace {
+  readonly #state: CacheState;
+  readonly #waiters = new Fifo<Waiter>();
+  #waiting = 0;
+  #pumping = false;
+  #cancelTimer: (() => void) | undefined;
+  /** Asks the write-behind to make chunks evictable. */
+  onPressure: () => void = () => {};
+
+  constructor(state: CacheState) {
+    this.#state = state;
+    state.onRoom = () => this.#schedulePump();
+  }
+
+  get waitingCount(): number {
+    return this.#waiting;
+  }
+
+  /** A slot at once, or -1. Evicts clean chunks, never dirty ones that SSD may still take. Does not overtake those who wait. */
+  allocate(sizeBytes: number, options: { overtake?: boolean } = {}): SlotIndex | -1 {
+    if (this.#waiting > 0 && options.overtake !== true) return -1;
+    return this.#allocate(sizeBytes, false);
+  }
+
+  /** A slot, after at most `waitMs`; -1: shed. */
+  async allocateOrWait(sizeBytes: number, waitMs: number): Promise<SlotIndex | -1> {
+    const { clock } = this.#state;
+    if (this.#waiting >= MAX_WAITERS) return -1;
+    const { promise, resolve } = Promise.withResolvers<SlotIndex | -1>();
+    this.#waiters.push({ sizeBytes, deadlineMs: clock.monotonicMs() + waitMs, resolve });
+    this.#waiting += 1;
+    this.onPressure();
+    this.#armTimer();
+    this.#schedulePump();
+    return await promise;
+  }
+
+  #allocate(sizeBytes: number, dropDirty: boolean): SlotIndex | -1 {
+    const { ram } = this.#state;
+    const slot = ram.allocate(sizeBytes);
+    if (slot >= 0) return slot;
+    const wantedClass = ram.classBytes(sizeBytes);
+    for (let evictions = 0; evictions < EVICTIONS_PER_CALL; evictions += 1) {
+      if (!this.#evictOne(wantedClass, sizeBytes, dropDirty)) return -1;
+      const next = ram.allocate(sizeBytes);
+      if (next >= 0) return next;
+    }
+    return -1;
+  }
+
+  /** Evicts for a class: its own coldest chunk, or where another class holds colder ones, a slab of those. False: nothing may go. */
+  #evictOne(wantedClass: number, sizeBytes: number, dropDirty: boolean): boolean {
+    const { index, ram, ramOrder } = this.#state;
+    const evictable = (entry: number): boolean => this.#mayEvict(entry as EntryIndex, dropDirty);
+    const coldest = ramOrder.victim(evictable, SCAN_LIMIT) as EntryIndex | -1;
+    if (coldest === -1) return false;
+    if (ram.classBytes(index.sizeBytes(coldest)) === wantedClass) {
+      this.evict(coldest);
+      return true;
+    }
+    if (this.#evictSlab(sizeBytes, dropDirty)) return true;
+    const same = ramOrder.victim((entry) => ram.classBytes(index.sizeBytes(entry as EntryIndex)) === wantedClass && evictable(entry), SCAN_LIMIT);
+    if (same < 0) return false;
+    this.evict(same as EntryIndex);
+    return true;
+  }
+
+  #evictSlab(sizeBytes: number, dropDirty: boolean): boolean {
+    const { ram, ramOrder } = this.#state;
+    const plan = ram.planReclaim(
+      sizeBytes,
+      (slot) => {
+        const owner = this.#state.ownerOf(slot);
+        return owner < 0 ? 0 : ramOrder.temperature(owner);
+      },
+      (slot) => {
+        const owner = this.#state.ownerOf(slot);
+        return owner < 0 || !this.#mayEvict(owner as EntryIndex, dropDirty);
+      },
+    );
+    if (plan === undefined || plan.length === 0) return false;
+    for (const slot of plan) {
+      const owner = this.#state.ownerOf(slot);
+      assert(owner >= 0, `slot ${slot} of a reclaim plan has an owner`);
+      this.evict(owner as EntryIndex);
+    }
+    return true;
+  }
+
+  #mayEvict(entry: EntryIndex, dropDirty: boolean): boolean {
+    const state = this.#state;
+    if (!state.ramIsFree(entry)) return false;
+    return !state.isDirty(entry) || dropDirty || !this.ssdMayTake(entry);
+  }
+
+  /** True where a dirty chunk can still be written, so that waiting is better than dropping it. */
+  ssdMayTake(entry: EntryIndex): boolean {
+    const state = this.#state;
+    if (state.limits.ssdAdmission === 'off' || state.has(entry, UNFIT)) return false;
+    return state.ssd.canEverFit(state.ssd.fileBytes(state.index.sizeBytes(entry)));
+  }
+
+  /** Takes a chunk out of RAM; it must be free. Demoted where SSD has it, dropped where not. */
+  evict(entry: EntryIndex): void {
+    const state = this.#state;
+    assert(state.ramIsFree(entry), `chunk ${entry} may leave RAM`);
+    state.counters.evictionsRam += 1;
+    if (state.index.ssdFolder(entry) >= 0) {
+      state.counters.demotions += 1;
+      state.detachRam(entry);
+      state.catalogReplicas(entry);
+      return;
+    }
+    if (this.ssdMayTake(entry)) state.counters.droppedDirtyChunks += 1;
+    state.remove(entry);
+  }
+
+  #schedulePump(): void {
+    if (this.#waiting === 0 || this.#pumping) return;
+    this.#pumping = true;
+    queueMicrotask(() => {
+      this.#pumping = false;
+      this.#pump();
+    });
+  }
+
+  #pump(): void {
+    const now = this.#state.clock.monotonicMs();
+    for (;;) {
+      const head = this.#waiters.peek();
+      if (head === undefined) break;
+      // Memory that is still being backed is worth waiting for: dropping would forget for nothing.
+      const expired = head.deadlineMs <= now && !this.#state.ram.growing;
+      const slot = this.#allocate(head.sizeBytes, expired);
+      if (slot < 0 && !expired) {
+        this.onPressure();
+        break;
+      }
+      this.#waiters.shift();
+      this.#waiting -= 1;
+      head.resolve(slot);
+    }
+    this.#armTimer();
+  }
+
+  #armTimer(): void {
+    this.#cancelTimer?.();
+    this.#cancelTimer = undefined;
+    const head = this.#waiters.peek();
+    if (head === undefined) return;
+    const delayMs = Math.max(1, head.deadlineMs - this.#state.clock.monotonicMs());
+    this.#cancelTimer = this.#state.clock.schedule(delayMs, () => this.#pump());
+  }
+
+  /** Everybody who waits is shed; for shutdown. */
+  shedAll(): void {
+    for (let waiter = this.#waiters.shift(); waiter !== undefined; waiter = this.#waiters.shift()) {
+      this.#waiting -= 1;
+      waiter.resolve(-1);
+    }
+    this.#cancelTimer?.();
+  }
+}

@@ -1,0 +1,228 @@
+/**
+ * What a start brings back: the journal says what is dead, the catalog what is likely there, the folders' names what is there, and
+ * the headers of files without a row the rest. Ready before the last step ends.
+ *
+ * Nothing is believed that the journal cannot vouch for: no journal, a damaged one, one that is shorter than a folder remembers, or
+ * a folder that missed a run, and the files go.
+ *
+ * Invariants: a chunk that is taken in has a file with its generation in its name and is not dead; of two files of one key the newer
+ * wins and the other is unlinked; until adoption is done every deletion and overwrite is journaled (tombstones.ts).
+ */
+import type { EntryIndex } from '#core/brand.ts';
+import type { BlockHash } from '#core/checksum.ts';
+import type { Clock } from '#core/clock.ts';
+import type { Logger } from '#core/logger.ts';
+import { Journal } from '#catalog/journal.ts';
+import type { CatalogChunk } from '#ports/catalog-store.ts';
+import type { FileSystem } from '#ports/file-system.ts';
+import { readFolderMark, writeFolderMark } from '#tiers/ssd/folder-mark.ts';
+import type { ChunkFileHeader } from '#tiers/ssd/chunk-file.ts';
+import type { SsdFolder } from '#tiers/ssd/ssd-folder.ts';
+import type { SsdTier } from '#tiers/ssd/ssd-tier.ts';
+import type { CacheState } from './cache-state.ts';
+import { Tombstones } from './tombstones.ts';
+
+export interface FolderSetup {
+  readonly path: string;
+  readonly capacityBytes: number;
+  readonly floorBytes: number;
+}
+
+const HEADERS_AT_ONCE = 64;
+
+export interface OpenedStore {
+  readonly tombstones: Tombstones;
+  readonly epoch: number;
+  /** Sentences for the log and health: why files were dropped. */
+  readonly findings: readonly string[];
+}
+
+/** Opens the journal, judges each folder, begins a new epoch. The folders are ready for files when it returns. */
+export async function openStore(deps: {
+  fileSystem: FileSystem; ssd: SsdTier; journalPath: string; folders: readonly FolderSetup[]; hash: BlockHash; clock: Clock; logger: Logger; bootId: string;
+}): Promise<OpenedStore> {
+  const { fileSystem, ssd } = deps;
+  const findings: string[] = [];
+  const marks = deps.folders.map((setup) => {
+    fileSystem.mkdir(setup.path);
+    return readFolderMark(fileSystem, setup.path);
+  });
+  const minimumSequence = Math.max(0, ...marks.map((mark) => mark?.journalSequence ?? 0));
+  const { journal, replay } = Journal.open(fileSystem, deps.journalPath, deps.hash, { minimumSequence });
+  if (replay.state === 'damaged') findings.push(`The journal is damaged (${replay.problem}): what was on SSD is dropped`);
+  const epoch = Math.max(replay.highestEpoch, ...marks.map((mark) => mark?.epoch ?? 0)) + 1;
+  for (const [index, setup] of deps.folders.entries()) {
+    const mark = marks[index];
+    const trusted = replay.state === 'ok' && mark !== undefined && mark.epoch >= replay.highestEpoch;
+    const folder = ssd.addFolder({ ...setup, id: mark?.id ?? randomId() });
+    if (!trusted && ssd.hasFiles(folder)) {
+      if (replay.state !== 'damaged') findings.push(`${setup.path} missed a run of this agent or has no journal: its files are dropped`);
+      ssd.dropFiles(folder);
+    }
+    ssd.prepareFolder(folder);
+  }
+  // Marks first: a crash between them and the start record leaves marks ahead of the journal, which says that nothing was missed.
+  markFolders(fileSystem, ssd.folders, { epoch, journalSequence: journal.sequence });
+  const tombstones = new Tombstones(journal, replay.records.map((entry) => entry.record), deps.logger);
+  tombstones.begin({ kind: 'start', epoch, atMs: deps.clock.nowMs(), bootId: deps.bootId });
+  await tombstones.sync();
+  return { tombstones, epoch, findings };
+}
+
+function randomId(): string {
+  return Array.from(crypto.getRandomValues(new Uint8Array(8)), (byte) => byte.toString(16).padStart(2, '0')).join('');
+}
+
+export function markFolders(fileSystem: FileSystem, folders: readonly SsdFolder[], mark: { epoch: number; journalSequence: number }): void {
+  for (const folder of folders) {
+    if (folder.state !== 'off') writeFolderMark(fileSystem, folder.path, { format: 1, id: folder.id, ...mark });
+  }
+}
+
+export interface RecoveryProgress {
+  done: boolean;
+  adoptedFiles: number;
+  droppedFiles: number;
+  loadedRows: number;
+}
+
+export class Recovery {
+  readonly #state: CacheState;
+  readonly progress: RecoveryProgress = { done: false, adoptedFiles: 0, droppedFiles: 0, loadedRows: 0 };
+  readonly #uncatalogued: { folder: SsdFolder; generations: number[] }[] = [];
+  #stopped = false;
+
+  constructor(state: CacheState) {
+    this.#state = state;
+  }
+
+  /** Catalog rows whose file is there become chunks. After this the cache may serve. */
+  async load(): Promise<void> {
+    const state = this.#state;
+    const [listings, catalog] = await Promise.all([
+      Promise.all(state.ssd.folders.map((folder) => state.ssd.listGenerations(folder))),
+      state.catalog.open(),
+    ]);
+    const byId = new Map(state.ssd.folders.map((folder, index) => [folder.id, { folder, names: listings[index] ?? new Set<number>() }]));
+    const entries = new Map<number, EntryIndex>();
+    const parents: { entry: EntryIndex; generation: number; parentGeneration: number }[] = [];
+    for await (const rows of catalog.chunks) {
+      for (const row of rows) {
+        const entry = this.#takeRow(row, byId);
+        if (entry === undefined) continue;
+        entries.set(row.generation, entry);
+        if (row.parentGeneration !== undefined) parents.push({ entry, generation: row.generation, parentGeneration: row.parentGeneration });
+      }
+    }
+    for (const link of parents) {
+      const parent = entries.get(link.parentGeneration);
+      if (parent !== undefined && state.isSame({ entry: link.entry, generation: link.generation })) state.index.setParent(link.entry, parent);
+    }
+    for (const { folder, names } of byId.values()) if (names.size > 0) this.#uncatalogued.push({ folder, generations: [...names].sort((a, b) => a - b) });
+    for (const record of state.tombstones.invalidations) {
+      const { kind: _, ...row } = record;
+      state.catalog.enqueue({ kind: 'invalidation', invalidation: row });
+    }
+  }
+
+  #takeRow(row: CatalogChunk, byId: ReadonlyMap<string, { folder: SsdFolder; names: Set<number> }>): EntryIndex | undefined {
+    const state = this.#state;
+    for (const replica of row.replicas) {
+      const home = replica.tier === 'ssd' ? byId.get(replica.folder) : undefined;
+      if (home === undefined || !home.names.has(row.generation)) continue;
+      home.names.delete(row.generation);
+      const entry = this.#take(home.folder, row);
+      if (entry === undefined) return undefined;
+      this.progress.loadedRows += 1;
+      return entry;
+    }
+    state.catalog.enqueue({ kind: 'remove', generation: row.generation });
+    return undefined;
+  }
+
+  /** One judge for rows and headers. Undefined where the file is dead or older than what is known; it is unlinked then. */
+  #take(folder: SsdFolder, found: Omit<CatalogChunk, 'replicas' | 'tokenCount' | 'parentGeneration'>): EntryIndex | undefined {
+    const state = this.#state;
+    const { index, namespaces, tombstones, ssd } = state;
+    const wholeKey = found.namespace.keyPrefix + new TextDecoder().decode(found.key) + found.namespace.keyTail;
+    const facts = { namespace: found.namespace, key: wholeKey, createdAtMs: found.createdAtMs };
+    const namespace = namespaces.intern(found.namespace);
+    try {
+      const known = index.find(namespace, found.key);
+      const dead = tombstones.isDead(facts, { key: found.key, generation: found.generation, folderId: folder.id });
+      if (dead || (known >= 0 && index.generation(known as EntryIndex) > found.generation)) {
+        this.#drop(folder, found);
+        return undefined;
+      }
+      if (known >= 0) state.remove(known as EntryIndex);
+      const entry = state.insert({ ...found, namespace });
+      index.setLastUsedAtMs(entry, found.lastUsedAtMs);
+      index.setHitCount(entry, found.hitCount);
+      if (found.redisMetadata !== undefined) state.setMetadata(entry, found.redisMetadata);
+      folder.adopt(ssd.fileBytes(found.sizeBytes));
+      folder.chunkCount += 1;
+      state.attachSsd(entry, folder.index);
+      return entry;
+    } finally {
+      namespaces.release(namespace);
+    }
+  }
+
+  #drop(folder: SsdFolder, found: { generation: number; namespace: CatalogChunk['namespace']; key: Uint8Array }): void {
+    const { tombstones, ssd, catalog } = this.#state;
+    this.progress.droppedFiles += 1;
+    catalog.enqueue({ kind: 'remove', generation: found.generation });
+    const done = tombstones.trackUnlink(tombstones.keyId(found.namespace, found.key), found.generation);
+    void ssd.unlinkUncounted(folder.index, found.generation).then(done);
+  }
+
+  /** Reads the headers of files without a row, in the background, oldest first. */
+  async adopt(): Promise<void> {
+    const state = this.#state;
+    for (const { folder, generations } of this.#uncatalogued) {
+      for (let start = 0; start < generations.length && !this.#stopped && folder.state !== 'off'; start += HEADERS_AT_ONCE) {
+        const batch = generations.slice(start, start + HEADERS_AT_ONCE);
+        const headers = await state.ssd.readHeaders(folder, batch);
+        for (const [index, bytes] of headers.entries()) this.#adoptOne(folder, batch[index] ?? 0, bytes instanceof Uint8Array ? bytes : undefined);
+      }
+    }
+    this.#uncatalogued.length = 0;
+    if (this.#stopped) return;
+    for (const folder of state.ssd.folders) await state.ssd.sweepDropped(folder);
+    state.tombstones.adoptionDone();
+    this.progress.done = true;
+  }
+
+  #adoptOne(folder: SsdFolder, generation: number, bytes: Uint8Array | undefined): void {
+    const state = this.#state;
+    const header = bytes === undefined ? undefined : state.ssd.decodeHeader(bytes);
+    if (header === undefined || header.generation !== generation) {
+      this.progress.droppedFiles += 1;
+      void state.ssd.quarantine(folder, generation, 'header unreadable at start');
+      return;
+    }
+    const entry = this.#take(folder, chunkOfHeader(header));
+    if (entry === undefined) return;
+    this.progress.adoptedFiles += 1;
+    state.catalogPut(entry);
+  }
+
+  /** For shutdown: adoption stops at the next batch; what is left is adopted at the next start. */
+  stop(): void {
+    this.#stopped = true;
+  }
+}
+
+function chunkOfHeader(header: ChunkFileHeader): Omit<CatalogChunk, 'replicas' | 'tokenCount' | 'parentGeneration'> {
+  return {
+    generation: header.generation,
+    namespace: header.namespace,
+    key: header.key,
+    sizeBytes: header.sizeBytes,
+    checksum: header.checksum,
+    createdAtMs: header.createdAtMs,
+    lastUsedAtMs: header.createdAtMs,
+    hitCount: 0,
+    redisMetadata: header.redisMetadata,
+  };
+}

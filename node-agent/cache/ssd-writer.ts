@@ -1,0 +1,344 @@
+/**
+ * Write-behind: which dirty chunks go to SSD, and when.
+ *
+ * - `through`: in the order of their commits, at once.
+ * - `idle`: in the order of their commits (a client stores prefix first) once they are `idleAfter` old and no demand read waits; and
+ *   the coldest at once when dirty chunks fill much of RAM or a put waits for room.
+ * - `demote`: only the latter.
+ * - `off`: never.
+ *
+ * Invariants: at most `writesAtOnce` writes run; a chunk is written at most once at a time; its memory is retained until the write
+ * is over; a write that ends after its chunk was removed or replaced leaves no file behind (its key stays tracked until the file
+ * is gone).
+ */
+import type { EntryIndex, SlotIndex } from '#core/brand.ts';
+import { Fifo } from '#core/fifo.ts';
+import type { ChunkFileHeader } from '#tiers/ssd/chunk-file.ts';
+import type { SsdFolder } from '#tiers/ssd/ssd-folder.ts';
+import type { CacheState } from './cache-state.ts';
+import { DECLINED, QUEUED, UNFIT, WRITING } from './flags.ts';
+
+interface Queued {
+  readonly entry: EntryIndex;
+  readonly generation: number;
+  readonly atMs: number;
+}
+
+/** Above this share of RAM being dirty, the coldest are written without waiting for a quiet moment. */
+const DIRTY_SHARE = 0.5;
+/** `demote` keeps this share of RAM clean and cold, so that a put finds room without waiting for a write. */
+const CLEAN_RESERVE = 1 / 16;
+const TICK_MS = 100;
+/** Evicted ahead of need on SSD: room for this many writes. */
+const SSD_ROOM_WRITES = 4;
+
+export class SsdWriter {
+  readonly #state: CacheState;
+  /** Dirty chunks in the order of their commits; stale records are skipped. */
+  readonly #queue = new Fifo<Queued>();
+  #running = 0;
+  #pressure = false;
+  #cancelTick: (() => void) | undefined;
+  #tokens = 0;
+  #tokensAtMs = 0;
+  #stopped = false;
+  #idleWaiters: (() => void)[] = [];
+  /** Runs after each write, whatever its outcome. */
+  onWritten: () => void = () => {};
+
+  constructor(state: CacheState) {
+    this.#state = state;
+    state.onDirty = (entry) => this.#enqueue(entry);
+    this.#tokensAtMs = state.clock.monotonicMs();
+  }
+
+  get runningCount(): number {
+    return this.#running;
+  }
+
+  get queuedCount(): number {
+    return this.#queue.length;
+  }
+
+  start(): void {
+    const tick = (): void => {
+      if (this.#stopped) return;
+      this.pump();
+      this.#cancelTick = this.#state.clock.schedule(TICK_MS, tick);
+    };
+    tick();
+  }
+
+  stop(): void {
+    this.#stopped = true;
+    this.#cancelTick?.();
+  }
+
+  /** A put waits: write the coldest now. */
+  pressure(): void {
+    this.#pressure = true;
+    this.pump();
+  }
+
+  #enqueue(entry: EntryIndex): void {
+    const { index, clock, limits } = this.#state;
+    if (limits.ssdAdmission === 'off' || this.#state.has(entry, QUEUED)) return;
+    if (limits.ssdAdmission === 'through' && this.#state.dirtyBytes > limits.ssdQueueBytes) {
+      // The device cannot keep up: the suffix that arrives now is left to RAM, and written when RAM needs the room.
+      this.#state.counters.shedChunks += 1;
+      return;
+    }
+    this.#state.set(entry, QUEUED);
+    this.#queue.push({ entry, generation: index.generation(entry), atMs: clock.monotonicMs() });
+    if (limits.ssdAdmission === 'through') this.pump();
+  }
+
+  /** Starts as many writes as are allowed now. */
+  pump(): void {
+    const { limits, ssd } = this.#state;
+    if (this.#stopped || limits.ssdAdmission === 'off' || !ssd.writable) return;
+    while (this.#running < limits.writesAtOnce) {
+      if (!this.#hasBudget()) return;
+      const next = this.#underPressure() ? this.#coldestDirty() : this.#nextQueued();
+      if (next < 0) {
+        this.#pressure = false;
+        return;
+      }
+      if (!this.#begin(next as EntryIndex)) return;
+    }
+  }
+
+  #underPressure(): boolean {
+    const { dirtyBytes, limits, ram } = this.#state;
+    if (this.#pressure) return dirtyBytes > 0;
+    const limit = limits.ssdAdmission === 'idle' ? DIRTY_SHARE : 1 - CLEAN_RESERVE;
+    return dirtyBytes > ram.backedBytes * limit;
+  }
+
+  #coldestDirty(): EntryIndex | -1 {
+    return this.#state.ramOrder.victim((entry) => this.#mayWrite(entry as EntryIndex), 65_536) as EntryIndex | -1;
+  }
+
+  #nextQueued(): EntryIndex | -1 {
+    const { limits, clock, ssd } = this.#state;
+    if (limits.ssdAdmission === 'demote') this.#forgetStale();
+    else if (limits.ssdAdmission === 'through' || !ssd.demandWaits()) {
+      const ageMs = limits.ssdAdmission === 'through' ? 0 : limits.ssdIdleAfterMs;
+      for (let head = this.#queue.peek(); head !== undefined && clock.monotonicMs() - head.atMs >= ageMs; head = this.#queue.peek()) {
+        this.#queue.shift();
+        if (!this.#state.isSame(head)) continue;
+        this.#state.clear(head.entry, QUEUED);
+        if (this.#mayWrite(head.entry)) return head.entry;
+        if (this.#state.has(head.entry, DECLINED)) this.#state.counters.skippedChunks += 1;
+      }
+    }
+    return -1;
+  }
+
+  /** Under `demote` nobody reads the queue: its head is dropped as it becomes stale. */
+  #forgetStale(): void {
+    for (let head = this.#queue.peek(); head !== undefined; head = this.#queue.peek()) {
+      if (this.#state.isSame(head) && this.#state.isDirty(head.entry)) return;
+      this.#queue.shift();
+      if (this.#state.isSame(head)) this.#state.clear(head.entry, QUEUED);
+    }
+  }
+
+  #mayWrite(entry: EntryIndex): boolean {
+    const state = this.#state;
+    return state.isDirty(entry) && !state.has(entry, WRITING | UNFIT | DECLINED);
+  }
+
+  #hasBudget(): boolean {
+    const { limits, clock } = this.#state;
+    const rate = limits.ssdWriteBytesPerSecond;
+    if (rate === 0) return true;
+    const now = clock.monotonicMs();
+    this.#tokens = Math.min(rate, this.#tokens + ((now - this.#tokensAtMs) * rate) / 1000);
+    this.#tokensAtMs = now;
+    return this.#tokens > 0;
+  }
+
+  /** False where SSD has no room now; eviction was started and `pump` runs again when it is done. */
+  #begin(entry: EntryIndex): boolean {
+    const state = this.#state;
+    const fileBytes = state.ssd.fileBytes(state.index.sizeBytes(entry));
+    const folder = state.ssd.folderWithRoom(fileBytes);
+    if (folder === undefined) {
+      if (state.ssd.canEverFit(fileBytes)) this.makeRoom(fileBytes * SSD_ROOM_WRITES);
+      if (state.ssd.pendingUnlinks === 0) {
+        // Nothing can be evicted for it (all leased, or no folder is that large): leave it to RAM.
+        state.set(entry, DECLINED);
+        state.counters.skippedChunks += 1;
+        return true;
+      }
+      this.#requeue(entry);
+      return false;
+    }
+    this.#tokens -= fileBytes;
+    state.counters.admittedChunks += 1;
+    void this.#write(entry, folder);
+    if (folder.availableBytes < fileBytes * SSD_ROOM_WRITES) this.makeRoom(fileBytes * SSD_ROOM_WRITES);
+    return true;
+  }
+
+  #requeue(entry: EntryIndex): void {
+    if (this.#state.has(entry, QUEUED)) return;
+    this.#state.set(entry, QUEUED);
+    this.#queue.push({ entry, generation: this.#state.index.generation(entry), atMs: 0 });
+  }
+
+  /** Evicts the coldest from SSD until `bytes` will be free when the unlinks are done. Their RAM copies stay, declined. */
+  makeRoom(bytes: number): void {
+    const state = this.#state;
+    const { index, ssd, ssdOrder } = state;
+    let missing = bytes - ssd.folders.reduce((sum, folder) => Math.max(sum, folder.availableBytes), 0) - this.#unlinkingBytes;
+    while (missing > 0) {
+      const victim = ssdOrder.victim((entry) => this.#mayLeaveSsd(entry as EntryIndex), 4096) as EntryIndex | -1;
+      if (victim === -1) return;
+      const fileBytes = ssd.fileBytes(index.sizeBytes(victim));
+      missing -= fileBytes;
+      this.evictFromSsd(victim);
+    }
+  }
+
+  #unlinkingBytes = 0;
+
+  /** Takes a chunk off SSD; it must not be leased or loading. */
+  evictFromSsd(entry: EntryIndex): void {
+    const state = this.#state;
+    const fileBytes = state.ssd.fileBytes(state.index.sizeBytes(entry));
+    state.counters.evictionsSsd += 1;
+    this.#unlinkingBytes += fileBytes;
+    state.detachSsd(entry, {
+      declined: true,
+      onUnlinked: () => {
+        this.#unlinkingBytes -= fileBytes;
+        this.pump();
+      },
+    });
+    if (state.index.ramSlot(entry) >= 0) state.catalogReplicas(entry);
+    else state.remove(entry);
+  }
+
+  /** Loads under way hold the chunk through this hook. */
+  isLoading: (entry: EntryIndex) => boolean = () => false;
+
+  #mayLeaveSsd(entry: EntryIndex): boolean {
+    return this.#state.index.leaseCount(entry) === 0 && !this.isLoading(entry);
+  }
+
+  async #write(entry: EntryIndex, folder: SsdFolder): Promise<boolean> {
+    const state = this.#state;
+    const { index, ram, ssd } = state;
+    const slot = index.ramSlot(entry) as SlotIndex;
+    const ref = { entry, generation: index.generation(entry) };
+    const keyId = state.keyId(entry);
+    const sizeBytes = index.sizeBytes(entry);
+    const finished = state.tombstones.trackUnlink(keyId, ref.generation);
+    ram.retain(slot);
+    state.set(entry, WRITING);
+    this.#running += 1;
+    const outcome = await ssd.write(folder, this.#header(entry), ram.address(slot));
+    this.#running -= 1;
+    const alive = state.isSame(ref);
+    if (alive) state.clear(entry, WRITING);
+    if (outcome.ok) {
+      if (alive && folder.state !== 'off') {
+        state.attachSsd(entry, folder.index);
+        // The file came last but is not the hottest: its ancestors are, as they are in RAM.
+        state.touchSsdChain(entry);
+        state.catalogReplicas(entry);
+        finished();
+      } else ssd.unlink(folder.index, ref.generation, { sizeBytes, done: finished });
+    } else {
+      finished();
+      if (alive && outcome.reason === 'unfit') state.set(entry, UNFIT);
+      else if (alive && this.#mayWrite(entry)) this.#requeue(entry);
+    }
+    if (ram.release(slot)) state.onRoom();
+    state.onRoom();
+    this.onWritten();
+    // A device that fails is not asked again in the same breath; the next tick does.
+    if (outcome.ok) this.pump();
+    for (const wake of this.#idleWaiters.splice(0)) wake();
+    return outcome.ok;
+  }
+
+  #header(entry: EntryIndex): ChunkFileHeader {
+    const { index, namespaces, metadata } = this.#state;
+    const parent = index.parent(entry);
+    const twin = metadata.get(entry);
+    return {
+      generation: index.generation(entry),
+      sizeBytes: index.sizeBytes(entry),
+      checksum: index.checksum(entry),
+      createdAtMs: index.createdAtMs(entry),
+      expiresAtMs: 0,
+      parentGeneration: parent < 0 ? 0 : index.generation(parent as EntryIndex),
+      tokenCount: 0,
+      namespace: namespaces.descriptor(index.namespaceOf(entry)),
+      key: index.keyOf(entry).slice(),
+      ...(twin === undefined ? {} : { redisMetadata: twin }),
+    };
+  }
+
+  /** Writes one chunk now, whatever the admission mode. True when it is on SSD. */
+  async persist(entry: EntryIndex): Promise<boolean> {
+    const state = this.#state;
+    const ref = { entry, generation: state.index.generation(entry) };
+    for (let attempt = 0; attempt < 1000; attempt += 1) {
+      if (!state.isSame(ref)) return false;
+      if (!state.isDirty(entry)) return true;
+      if (state.has(entry, UNFIT) || !state.ssd.writable) return false;
+      if (state.isWriting(entry) || this.#running >= state.limits.writesAtOnce) {
+        await this.#nextWrite();
+        continue;
+      }
+      const fileBytes = state.ssd.fileBytes(state.index.sizeBytes(entry));
+      const folder = state.ssd.folderWithRoom(fileBytes);
+      if (folder === undefined) {
+        if (!state.ssd.canEverFit(fileBytes)) return false;
+        this.makeRoom(fileBytes);
+        if (state.ssd.pendingUnlinks === 0) return false;
+        await new Promise<void>((resolve) => void state.clock.schedule(5, resolve));
+        continue;
+      }
+      if (!(await this.#write(entry, folder))) return false;
+    }
+    return false;
+  }
+
+  #nextWrite(): Promise<void> {
+    if (this.#running === 0) return Promise.resolve();
+    return new Promise((resolve) => this.#idleWaiters.push(resolve));
+  }
+
+  /**
+   * Writes dirty chunks, hottest chain first and prefix first, until none is left or `deadlineMs` (monotonic) has passed. Resolves
+   * with the bytes that are still only in RAM.
+   */
+  async drain(deadlineMs: number): Promise<number> {
+    const state = this.#state;
+    const entries: EntryIndex[] = [];
+    state.ramOrder.forEachColdest((entry) => (entries.push(entry as EntryIndex), true));
+    // The order has a chain's prefix hotter than its suffix, so hottest first is prefix first.
+    entries.reverse();
+    let next = 0;
+    const worker = async (): Promise<void> => {
+      while (next < entries.length && state.clock.monotonicMs() < deadlineMs) {
+        const entry = entries[next] as EntryIndex;
+        next += 1;
+        if (state.index.isLive(entry) && state.isDirty(entry)) {
+          state.clear(entry, DECLINED);
+          await this.persist(entry);
+        }
+      }
+    };
+    if (state.limits.ssdAdmission !== 'off' && state.ssd.writable) {
+      await Promise.all(Array.from({ length: state.limits.writesAtOnce }, worker));
+    }
+    while (this.#running > 0) await this.#nextWrite();
+    return state.dirtyBytes;
+  }
+}
