@@ -7,7 +7,7 @@ export interface BenchFlags {
   readonly seed: number;
 }
 
-export const defaultFlags: BenchFlags = { smoke: false, jsonPath: undefined, seed: 1 };
+const defaultFlags: BenchFlags = { smoke: false, jsonPath: undefined, seed: 1 };
 
 /** Reads `--smoke`, `--json FILE` and `--seed N`; exits with 64 and the usage on anything else. `name` is the script's. */
 export function parseFlags(name: string, argv: readonly string[] = process.argv.slice(2)): BenchFlags {

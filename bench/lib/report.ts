@@ -26,7 +26,7 @@ export interface BenchReport {
   readonly cases: readonly BenchCase[];
 }
 
-export interface Measured {
+interface Measured {
   readonly case: string;
   readonly unit: string;
   /** 'lower' for times and sizes, 'higher' for rates. */
@@ -62,7 +62,7 @@ export function publish(name: string, flags: BenchFlags, cases: readonly BenchCa
   return report;
 }
 
-export function formatReport(report: BenchReport): string {
+function formatReport(report: BenchReport): string {
   const busy = report.loadAverage === undefined ? '' : `, load ${report.loadAverage}`;
   const head = `${report.name}${report.smoke ? ' (smoke)' : ''}: ${report.machine}, Bun ${report.bun}, commit ${report.commit}, seed ${report.seed}${busy}`;
   const rows = report.cases.map((row) => [
@@ -78,7 +78,7 @@ export function formatReport(report: BenchReport): string {
 }
 
 /** Columns padded to their widest cell, numbers to the right; a column that is empty throughout is left out. */
-export function formatTable(head: readonly string[], rows: readonly (readonly string[])[]): string {
+function formatTable(head: readonly string[], rows: readonly (readonly string[])[]): string {
   const kept = head.map((_, column) => column).filter((column) => rows.some((row) => row[column] !== ''));
   const widths = kept.map((column) => Math.max(...[head, ...rows].map((row) => (row[column] ?? '').length)));
   const numeric = kept.map((column) => rows.every((row) => /^[\d.,x]*$/.test(row[column] ?? '')));
@@ -93,6 +93,6 @@ export function formatTable(head: readonly string[], rows: readonly (readonly st
 }
 
 /** Three significant digits below 1,000, whole numbers with separators above. */
-export function formatNumber(value: number): string {
+function formatNumber(value: number): string {
   return Math.abs(value) < 1000 ? String(Number(value.toPrecision(3))) : Math.round(value).toLocaleString('en-US');
 }

@@ -27,7 +27,7 @@ export async function alternate(rounds: number, sides: Sides): Promise<{ readonl
   return { ours, peer };
 }
 
-export interface Sides {
+interface Sides {
   readonly ours: () => number | Promise<number>;
   readonly peer: () => number | Promise<number>;
 }

@@ -10,7 +10,7 @@ function halfSipHash(rounds: { readonly c: number; readonly d: number }, { k0, k
   const rotate = (value: number, by: number): number => (value << by) | (value >>> (32 - by));
   const mix = (a: number, b: number, by: number): void => {
     v[a] = (v[a]! + v[b]!) | 0;
-    v[b] = rotate(v[b]!, by) ^ v[a]!;
+    v[b] = rotate(v[b]!, by) ^ v[a];
   };
   const round = (): void => {
     mix(0, 1, 5);

@@ -1,9 +1,9 @@
 import { describe, expect, test } from 'vitest';
 import { LeafLru } from '#policy/leaf-lru.ts';
 import type { EvictionPolicy } from '#policy/eviction-policy.ts';
-import { parseTrace, readTrace } from '../support/trace.ts';
-import type { TraceName } from '../support/trace.ts';
-import { capacityOf, replay } from '../support/trace-replay.ts';
+import { parseTrace, readTrace } from '#testsupport/trace.ts';
+import type { TraceName } from '#testsupport/trace.ts';
+import { capacityOf, replay } from '#testsupport/trace-replay.ts';
 
 /** Shares of unique blocks, reference hit ratios of leaf LRU and Belady's bound: test/fixtures/traces/README.md. */
 const shares = [0.01, 0.05, 0.1, 0.25, 0.5] as const;
