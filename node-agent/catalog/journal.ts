@@ -216,7 +216,7 @@ export class Journal {
     this.#file.close();
   }
 
-  /** Throws InvariantError where the file and what we know of it differ. Reads the whole file. For start and for tests. */
+  /** Throws InvariantError where the file and what we know of it differ. Reads the whole file. For tests. */
   checkInvariants(): void {
     assert(this.#syncedSequence <= this.#tail.sequence, 'Journal: synced sequence is ahead of the last');
     if (this.#failure !== undefined || this.#closed) return;

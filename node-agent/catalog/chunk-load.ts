@@ -1,0 +1,119 @@
+/** Reads the chunks with an SSD replica for a start: one snapshot, one pass, page by page, on a read-only connection of its own. */
+import Database from 'better-sqlite3';
+import { drizzle } from 'drizzle-orm/better-sqlite3';
+import type { NamespaceDescriptor } from '#core/namespace.ts';
+import { selectNamespaces, selectSsdChunks } from '#schema/queries.ts';
+import { ChunkPageWriter } from './chunk-page.ts';
+import type { ChunkPage } from './chunk-page.ts';
+
+/** The columns of `selectSsdChunks` in its order; typed by us alone, since SQLite types values and people can edit the file. */
+type RawRow = readonly unknown[];
+
+const encoder = new TextEncoder();
+
+export class ChunkLoad {
+  readonly #connection: Database.Database;
+  readonly #rows: Iterator<unknown>;
+  readonly #namespaces: ReadonlyMap<number, NamespaceDescriptor>;
+  /** Read ahead by one, to see whether it belongs to the chunk before. */
+  #next: RawRow | undefined;
+
+  constructor(path: string) {
+    this.#connection = new Database(path, { readonly: true, fileMustExist: true });
+    try {
+      const db = drizzle(this.#connection);
+      // One read transaction for both queries: the load is of one moment.
+      this.#connection.exec('BEGIN');
+      this.#namespaces = readNamespaces(selectNamespaces(db).all());
+      const query = selectSsdChunks(db).toSQL();
+      this.#rows = this.#connection.prepare(query.sql).raw().iterate(...query.params);
+      this.#next = this.#read();
+    } catch (error) {
+      this.#connection.close();
+      throw error;
+    }
+  }
+
+  next(limit: number): ChunkPage {
+    const page = new ChunkPageWriter(limit);
+    let current: unknown;
+    let accepted = false;
+    while (this.#next !== undefined) {
+      const row = this.#next;
+      if (row[0] !== current) {
+        if (page.isFull) return page.finish(false);
+        current = row[0];
+        accepted = this.#add(page, row);
+        if (!accepted) page.skip();
+      }
+      if (accepted && typeof row[11] === 'string') page.addReplica(row[11]);
+      this.#next = this.#read();
+    }
+    return page.finish(true);
+  }
+
+  close(): void {
+    this.#rows.return?.();
+    this.#connection.close();
+  }
+
+  #read(): RawRow | undefined {
+    const step = this.#rows.next();
+    return step.done === true ? undefined : (step.value as RawRow);
+  }
+
+  /** False where the row is not what we would have written. */
+  #add(page: ChunkPageWriter, row: RawRow): boolean {
+    const [generation, namespaceId, key, sizeBytes, checksum, createdAtMs, lastUsedAtMs, hitCount, parent, tokenCount, metadata] = row;
+    const namespace = this.#namespaces.get(namespaceId as number);
+    const keyBytes = typeof key === 'string' ? encoder.encode(key) : key;
+    if (namespace === undefined || !(keyBytes instanceof Uint8Array) || !isCount(generation) || !isCount(sizeBytes) || !isCount(hitCount)) return false;
+    if (!isTime(createdAtMs) || !isTime(lastUsedAtMs) || !isOptionalCount(parent) || !isOptionalCount(tokenCount)) return false;
+    if (typeof checksum !== 'string' || !/^[0-9a-f]{16}$/.test(checksum) || !(metadata === null || metadata instanceof Uint8Array)) return false;
+    page.add({
+      numbers: [generation, sizeBytes, createdAtMs, lastUsedAtMs, hitCount, parent ?? Number.NaN, tokenCount ?? Number.NaN],
+      checksum: BigInt(`0x${checksum}`),
+      namespace,
+      key: keyBytes,
+      redisMetadata: metadata ?? undefined,
+    });
+    return true;
+  }
+}
+
+function isCount(value: unknown): value is number {
+  return Number.isSafeInteger(value) && (value as number) >= 0;
+}
+
+function isOptionalCount(value: unknown): value is number | null {
+  return value === null || isCount(value);
+}
+
+function isTime(value: unknown): value is number {
+  return typeof value === 'number' && Number.isFinite(value);
+}
+
+type NamespaceRow = ReturnType<ReturnType<typeof selectNamespaces>['all']>[number];
+
+function readNamespaces(rows: readonly NamespaceRow[]): Map<number, NamespaceDescriptor> {
+  const namespaces = new Map<number, NamespaceDescriptor>();
+  for (const row of rows) {
+    const tags = parseTags(row.tags);
+    const texts = [row.tenant, row.model, row.rank, row.objectGroup, row.dtype, row.layer, row.keyPrefix, row.keyTail];
+    const known = row.grammar === 'object-key' || row.grammar === 'cache-engine-key' || row.grammar === 'opaque';
+    if (!known || tags === undefined || texts.some((value) => typeof value !== 'string')) continue;
+    const { id, label: _label, objectGroup, ...columns } = row;
+    namespaces.set(id, { ...columns, group: objectGroup, tags });
+  }
+  return namespaces;
+}
+
+function parseTags(text: unknown): Readonly<Record<string, string>> | undefined {
+  try {
+    const value: unknown = JSON.parse(String(text));
+    if (typeof value !== 'object' || value === null || Array.isArray(value)) return undefined;
+    return Object.values(value).every((tag) => typeof tag === 'string') ? (value as Record<string, string>) : undefined;
+  } catch {
+    return undefined;
+  }
+}
