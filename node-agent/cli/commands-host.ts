@@ -67,12 +67,17 @@ export const doctorCommand: Command = {
   maxPositionals: 0,
   async run(words, deps) {
     const agent = await tryAgent(words, deps);
-    const findings = [...(await machineFindings(words, deps, agent.client !== undefined)), ...(await agentFindings(agent))];
+    const findings = [...(await machineFindings(words, deps, agent.client !== undefined && !namesAgent(words, deps))), ...(await agentFindings(agent))];
     if (words.on.has('json')) printJson(deps, { findings });
     else deps.stdout.write(renderFindings(findings));
     return findings.some((finding) => finding.severity === 'problem') ? EXIT_FOUND : EXIT_OK;
   },
 };
+
+/** True where the agent need not be this machine's: it then holds none of the ports and memory here. */
+function namesAgent(words: Words, deps: CliDeps): boolean {
+  return words.text.has('url') || (deps.env['KVTIER_URL'] ?? '') !== '';
+}
 
 interface TriedAgent {
   readonly client: KvtierClient | undefined;
@@ -88,7 +93,7 @@ async function tryAgent(words: Words, deps: CliDeps): Promise<TriedAgent> {
     return { client, note: { severity: 'ok', cause: 'agent', message: `An agent answers at ${client.baseUrl} (${source})`, advice: '' } };
   } catch (error) {
     if (!(error instanceof KvtierError)) throw error;
-    const named = words.text.has('url') || (deps.env['KVTIER_URL'] ?? '') !== '';
+    const named = namesAgent(words, deps);
     if (error.code === 'CONFIG_INVALID') return { client: undefined, note: ok('agent', 'No agent was looked for, because of the configuration') };
     if (error.code === 'NOT_FOUND' && !named) return { client: undefined, note: ok('agent', 'No agent is running here') };
     return { client: undefined, note: { severity: 'warning', cause: 'agent', message: `No agent answers: ${error.message}`, advice: 'Start it with `kvtier serve`, or name it with --url.' } };
@@ -124,6 +129,10 @@ async function agentFindings(agent: TriedAgent): Promise<readonly Finding[]> {
   }
 }
 
+function plural(count: number, noun: string): string {
+  return `${count} ${noun}${count === 1 ? '' : 's'}`;
+}
+
 const marks = { problem: 'PROBLEM', warning: 'warning', ok: 'ok' } as const;
 
 function renderFindings(findings: readonly Finding[]): string {
@@ -133,5 +142,5 @@ function renderFindings(findings: readonly Finding[]): string {
   });
   const problems = findings.filter((finding) => finding.severity === 'problem').length;
   const warnings = findings.filter((finding) => finding.severity === 'warning').length;
-  return `${lines.join('\n')}\n\n${problems} problems, ${warnings} warnings\n`;
+  return `${lines.join('\n')}\n\n${plural(problems, 'problem')}, ${plural(warnings, 'warning')}\n`;
 }

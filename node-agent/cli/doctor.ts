@@ -36,7 +36,7 @@ function platform({ facts }: DoctorInput): Finding {
 
 function memory({ facts, config }: DoctorInput): Finding {
   const bytes = effectiveMemory(facts);
-  const text = `${bytes.because}, ${effectiveCores(facts).because}; the RAM tier takes ${formatBytes(config.ram.sizeBytes)}`;
+  const text = `Memory is ${bytes.because}, with ${effectiveCores(facts).because}; the RAM tier takes ${formatBytes(config.ram.sizeBytes)}`;
   if (config.ram.sizeBytes <= bytes.value * 0.75) return ok('memory', text);
   return { severity: 'warning', cause: 'memory', message: text, advice: 'Leave the engine and the page cache at least a quarter: lower --ram.' };
 }

@@ -42,7 +42,8 @@ async function usage(deps: CliDeps, name: string | undefined): Promise<string> {
   const command = commands.find((candidate) => candidate.name === name);
   const text = command === undefined ? await renderUsage(root) : await renderUsage(cittyCommand(command, deps, () => undefined), root);
   // eslint-disable-next-line no-control-regex -- escape sequences start with a control character
-  return `${deps.stdout.isTerminal ? text : text.replace(/\u001b\[\d+m/g, '')}\n`;
+  const shown = deps.stdout.isTerminal ? text : text.replace(/\u001b\[\d+m/g, '');
+  return `${shown.replace(/ +$/gm, '')}\n`;
 }
 
 function usageError(deps: CliDeps, message: string): number {

@@ -46,7 +46,7 @@ export function splitWords(rawArgs: readonly string[], accepts: Accepts): Words 
     const equals = word.indexOf('=');
     const name = (equals < 0 ? word : word.slice(0, equals)).replace(/^--/, '');
     const inline = equals < 0 ? undefined : word.slice(equals + 1);
-    const own = word.startsWith('--') ? accepts.args[name] : undefined;
+    const own = word.startsWith('--') && Object.hasOwn(accepts.args, name) ? accepts.args[name] : undefined;
     if (own !== undefined && own.type !== 'positional') {
       if (text.has(name) || on.has(name)) throw badRequest(`--${name} is given twice`);
       if (own.type === 'boolean') {
