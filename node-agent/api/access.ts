@@ -35,9 +35,11 @@ export function createAccess({ tokens, hosts = [] }: Pick<ApiDeps, 'tokens' | 'h
   const require = (context: Context, access: RouteAccess): void => {
     if (open || access === 'public') return;
     const identity = identify(context);
-    if (identity === 'missing') throw new KvtierError('UNAUTHORIZED', 'Cannot serve this without a token: send Authorization: Bearer TOKEN');
+    if (identity === 'missing')
+      throw new KvtierError('UNAUTHORIZED', 'Cannot serve this without a token: send Authorization: Bearer TOKEN');
     if (identity === 'wrong') throw new KvtierError('UNAUTHORIZED', 'Cannot serve this: the token is not known');
-    if (access === 'admin' && identity !== 'admin') throw new KvtierError('FORBIDDEN', 'Cannot do this with the read token: wanted the admin token');
+    if (access === 'admin' && identity !== 'admin')
+      throw new KvtierError('FORBIDDEN', 'Cannot do this with the read token: wanted the admin token');
   };
 
   const guard: MiddlewareHandler = async (context, next) => {

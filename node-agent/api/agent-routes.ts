@@ -10,7 +10,11 @@ export function bindAgentRoutes(app: ApiApp, { deps, guarded }: { readonly deps:
   const document = (): ReturnType<ApiApp['getOpenAPI31Document']> =>
     app.getOpenAPI31Document({
       openapi: '3.1.0',
-      info: { title: 'kvtier', version: agent.version, description: 'The node agent of kvtier: inspect, move and invalidate KV-cache chunks.' },
+      info: {
+        title: 'kvtier',
+        version: agent.version,
+        description: 'The node agent of kvtier: inspect, move and invalidate KV-cache chunks.',
+      },
     });
 
   app.openapi(guarded('liveness', definitions.liveness), (context) => context.json({ status: 'ok' as const }, 200));

@@ -45,7 +45,10 @@ export function createApi(deps: ApiDeps): ApiApp {
 }
 
 /** In this order: the unknown are told nothing and their body is not read; then the kind of body, then its size. */
-function middlewareOf(route: RestRoute, { access, maxBodyBytes }: { readonly access: Access; readonly maxBodyBytes: number }): MiddlewareHandler<ApiEnv>[] {
+function middlewareOf(
+  route: RestRoute,
+  { access, maxBodyBytes }: { readonly access: Access; readonly maxBodyBytes: number },
+): MiddlewareHandler<ApiEnv>[] {
   const authorize: MiddlewareHandler<ApiEnv> = async (context, next) => {
     context.set('route', route.path);
     access.require(context, route.access);
@@ -92,7 +95,10 @@ function exceptHealth(guard: MiddlewareHandler): MiddlewareHandler<ApiEnv> {
 function failure({ logger, onBug }: ApiDeps, error: unknown, context: Context): Response {
   const { problem, bug } = problemOfError(error);
   if (bug) {
-    logger.error('A request failed by a bug', { method: context.req.method, error: error instanceof Error ? error.message : String(error) });
+    logger.error('A request failed by a bug', {
+      method: context.req.method,
+      error: error instanceof Error ? error.message : String(error),
+    });
     onBug(error);
   }
   return problemResponse(context, problem);
@@ -104,7 +110,11 @@ function notFound(deps: ApiDeps, { access, context }: { readonly access: Access;
     access.require(context, 'read');
     const methods = Object.values(restRoutes).flatMap((route) => (matchesTemplate(route.path, context.req.path) ? [route.method] : []));
     if (methods.length === 0) throw new KvtierError('NOT_FOUND', 'Cannot find this route; GET /docs lists all of them');
-    const response = failure(deps, new KvtierError('METHOD_NOT_ALLOWED', `Cannot ${context.req.method} this route: wanted ${methods.join(', ')}`), context);
+    const response = failure(
+      deps,
+      new KvtierError('METHOD_NOT_ALLOWED', `Cannot ${context.req.method} this route: wanted ${methods.join(', ')}`),
+      context,
+    );
     response.headers.set('allow', methods.join(', '));
     return response;
   } catch (error) {
@@ -115,5 +125,8 @@ function notFound(deps: ApiDeps, { access, context }: { readonly access: Access;
 function matchesTemplate(template: string, path: string): boolean {
   const wanted = template.split('/');
   const given = path.split('/');
-  return wanted.length === given.length && wanted.every((segment, position) => segment === given[position] || (segment.startsWith('{') && given[position] !== ''));
+  return (
+    wanted.length === given.length &&
+    wanted.every((segment, position) => segment === given[position] || (segment.startsWith('{') && given[position] !== ''))
+  );
 }

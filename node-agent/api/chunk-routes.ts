@@ -62,18 +62,24 @@ function bindListings(app: ApiApp, { deps: { clock, control }, guarded }: { read
 
   app.openapi(guarded('chunk', definitions.chunk), (context) => {
     const chunk = control.chunk(context.req.valid('param').id);
-    if (chunk === undefined) throw new KvtierError('NOT_FOUND', 'Cannot find the chunk: the id is unknown, or stale since the chunk was removed');
+    if (chunk === undefined)
+      throw new KvtierError('NOT_FOUND', 'Cannot find the chunk: the id is unknown, or stale since the chunk was removed');
     return context.json(chunkView(chunk), 200);
   });
 }
 
 /** One run at a time: each reads the whole SSD. */
-function bindVerify(app: ApiApp, { deps: { control, onBug }, guarded }: { readonly deps: ApiDeps; readonly guarded: Guarded }): void {
+function bindVerify(
+  app: ApiApp,
+  { deps: { clock, control, onBug }, guarded }: { readonly deps: ApiDeps; readonly guarded: Guarded },
+): void {
   let running = false;
   app.openapi(guarded('verify', definitions.verify), async (context) => {
     if (running) throw new KvtierError('OVERLOADED', 'Cannot verify: a run is under way, and one at a time is allowed');
+    const progress = control.verify();
     running = true;
-    const stream = await verifyStream(control.verify(), {
+    const stream = await verifyStream(progress, {
+      clock,
       problemOf: (error) => {
         const { problem, bug } = problemOfError(error);
         if (bug) onBug(error);

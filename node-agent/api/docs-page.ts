@@ -28,7 +28,9 @@ export function docsPage(document: PrintableDocument): string {
   const operations = Object.entries(document.paths).flatMap(([path, methods]) =>
     Object.entries(methods).map(([method, operation]) => printOperation(`${method.toUpperCase()} ${path}`, operation)),
   );
-  const schemas = Object.entries(document.components.schemas).map(([name, schema]) => `<h3 id="schema-${escape(name)}">${escape(name)}</h3>${pre(schema)}`);
+  const schemas = Object.entries(document.components.schemas).map(
+    ([name, schema]) => `<h3 id="schema-${escape(name)}">${escape(name)}</h3>${pre(schema)}`,
+  );
   return [
     '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">',
     `<title>${escape(document.info.title)}</title><style>${style}</style></head><body>`,

@@ -24,7 +24,10 @@ export function bindInvalidationRoutes(app: ApiApp, { deps, guarded }: { readonl
     const rows = await control.invalidations(cursor === undefined ? { limit: limit + 1 } : { beforeId: cursor, limit: limit + 1 });
     const page = rows.slice(0, limit);
     const next = rows.length > limit ? (page.at(-1)?.id ?? null) : null;
-    return context.json({ invalidations: page.map((row) => ({ ...row, selector: { ...row.selector } as Invalidation['selector'] })), cursor: next }, 200);
+    return context.json(
+      { invalidations: page.map((row) => ({ ...row, selector: { ...row.selector } as Invalidation['selector'] })), cursor: next },
+      200,
+    );
   });
 
   app.openapi(guarded('bumpEpoch', definitions.bumpEpoch), async (context) => {

@@ -22,6 +22,7 @@ function encodeCursor(order: string): string {
 
 function decodeCursor(cursor: string): string {
   const order = Buffer.from(cursor, 'base64url').toString('utf8');
-  if (order === '' || encodeCursor(order) !== cursor) throw badRequest('Cannot continue the listing: the cursor is not one of a former page');
+  if (order === '' || encodeCursor(order) !== cursor)
+    throw badRequest('Cannot continue the listing: the cursor is not one of a former page');
   return order;
 }

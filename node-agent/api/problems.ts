@@ -25,7 +25,9 @@ export function problemOfError(error: unknown): { readonly problem: Problem; rea
 }
 
 export function problemOfZodError(error: z.core.$ZodError): Problem {
-  const errors = error.issues.slice(0, MAX_FIELD_ERRORS).map(({ path, message }) => ({ path: cut(path.map(String).join('.')), message: cut(message) }));
+  const errors = error.issues
+    .slice(0, MAX_FIELD_ERRORS)
+    .map(({ path, message }) => ({ path: cut(path.map(String).join('.')), message: cut(message) }));
   return problemOf('BAD_REQUEST', 'The request does not fit its schema', errors);
 }
 

@@ -16,7 +16,10 @@ const problemAnswer = {
 
 const json = <T extends z.ZodType>(schema: T, description = 'Done') => ({ description, content: { 'application/json': { schema } } });
 const text = <M extends string>(mediaType: M, description: string) =>
-  ({ description, content: { [mediaType]: { schema: z.string() } } }) as { description: string; content: Record<M, { schema: z.ZodString }> };
+  ({ description, content: { [mediaType]: { schema: z.string() } } }) as {
+    description: string;
+    content: Record<M, { schema: z.ZodString }>;
+  };
 const body = <T extends z.ZodType>(schema: T) => ({ required: true, content: { 'application/json': { schema } } });
 
 /** OpenAPI's security of a route; admin is told in words, since bearer tokens have no scopes there. */
@@ -38,7 +41,11 @@ export const definitions = {
   }),
   readiness: createRoute({
     ...meta(restRoutes.readiness, 'agent', 'The agent serves: 200 while ready or degraded, 503 while starting or draining'),
-    responses: { 200: json(stats.healthSchema, 'Ready or degraded'), 503: json(stats.healthSchema, 'Starting or draining'), default: problemAnswer },
+    responses: {
+      200: json(stats.healthSchema, 'Ready or degraded'),
+      503: json(stats.healthSchema, 'Starting or draining'),
+      default: problemAnswer,
+    },
   }),
   metrics: createRoute({
     ...meta(restRoutes.metrics, 'agent', 'Metrics for Prometheus'),
@@ -107,7 +114,11 @@ export const definitions = {
     responses: { 200: json(operations.invalidationPageSchema), default: problemAnswer },
   }),
   bumpEpoch: createRoute({
-    ...meta(restRoutes.bumpEpoch, 'invalidation', 'New weights, engine, dtype or layout under the same model name: invalidates what was stored before'),
+    ...meta(
+      restRoutes.bumpEpoch,
+      'invalidation',
+      'New weights, engine, dtype or layout under the same model name: invalidates what was stored before',
+    ),
     request: { params: operations.epochParamsSchema, body: body(operations.epochRequestSchema) },
     responses: { 200: json(operations.epochResponseSchema), default: problemAnswer },
   }),
@@ -115,7 +126,10 @@ export const definitions = {
     ...meta(restRoutes.verify, 'chunks', 'Read every SSD file and compare checksums; streams progress'),
     request: { body: body(operations.emptyRequestSchema) },
     responses: {
-      200: { description: 'One VerifyLine a line, the last with done or a problem', content: { 'application/x-ndjson': { schema: operations.verifyLineSchema } } },
+      200: {
+        description: 'One VerifyLine a line, the last with done or a problem',
+        content: { 'application/x-ndjson': { schema: operations.verifyLineSchema } },
+      },
       default: problemAnswer,
     },
   }),

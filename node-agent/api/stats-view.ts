@@ -26,9 +26,13 @@ export function statsView(control: CacheControl, agent: AgentInfo, nowMs: number
     io: { ...stats.io, readLatencyMs: finiteLatency(stats.io.readLatencyMs), writeLatencyMs: finiteLatency(stats.io.writeLatencyMs) },
     doors: [...agent.doors()],
     modelCount: models.length,
-    models: models.slice(0, restLimits.statsGroups).map(({ name, chunkCount, bytes }) => ({ model: name, epoch: epochs.get(name) ?? 0, chunkCount, bytes })),
+    models: models
+      .slice(0, restLimits.statsGroups)
+      .map(({ name, chunkCount, bytes }) => ({ model: name, epoch: epochs.get(name) ?? 0, chunkCount, bytes })),
     tenantCount: tenants.length,
-    tenants: tenants.slice(0, restLimits.statsGroups).map(({ name, chunkCount, bytes }) => ({ tenant: tenantDigest(name), chunkCount, bytes })),
+    tenants: tenants
+      .slice(0, restLimits.statsGroups)
+      .map(({ name, chunkCount, bytes }) => ({ tenant: tenantDigest(name), chunkCount, bytes })),
   };
 }
 
@@ -39,7 +43,14 @@ export function namespaceViews(control: CacheControl): readonly { readonly order
     .namespaces()
     .map(({ label, descriptor, chunkCount, bytes }) => ({
       order: namespaceIdentity(descriptor),
-      row: { label, ...descriptor, tags: { ...descriptor.tags }, epoch: epochs.get(descriptor.model) ?? 0, chunkCount, bytes: { ...bytes } },
+      row: {
+        label,
+        ...descriptor,
+        tags: { ...descriptor.tags },
+        epoch: epochs.get(descriptor.model) ?? 0,
+        chunkCount,
+        bytes: { ...bytes },
+      },
     }))
     .toSorted(byOrder);
 }

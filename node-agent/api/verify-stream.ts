@@ -1,54 +1,68 @@
 import type { VerifyProgress } from '#cache/control.ts';
+import type { Clock } from '#core/clock.ts';
 import type { VerifyLine } from '#protocol/rest/operations.ts';
 import type { Problem } from '#protocol/rest/problem.ts';
 
+/** A reader that takes nothing for this long is gone: nobody else may verify meanwhile. */
+const STALL_MS = 60_000;
+
 /**
  * Progress as NDJSON, at the pace of the reader. The first step is awaited before the stream exists, so that a failure there still
- * has a status of its own; a later one becomes the last line. `onEnd` runs once, however it ends; a reader that goes away ends the
- * iteration.
+ * has a status of its own; a later one becomes the last line. `onEnd` runs once, however it ends; a reader that goes away or
+ * stalls ends the iteration.
  */
 export async function verifyStream(
   progress: AsyncIterable<VerifyProgress>,
-  options: { readonly problemOf: (error: unknown) => Problem; readonly onEnd: () => void },
+  options: { readonly problemOf: (error: unknown) => Problem; readonly onEnd: () => void; readonly clock: Clock },
 ): Promise<ReadableStream<Uint8Array>> {
   const iterator = progress[Symbol.asyncIterator]();
-  const encoder = new TextEncoder();
-  const encode = (line: VerifyLine): Uint8Array => encoder.encode(`${JSON.stringify(line)}\n`);
-  let pending: Promise<IteratorResult<VerifyProgress>> | undefined;
+  let first: IteratorResult<VerifyProgress> | undefined;
+  try {
+    first = await iterator.next();
+  } catch (error) {
+    options.onEnd();
+    throw error;
+  }
+  let cancelStall = (): void => undefined;
   let ended = false;
   const end = (): void => {
+    cancelStall();
     if (!ended) options.onEnd();
     ended = true;
   };
-  try {
-    pending = Promise.resolve(await iterator.next());
-  } catch (error) {
-    end();
-    throw error;
-  }
+  const leave = async (): Promise<void> => {
+    try {
+      await iterator.return?.();
+    } finally {
+      end();
+    }
+  };
   return new ReadableStream<Uint8Array>({
     async pull(controller) {
+      cancelStall();
       try {
-        const step = await (pending ?? iterator.next());
-        pending = undefined;
+        const step = first ?? (await iterator.next());
+        first = undefined;
         if (step.done === true) {
           end();
           controller.close();
-        } else {
-          controller.enqueue(encode(step.value as VerifyLine));
+          return;
         }
+        controller.enqueue(encodeLine(step.value as VerifyLine));
+        cancelStall = options.clock.schedule(STALL_MS, () => {
+          controller.error(new Error('The reader stalled'));
+          leave().catch(() => undefined); // The run is over; what it would have told has no reader.
+        });
       } catch (error) {
         end();
-        controller.enqueue(encode({ problem: options.problemOf(error) }));
+        controller.enqueue(encodeLine({ problem: options.problemOf(error) }));
         controller.close();
       }
     },
-    async cancel() {
-      try {
-        await iterator.return?.();
-      } finally {
-        end();
-      }
-    },
+    cancel: leave,
   });
+}
+
+function encodeLine(line: VerifyLine): Uint8Array {
+  return new TextEncoder().encode(`${JSON.stringify(line)}\n`);
 }

@@ -18,7 +18,10 @@ export async function callWebhook(
   let outcome: 'ok' | 'failed' = 'failed';
   try {
     // Raced, not only aborted: the bound must hold whatever the other side of the fetch does with its signal.
-    const response = await Promise.race([webhook.fetch(webhook.url, { method: 'POST', signal: controller.signal, redirect: 'manual' }), tooLate]);
+    const response = await Promise.race([
+      webhook.fetch(webhook.url, { method: 'POST', signal: controller.signal, redirect: 'manual' }),
+      tooLate,
+    ]);
     if (response.ok) outcome = 'ok';
     else logger.warn('The invalidation webhook answered an error', { status: response.status });
     controller.abort(); // Nothing of the body is wanted.

@@ -43,7 +43,12 @@ const folderStates = ['ok', 'read-only', 'off'] as const;
 const one = (value: number): readonly Sample[] => [{ labels: {}, value }];
 
 /** A metric without labels. */
-function plain(type: MetricDefinition['type'], name: string, help: string, read: (snapshot: MetricsSnapshot) => number): MetricDefinition {
+function plain(
+  type: MetricDefinition['type'],
+  name: string,
+  options: { help: string; read: (snapshot: MetricsSnapshot) => number },
+): MetricDefinition {
+  const { help, read } = options;
   return { name, type, help, labels: [], collect: (snapshot) => one(read(snapshot)) };
 }
 
@@ -59,8 +64,13 @@ function labelled(
   return { name, type, help, labels: [label], collect };
 }
 
-function perTier(name: string, help: string, field: 'capacityBytes' | 'usedBytes' | 'dirtyBytes' | 'leasedBytes' | 'chunkCount'): MetricDefinition {
-  const collect = ({ stats }: MetricsSnapshot): Sample[] => stats.tiers.map((tier) => ({ labels: { tier: tier.tier }, value: tier[field] }));
+function perTier(
+  name: string,
+  help: string,
+  field: 'capacityBytes' | 'usedBytes' | 'dirtyBytes' | 'leasedBytes' | 'chunkCount',
+): MetricDefinition {
+  const collect = ({ stats }: MetricsSnapshot): Sample[] =>
+    stats.tiers.map((tier) => ({ labels: { tier: tier.tier }, value: tier[field] }));
   return { name, type: 'gauge', help, labels: ['tier'], collect };
 }
 
@@ -70,8 +80,13 @@ function perFolder(name: string, help: string, read: (folder: FolderStats) => nu
   return { name, type: 'gauge', help, labels: ['folder'], collect };
 }
 
-function perDoor(type: MetricDefinition['type'], name: string, options: { help: string; field: Exclude<keyof DoorStats, 'door' | 'address'> }): MetricDefinition {
-  const collect = ({ doors }: MetricsSnapshot): Sample[] => doors.map((door) => ({ labels: { door: door.door }, value: door[options.field] }));
+function perDoor(
+  type: MetricDefinition['type'],
+  name: string,
+  options: { help: string; field: Exclude<keyof DoorStats, 'door' | 'address'> },
+): MetricDefinition {
+  const collect = ({ doors }: MetricsSnapshot): Sample[] =>
+    doors.map((door) => ({ labels: { door: door.door }, value: door[options.field] }));
   return { name, type, help: options.help, labels: ['door'], collect };
 }
 
@@ -87,7 +102,10 @@ interface Group {
 }
 
 /** Sums by label, the largest MAX_GROUP_LABELS by bytes (ties by name), the rest under `other`. */
-export function groupNamespaces(namespaces: readonly NamespaceStats[], label: (namespace: NamespaceStats) => string): ReadonlyMap<string, Group> {
+export function groupNamespaces(
+  namespaces: readonly NamespaceStats[],
+  label: (namespace: NamespaceStats) => string,
+): ReadonlyMap<string, Group> {
   const groups = new Map<string, Group>();
   for (const namespace of namespaces) add(groups, label(namespace), { chunkCount: namespace.chunkCount, ...namespace.bytes });
   if (groups.size <= MAX_GROUP_LABELS) return groups;
@@ -109,11 +127,17 @@ function perGroup(label: 'tenant' | 'model', key: (namespace: NamespaceStats) =>
   const groups = (snapshot: MetricsSnapshot): [string, Group][] => [...groupNamespaces(snapshot.namespaces, key)];
   return [
     {
-      name: `kvtier_${label}_chunks`, type: 'gauge', help: `Chunks of ${help}`, labels: [label],
+      name: `kvtier_${label}_chunks`,
+      type: 'gauge',
+      help: `Chunks of ${help}`,
+      labels: [label],
       collect: (snapshot) => groups(snapshot).map(([name, group]) => ({ labels: { [label]: name }, value: group.chunkCount })),
     },
     {
-      name: `kvtier_${label}_bytes`, type: 'gauge', help: `Payload bytes of ${help}`, labels: [label, 'tier'],
+      name: `kvtier_${label}_bytes`,
+      type: 'gauge',
+      help: `Payload bytes of ${help}`,
+      labels: [label, 'tier'],
       collect: (snapshot) =>
         groups(snapshot).flatMap(([name, group]) => [
           { labels: { [label]: name, tier: 'ram' }, value: group.ram },
@@ -135,20 +159,32 @@ function latency({ stats }: MetricsSnapshot): Sample[] {
 
 const agentMetrics: readonly MetricDefinition[] = [
   {
-    name: 'kvtier_build_info', type: 'gauge', help: 'Always 1; the label tells the version', labels: ['version'],
+    name: 'kvtier_build_info',
+    type: 'gauge',
+    help: 'Always 1; the label tells the version',
+    labels: ['version'],
     collect: ({ version }) => [{ labels: { version }, value: 1 }],
   },
   {
-    name: 'kvtier_agent_state', type: 'gauge', help: '1 for the state of the agent, 0 for the others', labels: ['state'],
+    name: 'kvtier_agent_state',
+    type: 'gauge',
+    help: '1 for the state of the agent, 0 for the others',
+    labels: ['state'],
     collect: ({ state }) => oneHot(agentStates, state),
   },
-  plain('gauge', 'kvtier_uptime_seconds', 'Time since the start of the process', ({ uptimeSeconds }) => uptimeSeconds),
-  plain('gauge', 'kvtier_process_resident_bytes', 'Resident memory of the process, arenas included', ({ residentBytes }) => residentBytes),
+  plain('gauge', 'kvtier_uptime_seconds', { help: 'Time since the start of the process', read: ({ uptimeSeconds }) => uptimeSeconds }),
+  plain('gauge', 'kvtier_process_resident_bytes', {
+    help: 'Resident memory of the process, arenas included',
+    read: ({ residentBytes }) => residentBytes,
+  }),
 ];
 
 const tierMetrics: readonly MetricDefinition[] = [
   {
-    name: 'kvtier_tier_state', type: 'gauge', help: '1 for the state of the tier, 0 for the others', labels: ['tier', 'state'],
+    name: 'kvtier_tier_state',
+    type: 'gauge',
+    help: '1 for the state of the tier, 0 for the others',
+    labels: ['tier', 'state'],
     collect: ({ stats }) => stats.tiers.flatMap((tier) => oneHot(tierStates, tier.state, { tier: tier.tier })),
   },
   perTier('kvtier_tier_capacity_bytes', 'Size of the tier', 'capacityBytes'),
@@ -157,7 +193,10 @@ const tierMetrics: readonly MetricDefinition[] = [
   perTier('kvtier_tier_leased_bytes', 'Bytes under a lease: neither evicted nor reused', 'leasedBytes'),
   perTier('kvtier_tier_chunks', 'Chunks with a replica in the tier', 'chunkCount'),
   {
-    name: 'kvtier_folder_state', type: 'gauge', help: '1 for the state of the SSD folder, 0 for the others', labels: ['folder', 'state'],
+    name: 'kvtier_folder_state',
+    type: 'gauge',
+    help: '1 for the state of the SSD folder, 0 for the others',
+    labels: ['folder', 'state'],
     collect: ({ stats }) =>
       stats.tiers.flatMap((tier) => (tier.folders ?? []).flatMap((folder) => oneHot(folderStates, folder.state, { folder: folder.path }))),
   },
@@ -170,53 +209,112 @@ const tierMetrics: readonly MetricDefinition[] = [
 ];
 
 const cacheMetrics: readonly MetricDefinition[] = [
-  plain('counter', 'kvtier_probes_total', 'Keys asked about', ({ stats }) => stats.probes),
-  plain('counter', 'kvtier_probe_hits_total', 'Keys asked about that were there', ({ stats }) => stats.probeHits),
-  plain('counter', 'kvtier_lookups_total', 'Keys asked for bytes; each is one hit or one miss', ({ stats }) => stats.lookups),
-  labelled('counter', 'kvtier_hits_total', { help: 'Lookups served, by the tier that held the bytes', label: 'tier', read: ({ stats }) => ({ ...stats.hits }) }),
-  plain('counter', 'kvtier_misses_total', 'Lookups not served', ({ stats }) => stats.misses),
-  plain('counter', 'kvtier_size_guard_misses_total', 'Misses since the stored size is not the one the client wants', ({ stats }) => stats.sizeGuardMisses),
-  plain('counter', 'kvtier_puts_total', 'Chunks stored', ({ stats }) => stats.puts),
-  plain('counter', 'kvtier_put_bytes_total', 'Payload bytes stored', ({ stats }) => stats.putBytes),
-  plain('counter', 'kvtier_duplicate_puts_total', 'Puts of what was there already: a touch', ({ stats }) => stats.duplicatePuts),
+  plain('counter', 'kvtier_probes_total', { help: 'Keys asked about', read: ({ stats }) => stats.probes }),
+  plain('counter', 'kvtier_probe_hits_total', { help: 'Keys asked about that were there', read: ({ stats }) => stats.probeHits }),
+  plain('counter', 'kvtier_lookups_total', {
+    help: 'Keys asked for bytes; each is one hit or one miss',
+    read: ({ stats }) => stats.lookups,
+  }),
+  labelled('counter', 'kvtier_hits_total', {
+    help: 'Lookups served, by the tier that held the bytes',
+    label: 'tier',
+    read: ({ stats }) => ({ ...stats.hits }),
+  }),
+  plain('counter', 'kvtier_misses_total', { help: 'Lookups not served', read: ({ stats }) => stats.misses }),
+  plain('counter', 'kvtier_size_guard_misses_total', {
+    help: 'Misses since the stored size is not the one the client wants',
+    read: ({ stats }) => stats.sizeGuardMisses,
+  }),
+  plain('counter', 'kvtier_puts_total', { help: 'Chunks stored', read: ({ stats }) => stats.puts }),
+  plain('counter', 'kvtier_put_bytes_total', { help: 'Payload bytes stored', read: ({ stats }) => stats.putBytes }),
+  plain('counter', 'kvtier_duplicate_puts_total', {
+    help: 'Puts of what was there already: a touch',
+    read: ({ stats }) => stats.duplicatePuts,
+  }),
   labelled('counter', 'kvtier_rejected_puts_total', {
-    help: 'Puts refused: too_large, shed (nothing to evict in time), draining', label: 'reason',
+    help: 'Puts refused: too_large, shed (nothing to evict in time), draining',
+    label: 'reason',
     read: ({ stats: { rejectedPuts } }) => ({ too_large: rejectedPuts.tooLarge, shed: rejectedPuts.shed, draining: rejectedPuts.draining }),
   }),
-  plain('counter', 'kvtier_dropped_dirty_chunks_total', 'Chunks dropped before they were on SSD', ({ stats }) => stats.droppedDirtyChunks),
-  labelled('counter', 'kvtier_evictions_total', { help: 'Replicas that left a tier for space', label: 'tier', read: ({ stats }) => ({ ...stats.evictions }) }),
-  plain('counter', 'kvtier_demotions_total', 'Evictions into a lower tier', ({ stats }) => stats.demotions),
-  plain('counter', 'kvtier_promotions_total', 'Copies into a higher tier', ({ stats }) => stats.promotions),
-  plain('counter', 'kvtier_deletes_total', 'Chunks deleted by clients', ({ stats }) => stats.deletes),
-  plain('counter', 'kvtier_invalidated_chunks_total', 'Chunks invalidated by operators', ({ stats }) => stats.invalidatedChunks),
-  plain('gauge', 'kvtier_leases', 'Leases alive', ({ stats }) => stats.leases),
+  plain('counter', 'kvtier_dropped_dirty_chunks_total', {
+    help: 'Chunks dropped before they were on SSD',
+    read: ({ stats }) => stats.droppedDirtyChunks,
+  }),
+  labelled('counter', 'kvtier_evictions_total', {
+    help: 'Replicas that left a tier for space',
+    label: 'tier',
+    read: ({ stats }) => ({ ...stats.evictions }),
+  }),
+  plain('counter', 'kvtier_demotions_total', { help: 'Evictions into a lower tier', read: ({ stats }) => stats.demotions }),
+  plain('counter', 'kvtier_promotions_total', { help: 'Copies into a higher tier', read: ({ stats }) => stats.promotions }),
+  plain('counter', 'kvtier_deletes_total', { help: 'Chunks deleted by clients', read: ({ stats }) => stats.deletes }),
+  plain('counter', 'kvtier_invalidated_chunks_total', {
+    help: 'Chunks invalidated by operators',
+    read: ({ stats }) => stats.invalidatedChunks,
+  }),
+  plain('gauge', 'kvtier_leases', { help: 'Leases alive', read: ({ stats }) => stats.leases }),
   labelled('counter', 'kvtier_store_admission_chunks_total', {
-    help: 'Decisions to write to SSD: admitted, skipped by the mode, shed by the bounded queue', label: 'decision',
+    help: 'Decisions to write to SSD: admitted, skipped by the mode, shed by the bounded queue',
+    label: 'decision',
     read: ({ stats: { storeAdmission } }) => ({
-      admitted: storeAdmission.admittedChunks, skipped: storeAdmission.skippedChunks, shed: storeAdmission.shedChunks,
+      admitted: storeAdmission.admittedChunks,
+      skipped: storeAdmission.skippedChunks,
+      shed: storeAdmission.shedChunks,
     }),
   }),
-  plain('gauge', 'kvtier_store_admission_budget_bytes_per_second', 'Write budget of the SSD', ({ stats }) => stats.storeAdmission.writeBudgetBytesPerSecond),
+  plain('gauge', 'kvtier_store_admission_budget_bytes_per_second', {
+    help: 'Write budget of the SSD',
+    read: ({ stats }) => stats.storeAdmission.writeBudgetBytesPerSecond,
+  }),
 ];
 
 const ioMetrics: readonly MetricDefinition[] = [
   labelled('counter', 'kvtier_io_bytes_total', {
-    help: 'Bytes of chunk files read and written', label: 'direction', read: ({ stats: { io } }) => ({ read: io.readBytes, write: io.writtenBytes }),
+    help: 'Bytes of chunk files read and written',
+    label: 'direction',
+    read: ({ stats: { io } }) => ({ read: io.readBytes, write: io.writtenBytes }),
   }),
   labelled('counter', 'kvtier_io_errors_total', {
-    help: 'Failed reads and writes of chunk files', label: 'direction', read: ({ stats: { io } }) => ({ read: io.readErrors, write: io.writeErrors }),
+    help: 'Failed reads and writes of chunk files',
+    label: 'direction',
+    read: ({ stats: { io } }) => ({ read: io.readErrors, write: io.writeErrors }),
   }),
-  plain('counter', 'kvtier_checksum_mismatches_total', 'Reads whose bytes were not those that were put; served as a miss', ({ stats }) => stats.io.checksumMismatches),
-  plain('gauge', 'kvtier_quarantined_files', 'Files set aside', ({ stats }) => stats.io.quarantinedFiles),
-  plain('gauge', 'kvtier_io_queue_depth', 'File jobs waiting', ({ stats }) => stats.io.queueDepth),
-  { name: 'kvtier_io_latency_seconds', type: 'gauge', help: 'Time of recent reads and writes of chunk files', labels: ['direction', 'quantile'], collect: latency },
-  plain('gauge', 'kvtier_catalog_queued_changes', 'Changes the catalog has still to write', ({ stats }) => stats.catalog.queuedChanges),
-  plain('counter', 'kvtier_catalog_dropped_changes_total', 'Changes dropped by the full queue; rebuilt at the next start', ({ stats }) => stats.catalog.droppedChanges),
-  plain('gauge', 'kvtier_catalog_wal_bytes', 'Size of the write-ahead log of the catalog', ({ stats }) => stats.catalog.walBytes),
-  plain('gauge', 'kvtier_catalog_up', '1 while the catalog is written, 0 while it is degraded or off', ({ stats }) => (stats.catalog.state === 'ok' ? 1 : 0)),
-  plain('gauge', 'kvtier_recovery_done', '1 once the adoption of files after the start has ended', ({ stats }) => (stats.recovery.done ? 1 : 0)),
+  plain('counter', 'kvtier_checksum_mismatches_total', {
+    help: 'Reads whose bytes were not those that were put; served as a miss',
+    read: ({ stats }) => stats.io.checksumMismatches,
+  }),
+  plain('gauge', 'kvtier_quarantined_files', { help: 'Files set aside', read: ({ stats }) => stats.io.quarantinedFiles }),
+  plain('gauge', 'kvtier_io_queue_depth', { help: 'File jobs waiting', read: ({ stats }) => stats.io.queueDepth }),
+  {
+    name: 'kvtier_io_latency_seconds',
+    type: 'gauge',
+    help: 'Time of recent reads and writes of chunk files',
+    labels: ['direction', 'quantile'],
+    collect: latency,
+  },
+  plain('gauge', 'kvtier_catalog_queued_changes', {
+    help: 'Changes the catalog has still to write',
+    read: ({ stats }) => stats.catalog.queuedChanges,
+  }),
+  plain('counter', 'kvtier_catalog_dropped_changes_total', {
+    help: 'Changes dropped by the full queue; rebuilt at the next start',
+    read: ({ stats }) => stats.catalog.droppedChanges,
+  }),
+  plain('gauge', 'kvtier_catalog_wal_bytes', {
+    help: 'Size of the write-ahead log of the catalog',
+    read: ({ stats }) => stats.catalog.walBytes,
+  }),
+  plain('gauge', 'kvtier_catalog_up', {
+    help: '1 while the catalog is written, 0 while it is degraded or off',
+    read: ({ stats }) => (stats.catalog.state === 'ok' ? 1 : 0),
+  }),
+  plain('gauge', 'kvtier_recovery_done', {
+    help: '1 once the adoption of files after the start has ended',
+    read: ({ stats }) => (stats.recovery.done ? 1 : 0),
+  }),
   labelled('gauge', 'kvtier_recovered_files', {
-    help: 'Files at the start: loaded by the catalog, adopted by their header, dropped', label: 'outcome',
+    help: 'Files at the start: loaded by the catalog, adopted by their header, dropped',
+    label: 'outcome',
     read: ({ stats: { recovery } }) => ({ loaded: recovery.loadedRows, adopted: recovery.adoptedFiles, dropped: recovery.droppedFiles }),
   }),
 ];
@@ -229,11 +327,17 @@ const doorMetrics: readonly MetricDefinition[] = [
   perDoor('counter', 'kvtier_door_received_bytes_total', { help: 'Bytes from clients', field: 'receivedBytes' }),
   perDoor('counter', 'kvtier_door_sent_bytes_total', { help: 'Bytes to clients', field: 'sentBytes' }),
   {
-    name: 'kvtier_http_responses_total', type: 'counter', help: 'Answers of the REST API by route template; other: no route', labels: ['route', 'status'],
-    collect: ({ httpResponses }) => httpResponses.map(({ route, status, count }) => ({ labels: { route, status: String(status) }, value: count })),
+    name: 'kvtier_http_responses_total',
+    type: 'counter',
+    help: 'Answers of the REST API by route template; other: no route',
+    labels: ['route', 'status'],
+    collect: ({ httpResponses }) =>
+      httpResponses.map(({ route, status, count }) => ({ labels: { route, status: String(status) }, value: count })),
   },
   labelled('counter', 'kvtier_webhook_calls_total', {
-    help: "Calls of LMCache's own clear after an invalidation", label: 'outcome', read: ({ webhookCalls }) => ({ ...webhookCalls }),
+    help: "Calls of LMCache's own clear after an invalidation",
+    label: 'outcome',
+    read: ({ webhookCalls }) => ({ ...webhookCalls }),
   }),
 ];
 

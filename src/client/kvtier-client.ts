@@ -224,5 +224,7 @@ async function readText(route: RestRoute, response: Response): Promise<string> {
 }
 
 function notTheApi(route: RestRoute, what: string, cause?: unknown): KvtierError {
-  return new KvtierError('IO_FAILED', `Cannot read the answer of ${route.method} ${route.path}: it is ${what}; is this a kvtier agent?`, { cause });
+  return new KvtierError('IO_FAILED', `Cannot read the answer of ${route.method} ${route.path}: it is ${what}; is this a kvtier agent?`, {
+    cause,
+  });
 }

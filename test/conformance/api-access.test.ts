@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import { restRoutes, type RestRoute } from '#protocol/rest/routes.ts';
-import { createApiHarness } from '../support/api-harness.ts';
+import { createApiHarness } from '#testsupport/api-harness.ts';
 
 const ADMIN = 'admin-token-1';
 const READ = 'read-token-1';
@@ -45,13 +45,26 @@ describe('tokens', () => {
   test('only a read token configured: nobody is admin', async () => {
     const { request } = createApiHarness({ tokens: { read: READ } });
     expect((await request('POST', '/v1/invalidate', { json: { selector: { all: true } } })).status).toBe(401);
-    expect((await request('POST', '/v1/invalidate', { json: { selector: { all: true } }, headers: { authorization: `Bearer ${READ}` } })).status).toBe(403);
+    expect(
+      (await request('POST', '/v1/invalidate', { json: { selector: { all: true } }, headers: { authorization: `Bearer ${READ}` } })).status,
+    ).toBe(403);
   });
 
   test('prefixes, suffixes, other schemes, case and empty tokens are wrong', async () => {
     const { request } = createApiHarness({ tokens: { admin: ADMIN, read: READ } });
-    const values = [ADMIN, `Bearer ${ADMIN}x`, `Bearer ${ADMIN.slice(0, -1)}`, `Bearer ${ADMIN.toUpperCase()}`, `Basic ${btoa(`x:${ADMIN}`)}`, 'Bearer', 'Bearer ', `Bearer ${ADMIN} ${READ}`, `Bearer ${READ},${ADMIN}`];
-    for (const authorization of values) expect((await request('GET', '/v1/stats', { headers: { authorization } })).status, authorization).toBe(401);
+    const values = [
+      ADMIN,
+      `Bearer ${ADMIN}x`,
+      `Bearer ${ADMIN.slice(0, -1)}`,
+      `Bearer ${ADMIN.toUpperCase()}`,
+      `Basic ${btoa(`x:${ADMIN}`)}`,
+      'Bearer',
+      'Bearer ',
+      `Bearer ${ADMIN} ${READ}`,
+      `Bearer ${READ},${ADMIN}`,
+    ];
+    for (const authorization of values)
+      expect((await request('GET', '/v1/stats', { headers: { authorization } })).status, authorization).toBe(401);
   });
 
   test('the scheme is read without regard to case, as RFC 9110 wants', async () => {
@@ -61,7 +74,12 @@ describe('tokens', () => {
 
   test('without a token nothing tells routes from no routes', async () => {
     const { request } = createApiHarness({ tokens: { admin: ADMIN } });
-    for (const [method, path] of [['GET', '/v1/nothing'], ['DELETE', '/v1/stats'], ['GET', '/v1/stats'], ['POST', '/v1/invalidate']] as const) {
+    for (const [method, path] of [
+      ['GET', '/v1/nothing'],
+      ['DELETE', '/v1/stats'],
+      ['GET', '/v1/stats'],
+      ['POST', '/v1/invalidate'],
+    ] as const) {
       expect((await request(method, path)).status, `${method} ${path}`).toBe(401);
     }
   });
@@ -69,7 +87,10 @@ describe('tokens', () => {
   test('a body is not read for a caller without a token', async () => {
     const { request } = createApiHarness({ tokens: { admin: ADMIN } });
     let pulled = 0;
-    const body = new ReadableStream<Uint8Array>({ pull: (controller) => ((pulled += 1), controller.enqueue(new Uint8Array(1024))) }, { highWaterMark: 0 });
+    const body = new ReadableStream<Uint8Array>(
+      { pull: (controller) => ((pulled += 1), controller.enqueue(new Uint8Array(1024))) },
+      { highWaterMark: 0 },
+    );
     expect((await request('POST', '/v1/invalidate', { headers: { 'content-type': 'application/json' }, body })).status).toBe(401);
     expect(pulled).toBe(0);
   });
@@ -86,32 +107,59 @@ describe('tokens', () => {
 });
 
 describe('the door without tokens', () => {
-  const get = async (host: string, hosts: readonly string[] = []): Promise<number> => (await createApiHarness({ hosts }).request('GET', '/v1/stats', { headers: { host } })).status;
+  const get = async (host: string, hosts: readonly string[] = []): Promise<number> =>
+    (await createApiHarness({ hosts }).request('GET', '/v1/stats', { headers: { host } })).status;
 
   test('serves loopback hosts and the address it is bound to', async () => {
-    for (const host of ['127.0.0.1:7600', '127.8.9.1', 'localhost:7600', 'LocalHost', '[::1]:7600', '[::1]']) expect(await get(host), host).toBe(200);
+    for (const host of ['127.0.0.1:7600', '127.8.9.1', 'localhost:7600', 'LocalHost', '[::1]:7600', '[::1]'])
+      expect(await get(host), host).toBe(200);
     expect(await get('node-1:7600', ['node-1'])).toBe(200);
     expect(await get('[FE80::1]:7600', ['[fe80::1]'])).toBe(200);
   });
 
   test('refuses every other Host, as a rebound name would send', async () => {
-    for (const host of ['evil.example', 'evil.example:7600', '127.0.0.1.evil.example', 'localhost.evil.example', 'localhost@evil.example', 'evil.example#localhost', '10.0.0.1', '[::2]', '', 'localhost:99999']) {
+    for (const host of [
+      'evil.example',
+      'evil.example:7600',
+      '127.0.0.1.evil.example',
+      'localhost.evil.example',
+      'localhost@evil.example',
+      'evil.example#localhost',
+      '10.0.0.1',
+      '[::2]',
+      '',
+      'localhost:99999',
+    ]) {
       expect(await get(host), host).toBe(403);
     }
   });
 
   test('answers probes of health under any Host', async () => {
     const { request } = createApiHarness();
-    for (const path of ['/healthz', '/readyz']) expect((await request('GET', path, { headers: { host: '10.1.2.3:7600' } })).status).toBe(200);
+    for (const path of ['/healthz', '/readyz'])
+      expect((await request('GET', path, { headers: { host: '10.1.2.3:7600' } })).status).toBe(200);
   });
 
   test('refuses a change that another origin or site sends, and takes its own', async () => {
     const { request } = createApiHarness();
     const post = async (headers: Record<string, string>): Promise<number> =>
-      (await request('POST', '/v1/invalidate', { json: { selector: { all: true }, dryRun: true }, headers: { host: '127.0.0.1:7600', ...headers } })).status;
+      (
+        await request('POST', '/v1/invalidate', {
+          json: { selector: { all: true }, dryRun: true },
+          headers: { host: '127.0.0.1:7600', ...headers },
+        })
+      ).status;
     expect(await post({})).toBe(200);
     expect(await post({ origin: 'http://127.0.0.1:7600', 'sec-fetch-site': 'same-origin' })).toBe(200);
-    for (const origin of ['http://evil.example', 'null', 'http://127.0.0.1:8080', 'https://127.0.0.1:7600', 'http://localhost:7600', 'http://127.0.0.1:7600/x', '']) {
+    for (const origin of [
+      'http://evil.example',
+      'null',
+      'http://127.0.0.1:8080',
+      'https://127.0.0.1:7600',
+      'http://localhost:7600',
+      'http://127.0.0.1:7600/x',
+      '',
+    ]) {
       expect(await post({ origin }), origin).toBe(403);
     }
     for (const site of ['cross-site', 'same-site']) expect(await post({ 'sec-fetch-site': site })).toBe(403);
@@ -119,12 +167,30 @@ describe('the door without tokens', () => {
 
   test('refuses a form of a foreign page, whose type is not JSON', async () => {
     const { request, control } = createApiHarness();
-    control.put({ key: 'k', namespace: { grammar: 'opaque', tenant: 'default', model: '', rank: '', group: '', dtype: '', layer: '', tags: {}, keyPrefix: '', keyTail: '' }, sizeBytes: 1, tiers: ['ram'] });
+    control.put({
+      key: 'k',
+      namespace: {
+        grammar: 'opaque',
+        tenant: 'default',
+        model: '',
+        rank: '',
+        group: '',
+        dtype: '',
+        layer: '',
+        tags: {},
+        keyPrefix: '',
+        keyTail: '',
+      },
+      sizeBytes: 1,
+      tiers: ['ram'],
+    });
     for (const type of ['text/plain', 'application/x-www-form-urlencoded', 'multipart/form-data; boundary=x', undefined]) {
       const headers: Record<string, string> = type === undefined ? {} : { 'content-type': type };
       expect((await request('POST', '/v1/invalidate', { headers, body: '{"selector":{"all":true}}' })).status, type).toBe(415);
     }
     expect(control.namespaces()).toHaveLength(1);
+    // Without a body too: verify and epochs need none, and a foreign page can send one of those unasked.
+    for (const path of ['/v1/verify', '/v1/namespaces/m/epoch']) expect((await request('POST', path)).status, path).toBe(415);
   });
 
   test('leaves Host and Origin alone once a token protects it', async () => {

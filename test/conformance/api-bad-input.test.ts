@@ -3,7 +3,7 @@ import { describe, expect, test } from 'vitest';
 import { problemSchema } from '#protocol/rest/problem.ts';
 import { restLimits } from '#protocol/rest/limits.ts';
 import { restRoutes } from '#protocol/rest/routes.ts';
-import { createApiHarness, putSampleChunks } from '../support/api-harness.ts';
+import { createApiHarness, putSampleChunks } from '#testsupport/api-harness.ts';
 
 const jsonType = { 'content-type': 'application/json' };
 
@@ -31,7 +31,9 @@ describe('bodies', () => {
 
   test('JSON of another shape is a 400 that names the fields', async () => {
     const { request } = createApiHarness();
-    const { status, text } = await problemOf(await request('POST', '/v1/invalidate', { json: { selector: { model: 5, tennant: 'x' }, dryRun: 'yes' } }));
+    const { status, text } = await problemOf(
+      await request('POST', '/v1/invalidate', { json: { selector: { model: 5, tennant: 'x' }, dryRun: 'yes' } }),
+    );
     expect(status).toBe(400);
     expect(text).toContain('selector.model');
     expect(text).toContain('tennant');
@@ -41,7 +43,17 @@ describe('bodies', () => {
   test('nothing is invalidated by a selector that is empty, unknown or not alone', async () => {
     const { request, control } = createApiHarness();
     putSampleChunks(control);
-    for (const selector of [{}, { all: true, model: 'qwen' }, { everything: true }, { keyPrefix: '' }, null, 'all', { olderThan: 'soon' }, { tier: 'tape' }, { keys: 'k' }]) {
+    for (const selector of [
+      {},
+      { all: true, model: 'qwen' },
+      { everything: true },
+      { keyPrefix: '' },
+      null,
+      'all',
+      { olderThan: 'soon' },
+      { tier: 'tape' },
+      { keys: 'k' },
+    ]) {
       for (const path of ['/v1/invalidate', '/v1/persist', '/v1/evict']) {
         const json = path === '/v1/evict' ? { tier: 'ram', selector } : { selector };
         expect((await problemOf(await request('POST', path, { json }))).status, JSON.stringify(selector)).toBe(400);
@@ -54,9 +66,18 @@ describe('bodies', () => {
   test('a body over 1 MiB is a 413, told or not told its length; one at the limit is read', async () => {
     const { request } = createApiHarness();
     const over = `{"keys":["${'k'.repeat(restLimits.bodyBytes)}"]}`;
-    expect((await problemOf(await request('POST', '/v1/lookup', { headers: { ...jsonType, 'content-length': String(over.length) }, body: over }))).status).toBe(413);
+    expect(
+      (
+        await problemOf(
+          await request('POST', '/v1/lookup', { headers: { ...jsonType, 'content-length': String(over.length) }, body: over }),
+        )
+      ).status,
+    ).toBe(413);
     expect((await problemOf(await request('POST', '/v1/lookup', { headers: jsonType, body: over }))).status).toBe(413);
-    const chunked = new ReadableStream<Uint8Array>({ pull: (controller) => controller.enqueue(new Uint8Array(64 * 1024).fill(0x20)) }, { highWaterMark: 0 });
+    const chunked = new ReadableStream<Uint8Array>(
+      { pull: (controller) => controller.enqueue(new Uint8Array(64 * 1024).fill(0x20)) },
+      { highWaterMark: 0 },
+    );
     expect((await problemOf(await request('POST', '/v1/lookup', { headers: jsonType, body: chunked }))).status).toBe(413);
     const exact = '{"keys":["k"]}'.padEnd(restLimits.bodyBytes, ' ');
     expect((await request('POST', '/v1/lookup', { headers: jsonType, body: exact })).status).toBe(200);
@@ -66,7 +87,9 @@ describe('bodies', () => {
     const { request, bugs } = createApiHarness();
     const deep = '['.repeat(500_000);
     expect((await problemOf(await request('POST', '/v1/lookup', { headers: jsonType, body: deep }))).status).toBe(400);
-    expect((await problemOf(await request('POST', '/v1/lookup', { headers: jsonType, body: deep + ']'.repeat(500_000) }))).status).toBe(400);
+    expect((await problemOf(await request('POST', '/v1/lookup', { headers: jsonType, body: deep + ']'.repeat(500_000) }))).status).toBe(
+      400,
+    );
     expect(bugs).toEqual([]);
   });
 
@@ -97,7 +120,18 @@ describe('bodies', () => {
 describe('paths and queries', () => {
   test('an unknown path is a 404 and a known one under another method a 405 with Allow', async () => {
     const { request } = createApiHarness();
-    for (const path of ['/', '/v1', '/v1/', '/v1/stats/', '/v2/stats', '/v1/chunks/a/b', '/v1/namespaces//epoch', '/v1/namespaces/a/b/epoch', '/../etc/passwd', '/v1/%2e%2e/stats/x']) {
+    for (const path of [
+      '/',
+      '/v1',
+      '/v1/',
+      '/v1/stats/',
+      '/v2/stats',
+      '/v1/chunks/a/b',
+      '/v1/namespaces//epoch',
+      '/v1/namespaces/a/b/epoch',
+      '/../etc/passwd',
+      '/v1/%2e%2e/stats/x',
+    ]) {
       expect((await problemOf(await request('GET', path))).status, path).toBe(404);
     }
     for (const { method, path } of Object.values(restRoutes)) {
@@ -127,7 +161,18 @@ describe('paths and queries', () => {
 
   test('bad page sizes, unknown and repeated parameters are a 400', async () => {
     const { request } = createApiHarness();
-    for (const query of ['limit=0', 'limit=1001', 'limit=1e9', 'limit=x', 'limit=1&limit=2', 'modle=x', 'tier=tape', 'olderThan=soon', 'olderThan=1h&olderThan=2h', 'keyPrefix=']) {
+    for (const query of [
+      'limit=0',
+      'limit=1001',
+      'limit=1e9',
+      'limit=x',
+      'limit=1&limit=2',
+      'modle=x',
+      'tier=tape',
+      'olderThan=soon',
+      'olderThan=1h&olderThan=2h',
+      'keyPrefix=',
+    ]) {
       expect((await problemOf(await request('GET', `/v1/chunks?${query}`))).status, query).toBe(400);
     }
   });
@@ -146,8 +191,21 @@ describe('paths and queries', () => {
     const { client, control } = createApiHarness();
     for (const text of ['../../etc/passwd', 'a\u0000b', 'a"b\\c\n', '<script>', '💥ü', '%2F%00', ' ']) {
       control.put({
-        key: text, sizeBytes: 1, tiers: ['ram'],
-        namespace: { grammar: 'object-key', tenant: text, model: 'm', rank: '1', group: '0', dtype: '', layer: '', tags: { 'a/b': text }, keyPrefix: 'p', keyTail: text },
+        key: text,
+        sizeBytes: 1,
+        tiers: ['ram'],
+        namespace: {
+          grammar: 'object-key',
+          tenant: text,
+          model: 'm',
+          rank: '1',
+          group: '0',
+          dtype: '',
+          layer: '',
+          tags: { 'a/b': text },
+          keyPrefix: 'p',
+          keyTail: text,
+        },
       });
       expect((await client().lookup([text])).answers[0]).toEqual({ key: text, tier: 'ram', sizeBytes: 1, reason: '' });
       expect((await client().chunks({ tenant: text })).chunks.map(({ key, tenant }) => [key, tenant])).toEqual([[text, text]]);

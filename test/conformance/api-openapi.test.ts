@@ -3,7 +3,7 @@ import { describe, expect, test } from 'vitest';
 import { errorTable } from '#core/errors.ts';
 import { restRoutes, type RouteName } from '#protocol/rest/routes.ts';
 import type { KvtierClient } from '#client/kvtier-client.ts';
-import { createApiHarness, putSampleChunks } from '../support/api-harness.ts';
+import { createApiHarness, putSampleChunks } from '#testsupport/api-harness.ts';
 
 interface Operation {
   readonly security: readonly object[];
@@ -47,9 +47,15 @@ async function documentOf(): Promise<Document> {
 describe('OpenAPI document', () => {
   test('holds exactly the routes of the table', async () => {
     const { openapi, paths } = await documentOf();
-    const printed = Object.entries(paths).flatMap(([path, methods]) => Object.keys(methods).map((method) => `${method.toUpperCase()} ${path}`));
+    const printed = Object.entries(paths).flatMap(([path, methods]) =>
+      Object.keys(methods).map((method) => `${method.toUpperCase()} ${path}`),
+    );
     expect(openapi).toBe('3.1.0');
-    expect(printed.toSorted()).toEqual(Object.values(restRoutes).map(({ method, path }) => `${method} ${path}`).toSorted());
+    expect(printed.toSorted()).toEqual(
+      Object.values(restRoutes)
+        .map(({ method, path }) => `${method} ${path}`)
+        .toSorted(),
+    );
   });
 
   test('asks for a token on exactly the routes that need one, and names problems everywhere', async () => {
@@ -67,7 +73,8 @@ describe('OpenAPI document', () => {
     const references = [...JSON.stringify(document).matchAll(/"\$ref":"#\/components\/schemas\/(\w+)"/g)].map((match) => match[1] ?? '');
     expect(references.length).toBeGreaterThan(10);
     for (const name of references) expect(document.components.schemas, name).toHaveProperty(name);
-    for (const name of ['Selector', 'Stats', 'Chunk', 'Problem', 'InvalidateRequest', 'VerifyLine']) expect(document.components.schemas).toHaveProperty(name);
+    for (const name of ['Selector', 'Stats', 'Chunk', 'Problem', 'InvalidateRequest', 'VerifyLine'])
+      expect(document.components.schemas).toHaveProperty(name);
     expect(document.components.schemas['Selector']).toMatchObject({ additionalProperties: false });
   });
 });
@@ -80,7 +87,8 @@ describe('client', () => {
     expect(Object.keys(uses).length).toBe(Object.values(paths).flatMap((methods) => Object.keys(methods)).length);
     for (const use of Object.values(uses)) await use(client());
     const text = await client().metrics();
-    for (const { path } of Object.values(restRoutes)) expect(text, path).toContain(`kvtier_http_responses_total{route="${path}",status="200"}`);
+    for (const { path } of Object.values(restRoutes))
+      expect(text, path).toContain(`kvtier_http_responses_total{route="${path}",status="200"}`);
   });
 });
 
@@ -99,8 +107,12 @@ describe('docs/', () => {
   const read = (name: string): string => readFileSync(new URL(`../../docs/${name}`, import.meta.url), 'utf8');
 
   test('errors.md holds the table of error codes', () => {
-    const rows = Object.entries(errorTable).map(([code, { http, exit, retryable, meaning }]) => `| \`${code}\` | ${http} | ${exit} | ${retryable ? 'yes' : 'no'} | ${meaning} |`);
-    expect(read('errors.md')).toContain(['| code | HTTP status | exit code | retry can help | meaning |', '|---|---|---|---|---|', ...rows].join('\n'));
+    const rows = Object.entries(errorTable).map(
+      ([code, { http, exit, retryable, meaning }]) => `| \`${code}\` | ${http} | ${exit} | ${retryable ? 'yes' : 'no'} | ${meaning} |`,
+    );
+    expect(read('errors.md')).toContain(
+      ['| code | HTTP status | exit code | retry can help | meaning |', '|---|---|---|---|---|', ...rows].join('\n'),
+    );
   });
 
   test('rest.md has a heading and a curl line for every route', () => {
@@ -117,7 +129,11 @@ describe('docs/', () => {
       const chunkId = (await client().chunks({ limit: 1 })).chunks[0]?.id ?? '';
       const url = (/http:\/\/127\.0\.0\.1:7600(\S*?)'?(?:\s|$)/.exec(line)?.[1] ?? '').replace('CHUNK_ID', chunkId);
       const body = /-d '([^']*)'/.exec(line)?.[1];
-      const response = await request(body === undefined ? 'GET' : 'POST', url, body === undefined ? {} : { headers: { 'content-type': 'application/json' }, body });
+      const response = await request(
+        body === undefined ? 'GET' : 'POST',
+        url,
+        body === undefined ? {} : { headers: { 'content-type': 'application/json' }, body },
+      );
       expect([line, response.status]).toEqual([line, 200]);
       await response.body?.cancel();
     }

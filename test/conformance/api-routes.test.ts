@@ -2,15 +2,20 @@ import { describe, expect, test } from 'vitest';
 import { InvariantError } from '#core/assert.ts';
 import { errorTable, ioFailed, KvtierError, type ErrorCode } from '#core/errors.ts';
 import { tenantDigest } from '#telemetry/tenant-digest.ts';
-import { createApiHarness, HARNESS_NOW_MS, putSampleChunks } from '../support/api-harness.ts';
-import { simNamespace } from '../support/sim-cache-control.ts';
+import { createApiHarness, HARNESS_NOW_MS, putSampleChunks } from '#testsupport/api-harness.ts';
+import { simNamespace } from '#testsupport/sim-cache-control.ts';
 
 const json = async (response: Response): Promise<Record<string, unknown>> => (await response.json()) as Record<string, unknown>;
 
 describe('health', () => {
   test('/readyz is 200 while ready and, with reasons, while degraded; 503 while starting or draining', async () => {
     const harness = createApiHarness();
-    for (const [state, status] of [['ready', 200], ['degraded', 200], ['starting', 503], ['draining', 503]] as const) {
+    for (const [state, status] of [
+      ['ready', 200],
+      ['degraded', 200],
+      ['starting', 503],
+      ['draining', 503],
+    ] as const) {
       harness.agent.health = { state, reasons: [`it is ${state}`] };
       const response = await harness.request('GET', '/readyz');
       expect([response.status, await response.json()]).toEqual([status, { state, reasons: [`it is ${state}`] }]);
@@ -30,7 +35,18 @@ describe('statistics', () => {
     const harness = createApiHarness();
     putSampleChunks(harness.control);
     harness.control.overrides = { lookups: 7, hits: { hbm: 0, ram: 4, ssd: 1 }, misses: 2 };
-    harness.agent.doors = [{ door: 'resp', address: '127.0.0.1:7601', connections: 2, acceptedConnections: 3, requests: 9, errors: 1, receivedBytes: 10, sentBytes: 11 }];
+    harness.agent.doors = [
+      {
+        door: 'resp',
+        address: '127.0.0.1:7601',
+        connections: 2,
+        acceptedConnections: 3,
+        requests: 9,
+        errors: 1,
+        receivedBytes: 10,
+        sentBytes: 11,
+      },
+    ];
     await harness.client().bumpEpoch('never-seen');
     const stats = await harness.client().stats();
     expect(stats).toMatchObject({ version: '0.1.0', uptimeSeconds: 90, state: 'ready', lookups: 7, hits: { ram: 4, ssd: 1 }, misses: 2 });
@@ -50,7 +66,12 @@ describe('statistics', () => {
   test('/v1/stats lists at most 100 models and tenants, largest first, and counts all', async () => {
     const { control, client } = createApiHarness();
     for (let index = 0; index < 120; index += 1) {
-      control.put({ key: `k${index}`, namespace: simNamespace({ model: `m${index}`, tenant: `t${index}` }), sizeBytes: index + 1, tiers: ['ram'] });
+      control.put({
+        key: `k${index}`,
+        namespace: simNamespace({ model: `m${index}`, tenant: `t${index}` }),
+        sizeBytes: index + 1,
+        tiers: ['ram'],
+      });
     }
     const stats = await client().stats();
     expect([stats.models.length, stats.modelCount, stats.tenants.length, stats.tenantCount]).toEqual([100, 120, 100, 120]);
@@ -61,12 +82,13 @@ describe('statistics', () => {
 describe('listings', () => {
   test('/v1/chunks gives each chunk once over all pages, in every page size', async () => {
     const { control, client } = createApiHarness();
-    for (let index = 0; index < 11; index += 1) control.put({ key: `k${index}`, namespace: simNamespace({ model: 'm' }), sizeBytes: 1, tiers: ['ram'] });
+    for (let index = 0; index < 11; index += 1)
+      control.put({ key: `k${index}`, namespace: simNamespace({ model: 'm' }), sizeBytes: 1, tiers: ['ram'] });
     for (const limit of [1, 2, 5, 10, 11, 12]) {
       const keys: string[] = [];
-      let cursor: string | null | undefined;
+      let cursor: string | null = '';
       do {
-        const page = await client().chunks(cursor == null ? { limit } : { limit, cursor });
+        const page = await client().chunks(cursor === '' ? { limit } : { limit, cursor });
         expect(page.chunks.length).toBeLessThanOrEqual(limit);
         keys.push(...page.chunks.map(({ key }) => key));
         cursor = page.cursor;
@@ -79,7 +101,8 @@ describe('listings', () => {
     const { control, client } = createApiHarness();
     const { keys, otherKey } = putSampleChunks(control);
     const [first = '', second = '', third = ''] = keys;
-    const found = async (query: Parameters<ReturnType<typeof client>['chunks']>[0]): Promise<string[]> => (await client().chunks(query)).chunks.map(({ key }) => key);
+    const found = async (query: Parameters<ReturnType<typeof client>['chunks']>[0]): Promise<string[]> =>
+      (await client().chunks(query)).chunks.map(({ key }) => key);
     expect(await found({ model: 'meta/llama-3' })).toEqual(keys);
     expect(await found({ tenant: 'salt-of-ann' })).toEqual([otherKey]);
     expect(await found({ tier: 'ssd' })).toEqual([second, third]);
@@ -95,7 +118,7 @@ describe('listings', () => {
     const { control, client } = createApiHarness();
     const { keys } = putSampleChunks(control);
     const [parent, child] = (await client().chunks({ limit: 2 })).chunks;
-    expect(await client().chunk(child?.id ?? '')).toMatchObject({ key: keys[1], parentId: parent?.id, childCount: 1, checksum: '18446744073709551615' });
+    expect(await client().chunk(child?.id ?? '')).toMatchObject({ key: keys[1], parentId: parent?.id, checksum: '18446744073709551615' });
     expect(await client().chunk(parent?.id ?? '')).toMatchObject({ parentId: null, dirty: true });
     await client().invalidate({ selector: { all: true } });
     await expect(client().chunk(child?.id ?? '')).rejects.toMatchObject({ code: 'NOT_FOUND' });
@@ -103,7 +126,8 @@ describe('listings', () => {
 
   test('/v1/namespaces and /v1/tenants give each row once over all pages, also while rows come and go', async () => {
     const { control, client } = createApiHarness();
-    for (const name of ['a', 'b', 'd', 'e', 'ü']) control.put({ key: name, namespace: simNamespace({ model: 'm', tenant: name }), sizeBytes: 1, tiers: ['ram'] });
+    for (const name of ['a', 'b', 'd', 'e', 'ü'])
+      control.put({ key: name, namespace: simNamespace({ model: 'm', tenant: name }), sizeBytes: 1, tiers: ['ram'] });
     const first = await client().tenants({ limit: 2 });
     expect(first.tenants.map(({ tenant }) => tenant)).toEqual(['a', 'b']);
     await client().invalidate({ selector: { tenant: 'a' } });
@@ -112,9 +136,9 @@ describe('listings', () => {
     expect(second.tenants.map(({ tenant }) => tenant)).toEqual(['c', 'd', 'e', 'ü']);
     expect(second.cursor).toBeNull();
     const labels: string[] = [];
-    let cursor: string | null | undefined;
+    let cursor: string | null = '';
     do {
-      const page = await client().namespaces(cursor == null ? { limit: 2 } : { limit: 2, cursor });
+      const page = await client().namespaces(cursor === '' ? { limit: 2 } : { limit: 2, cursor });
       labels.push(...page.namespaces.map(({ label }) => label));
       cursor = page.cursor;
     } while (cursor !== null);
@@ -126,7 +150,13 @@ describe('listings', () => {
     await client().bumpEpoch('meta/llama-3');
     putSampleChunks(control);
     const { namespaces } = await client().namespaces();
-    expect(namespaces.find(({ model }) => model === 'meta/llama-3')).toMatchObject({ epoch: 1, chunkCount: 3, rank: '00000001', grammar: 'object-key', bytes: { ram: 3000, ssd: 6000 } });
+    expect(namespaces.find(({ model }) => model === 'meta/llama-3')).toMatchObject({
+      epoch: 1,
+      chunkCount: 3,
+      rank: '00000001',
+      grammar: 'object-key',
+      bytes: { ram: 3000, ssd: 6000 },
+    });
     expect((await client().tenants()).tenants.map(({ digest }) => digest)).toEqual(['default', tenantDigest('salt-of-ann')]);
   });
 });
@@ -164,7 +194,12 @@ describe('invalidation', () => {
     const { control, client } = createApiHarness();
     const { keys } = putSampleChunks(control);
     const selector = { chainFrom: keys[1] ?? '', olderThan: '1h' };
-    expect(await client().invalidate({ selector, dryRun: true })).toMatchObject({ matchedChunks: 2, removedBytes: 6000, dryRun: true, webhook: 'off' });
+    expect(await client().invalidate({ selector, dryRun: true })).toMatchObject({
+      matchedChunks: 2,
+      removedBytes: 6000,
+      dryRun: true,
+      webhook: 'off',
+    });
     expect((await client().chunks()).chunks).toHaveLength(4);
     expect((await client().invalidations()).invalidations).toEqual([]);
     const answer = await client().invalidate({ selector, reason: 'bad weights' });
@@ -172,8 +207,14 @@ describe('invalidation', () => {
     expect((await client().chunks()).chunks).toHaveLength(2);
     expect((await client().invalidations()).invalidations).toEqual([
       {
-        id: answer.id, atMs: HARNESS_NOW_MS, generation: answer.generation, selector: { chainFrom: keys[1], olderThan: HARNESS_NOW_MS - 3_600_000 },
-        reason: 'bad weights', actor: 'admin', matchedChunks: 2, removedBytes: 6000,
+        id: answer.id,
+        atMs: HARNESS_NOW_MS,
+        generation: answer.generation,
+        selector: { chainFrom: keys[1], olderThan: HARNESS_NOW_MS - 3_600_000 },
+        reason: 'bad weights',
+        actor: 'admin',
+        matchedChunks: 2,
+        removedBytes: 6000,
       },
     ]);
   });
@@ -202,11 +243,15 @@ describe('invalidation', () => {
 });
 
 describe('webhook', () => {
-  const webhook = (fetch: (url: string, init: RequestInit) => Promise<Response>): { url: string; timeoutMs: number; fetch: typeof fetch } => ({ url: 'http://lmcache/clear-cache', timeoutMs: 500, fetch });
+  const webhook = (
+    fetch: (url: string, init: RequestInit) => Promise<Response>,
+  ): { url: string; timeoutMs: number; fetch: typeof fetch } => ({ url: 'http://lmcache/clear-cache', timeoutMs: 500, fetch });
 
   test('is called after an invalidation and an epoch, not after a dry run, and its outcome is in the answer', async () => {
     const calls: string[] = [];
-    const { client, control } = createApiHarness({ webhook: webhook(async (url, init) => (calls.push(`${init.method} ${url} ${control.namespaces().length}`), new Response('cleared'))) });
+    const { client, control } = createApiHarness({
+      webhook: webhook(async (url, init) => (calls.push(`${init.method} ${url} ${control.namespaces().length}`), new Response('cleared'))),
+    });
     putSampleChunks(control);
     expect((await client().invalidate({ selector: { all: true }, dryRun: true })).webhook).toBe('off');
     expect(calls).toEqual([]);
@@ -259,7 +304,11 @@ describe('verify', () => {
     control.corruptKeys.add(keys[2] ?? '');
     const lines = [];
     for await (const line of client().verify()) lines.push(line);
-    expect(lines.map(({ checkedFiles, done }) => [checkedFiles, done])).toEqual([[1, false], [2, false], [2, true]]);
+    expect(lines.map(({ checkedFiles, done }) => [checkedFiles, done])).toEqual([
+      [1, false],
+      [2, false],
+      [2, true],
+    ]);
     expect(lines.at(-1)?.mismatches).toEqual([{ path: `chunks/${keys[2]}`, key: keys[2], problem: 'checksum differs' }]);
   });
 
@@ -282,6 +331,23 @@ describe('verify', () => {
     await run();
   });
 
+  test('a reader that stalls for a minute loses the run, and the next one may start', async () => {
+    const { control, client, request, fireTimers } = createApiHarness();
+    putSampleChunks(control);
+    const response = await request('POST', '/v1/verify', { json: {} });
+    const reader = response.body?.getReader();
+    await reader?.read();
+    await expect(client().verify().next()).rejects.toMatchObject({ code: 'OVERLOADED' });
+    fireTimers();
+    await expect(
+      (async () => {
+        while ((await reader?.read())?.done === false) continue;
+      })(),
+    ).rejects.toThrow('stalled');
+    expect(control.endedVerifies).toBe(1);
+    expect((await client().verify().next()).value).toMatchObject({ checkedFiles: 1 });
+  });
+
   test('runs once at a time; a reader that goes away ends it', async () => {
     const { control, client } = createApiHarness();
     putSampleChunks(control);
@@ -298,13 +364,21 @@ describe('errors', () => {
   test('every code leaves as problem+json with the status of the table and the message of the error', async () => {
     const { control, request } = createApiHarness();
     for (const code of Object.keys(errorTable) as ErrorCode[]) {
-      control.failNext.set('persist', new KvtierError(code, `It was ${code}`, { context: { secret: 'hidden' }, cause: new Error('hidden') }));
+      control.failNext.set(
+        'persist',
+        new KvtierError(code, `It was ${code}`, { context: { secret: 'hidden' }, cause: new Error('hidden') }),
+      );
       const response = await request('POST', '/v1/persist', { json: { selector: { all: true } } });
       expect(response.status).toBe(errorTable[code].http);
       expect(response.headers.get('content-type')).toBe('application/problem+json');
       const problem = await json(response);
       expect(problem).toEqual({
-        type: `urn:kvtier:problem:${code}`, title: errorTable[code].meaning, status: errorTable[code].http, detail: `It was ${code}`, code, retryable: errorTable[code].retryable,
+        type: `urn:kvtier:problem:${code}`,
+        title: errorTable[code].meaning,
+        status: errorTable[code].http,
+        detail: `It was ${code}`,
+        code,
+        retryable: errorTable[code].retryable,
       });
     }
   });

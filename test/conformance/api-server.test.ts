@@ -1,6 +1,6 @@
 import { afterEach, describe, expect, test } from 'vitest';
 import { KvtierClient } from '#client/kvtier-client.ts';
-import { createApiHarness, putSampleChunks, type ApiHarness } from '../support/api-harness.ts';
+import { createApiHarness, putSampleChunks, type ApiHarness } from '#testsupport/api-harness.ts';
 
 const servers: { stop(closeActive: boolean): unknown }[] = [];
 afterEach(() => {
@@ -23,15 +23,23 @@ async function raw(port: number, text: string): Promise<string> {
   };
   await new Promise<void>((resolve, reject) => {
     Bun.connect({
-      hostname: '127.0.0.1', port,
-      socket: { open: send, drain: send, data: (_, bytes) => void received.push(bytes.toString()), close: () => resolve(), error: (_, error) => reject(error) },
+      hostname: '127.0.0.1',
+      port,
+      socket: {
+        open: send,
+        drain: send,
+        data: (_, bytes) => void received.push(bytes.toString()),
+        close: () => resolve(),
+        error: (_, error) => reject(error),
+      },
     }).catch(reject);
   });
   return received.join('');
 }
 
 const statusOf = (answer: string): number => Number(/^HTTP\/1\.1 (\d+)/.exec(answer)?.[1]);
-const get = (path: string, headers: readonly string[]): string => [`GET ${path} HTTP/1.1`, ...headers, 'Connection: close', '', ''].join('\r\n');
+const get = (path: string, headers: readonly string[]): string =>
+  [`GET ${path} HTTP/1.1`, ...headers, 'Connection: close', '', ''].join('\r\n');
 
 describe('the API behind a listener', () => {
   test('serves the client over the network', async () => {
@@ -57,7 +65,10 @@ describe('the API behind a listener', () => {
     // The server learns of the closed connection in its own time: asked until it has, bounded by the test's own limit.
     let done = false;
     while (!done) {
-      const again = await client.verify().next().catch((error: unknown) => error);
+      const again = await client
+        .verify()
+        .next()
+        .catch((error: unknown) => error);
       done = !(again instanceof Error);
     }
     expect(harness.control.endedVerifies).toBeGreaterThanOrEqual(1);
@@ -72,14 +83,30 @@ describe('the API behind a listener', () => {
 
   test('a body over the limit is refused on its announced length, before it arrives', async () => {
     const port = listen(createApiHarness());
-    const head = ['POST /v1/lookup HTTP/1.1', `Host: 127.0.0.1:${port}`, 'Content-Type: application/json', 'Content-Length: 10000000', 'Connection: close', '', '{'].join('\r\n');
+    const head = [
+      'POST /v1/lookup HTTP/1.1',
+      `Host: 127.0.0.1:${port}`,
+      'Content-Type: application/json',
+      'Content-Length: 10000000',
+      'Connection: close',
+      '',
+      '{',
+    ].join('\r\n');
     expect(statusOf(await raw(port, head))).toBe(413);
   });
 
   test('a body over the limit in pieces of unannounced length is refused too', async () => {
     const port = listen(createApiHarness());
     const piece = `10000\r\n${' '.repeat(0x10000)}\r\n`;
-    const head = ['POST /v1/lookup HTTP/1.1', `Host: 127.0.0.1:${port}`, 'Content-Type: application/json', 'Transfer-Encoding: chunked', 'Connection: close', '', ''].join('\r\n');
+    const head = [
+      'POST /v1/lookup HTTP/1.1',
+      `Host: 127.0.0.1:${port}`,
+      'Content-Type: application/json',
+      'Transfer-Encoding: chunked',
+      'Connection: close',
+      '',
+      '',
+    ].join('\r\n');
     const answer = await raw(port, head + piece.repeat(20) + '0\r\n\r\n');
     expect(statusOf(answer)).toBe(413);
     expect(answer).toContain('PAYLOAD_TOO_LARGE');

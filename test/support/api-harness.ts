@@ -24,7 +24,11 @@ export interface ApiHarness {
   fireTimers(): void;
   client(token?: string): KvtierClient;
   /** A raw request; `json` sets body and content type. */
-  request(method: string, path: string, options?: { readonly headers?: Record<string, string>; readonly json?: unknown; readonly body?: string | ReadableStream<Uint8Array> }): Promise<Response>;
+  request(
+    method: string,
+    path: string,
+    options?: { readonly headers?: Record<string, string>; readonly json?: unknown; readonly body?: string | ReadableStream<Uint8Array> },
+  ): Promise<Response>;
 }
 
 export function createApiHarness(overrides: Partial<ApiDeps> = {}): ApiHarness {
@@ -44,15 +48,29 @@ export function createApiHarness(overrides: Partial<ApiDeps> = {}): ApiHarness {
   const logged: ApiHarness['logged'] = [];
   const log = (message: string, fields?: unknown): void => void logged.push({ message, fields });
   const app = createApi({
-    control, metrics, clock, tokens: {}, logger: { ...noopLogger, warn: log, error: log }, onBug: (error) => void bugs.push(error),
+    control,
+    metrics,
+    clock,
+    tokens: {},
+    logger: { ...noopLogger, warn: log, error: log },
+    onBug: (error) => void bugs.push(error),
     agent: {
-      version: '0.1.0', startedAtMs: HARNESS_NOW_MS - 90_000, doors: () => agent.doors, health: () => agent.health, residentBytes: () => 123_456_789,
+      version: '0.1.0',
+      startedAtMs: HARNESS_NOW_MS - 90_000,
+      doors: () => agent.doors,
+      health: () => agent.health,
+      residentBytes: () => 123_456_789,
     },
     ...overrides,
   });
   const send = async (url: string, init: RequestInit): Promise<Response> => await app.request(url, init);
   return {
-    app, control, metrics, agent, bugs, logged,
+    app,
+    control,
+    metrics,
+    agent,
+    bugs,
+    logged,
     fireTimers: () => {
       for (const callback of timers) callback();
       timers.clear();
@@ -78,8 +96,22 @@ export function putSampleChunks(control: SimCacheControl): { readonly keys: read
   const keys = ['aa', 'bb', 'cc'].map((hash) => `${llama.keyPrefix}${hash}${llama.keyTail}`);
   const [first = '', second = '', third = ''] = keys;
   control.put({ key: first, namespace: llama, sizeBytes: 1000, tiers: ['ram'] });
-  control.put({ key: second, namespace: llama, sizeBytes: 2000, tiers: ['ram', 'ssd'], parentKey: first, lastUsedAtMs: HARNESS_NOW_MS - 7_200_000 });
-  control.put({ key: third, namespace: llama, sizeBytes: 4000, tiers: ['ssd'], parentKey: second, lastUsedAtMs: HARNESS_NOW_MS - 7_200_000 });
+  control.put({
+    key: second,
+    namespace: llama,
+    sizeBytes: 2000,
+    tiers: ['ram', 'ssd'],
+    parentKey: first,
+    lastUsedAtMs: HARNESS_NOW_MS - 7_200_000,
+  });
+  control.put({
+    key: third,
+    namespace: llama,
+    sizeBytes: 4000,
+    tiers: ['ssd'],
+    parentKey: second,
+    lastUsedAtMs: HARNESS_NOW_MS - 7_200_000,
+  });
   const otherKey = `${qwen.keyPrefix}dd${qwen.keyTail}`;
   control.put({ key: otherKey, namespace: qwen, sizeBytes: 500, tiers: ['ram'], leased: true });
   return { keys, otherKey };

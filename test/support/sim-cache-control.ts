@@ -5,7 +5,16 @@
  * Invariants: ids are unique and never reused; a chunk is in at least one tier; a parent's child counts it.
  */
 import type {
-  CacheControl, CacheStats, ChunkFilter, ChunkInfo, InvalidateAnswer, LookupAnswer, NamespaceStats, TierName, TierStats, VerifyProgress,
+  CacheControl,
+  CacheStats,
+  ChunkFilter,
+  ChunkInfo,
+  InvalidateAnswer,
+  LookupAnswer,
+  NamespaceStats,
+  TierName,
+  TierStats,
+  VerifyProgress,
 } from '#cache/control.ts';
 import { assert } from '#core/assert.ts';
 import { badRequest } from '#core/errors.ts';
@@ -43,8 +52,16 @@ const order: readonly TierName[] = ['hbm', 'ram', 'ssd'];
 export function simNamespace(fields: { readonly model: string; readonly tenant?: string; readonly rank?: string }): NamespaceDescriptor {
   const { model, tenant = 'default', rank = '00000001' } = fields;
   return {
-    grammar: 'object-key', tenant, model, rank, group: '0', dtype: '', layer: '', tags: {},
-    keyPrefix: `${model}@${rank}@`, keyTail: tenant === 'default' ? '@0' : `@0@${tenant}`,
+    grammar: 'object-key',
+    tenant,
+    model,
+    rank,
+    group: '0',
+    dtype: '',
+    layer: '',
+    tags: {},
+    keyPrefix: `${model}@${rank}@`,
+    keyTail: tenant === 'default' ? '@0' : `@0@${tenant}`,
   };
 }
 
@@ -77,8 +94,15 @@ export class SimCacheControl implements CacheControl {
     assert(chunk.tiers.length > 0, 'A chunk is in at least one tier');
     const parent = chunk.parentKey === undefined ? undefined : this.#byKey(chunk.parentKey);
     const entry: Entry = {
-      index: this.#nextIndex, generation: ++this.#generation, key: chunk.key, namespace: chunk.namespace, sizeBytes: chunk.sizeBytes, parent,
-      createdAtMs: chunk.createdAtMs ?? this.#nowMs(), lastUsedAtMs: chunk.lastUsedAtMs ?? this.#nowMs(), leased: chunk.leased ?? false,
+      index: this.#nextIndex,
+      generation: ++this.#generation,
+      key: chunk.key,
+      namespace: chunk.namespace,
+      sizeBytes: chunk.sizeBytes,
+      parent,
+      createdAtMs: chunk.createdAtMs ?? this.#nowMs(),
+      lastUsedAtMs: chunk.lastUsedAtMs ?? this.#nowMs(),
+      leased: chunk.leased ?? false,
       tiers: new Set(chunk.tiers),
     };
     this.#nextIndex += 1;
@@ -92,14 +116,34 @@ export class SimCacheControl implements CacheControl {
     const latency = { p50: Number.NaN, p99: Number.NaN };
     return {
       tiers: [this.#tierStats('ram', 1 << 30), this.#tierStats('ssd', 2 ** 34)],
-      probes: 0, probeHits: 0, lookups: 0, hits: none, misses: 0, puts: this.#nextIndex, putBytes: 0, duplicatePuts: 0,
-      rejectedPuts: { tooLarge: 0, shed: 0, draining: 0 }, droppedDirtyChunks: 0, evictions: none, demotions: 0, promotions: 0, deletes: 0,
-      invalidatedChunks: this.#invalidatedChunks, sizeGuardMisses: 0,
+      probes: 0,
+      probeHits: 0,
+      lookups: 0,
+      hits: none,
+      misses: 0,
+      puts: this.#nextIndex,
+      putBytes: 0,
+      duplicatePuts: 0,
+      rejectedPuts: { tooLarge: 0, shed: 0, draining: 0 },
+      droppedDirtyChunks: 0,
+      evictions: none,
+      demotions: 0,
+      promotions: 0,
+      deletes: 0,
+      invalidatedChunks: this.#invalidatedChunks,
+      sizeGuardMisses: 0,
       storeAdmission: { mode: 'idle', admittedChunks: 0, skippedChunks: 0, shedChunks: 0, writeBudgetBytesPerSecond: 0 },
       leases: this.#list().filter(({ leased }) => leased).length,
       io: {
-        readBytes: 0, writtenBytes: 0, readErrors: 0, writeErrors: 0, checksumMismatches: 0, quarantinedFiles: 0, queueDepth: 0,
-        readLatencyMs: latency, writeLatencyMs: latency,
+        readBytes: 0,
+        writtenBytes: 0,
+        readErrors: 0,
+        writeErrors: 0,
+        checksumMismatches: 0,
+        quarantinedFiles: 0,
+        queueDepth: 0,
+        readLatencyMs: latency,
+        writeLatencyMs: latency,
       },
       catalog: { state: 'ok', reason: '', queuedChanges: 0, droppedChanges: 0, walBytes: 0 },
       recovery: { done: true, adoptedFiles: 0, droppedFiles: 0, loadedRows: 0 },
@@ -115,17 +159,26 @@ export class SimCacheControl implements CacheControl {
     }
     return [...byIdentity.values()].map((entries) => {
       const descriptor = entries[0]?.namespace ?? simNamespace({ model: '' });
-      return { label: namespaceLabel(descriptor), descriptor, chunkCount: entries.length, bytes: { ram: bytesIn('ram', entries), ssd: bytesIn('ssd', entries) } };
+      return {
+        label: namespaceLabel(descriptor),
+        descriptor,
+        chunkCount: entries.length,
+        bytes: { ram: bytesIn('ram', entries), ssd: bytesIn('ssd', entries) },
+      };
     });
   }
 
   chunks(filter: ChunkFilter, page: { readonly cursor?: string; readonly limit: number }): ReturnType<CacheControl['chunks']> {
-    if (page.cursor !== undefined && !/^\d{1,15}$/.test(page.cursor)) throw badRequest('Cannot continue the listing: the cursor is not one of a former page');
+    if (page.cursor !== undefined && !/^\d{1,15}$/.test(page.cursor))
+      throw badRequest('Cannot continue the listing: the cursor is not one of a former page');
     const after = page.cursor === undefined ? -1 : Number(page.cursor);
     const rest = this.#matching(filter).filter(({ index }) => index > after);
     const shown = rest.slice(0, page.limit);
     const last = shown.at(-1);
-    return { chunks: shown.map((entry) => this.#info(entry)), cursor: rest.length > page.limit && last !== undefined ? String(last.index) : undefined };
+    return {
+      chunks: shown.map((entry) => this.#info(entry)),
+      cursor: rest.length > page.limit && last !== undefined ? String(last.index) : undefined,
+    };
   }
 
   chunk(id: string): ChunkInfo | undefined {
@@ -164,7 +217,12 @@ export class SimCacheControl implements CacheControl {
     const matching = this.#matching(selector);
     const dirty = matching.filter(({ tiers }) => !tiers.has('ssd'));
     for (const { tiers } of dirty) tiers.add('ssd');
-    return { persisted: dirty.length, alreadyOnSsd: matching.length - dirty.length, failed: 0, bytes: dirty.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0) };
+    return {
+      persisted: dirty.length,
+      alreadyOnSsd: matching.length - dirty.length,
+      failed: 0,
+      bytes: dirty.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0),
+    };
   }
 
   async evict(tier: 'ram' | 'ssd', selector: Selector): ReturnType<CacheControl['evict']> {
@@ -179,7 +237,10 @@ export class SimCacheControl implements CacheControl {
     return { evicted: free.length, bytes: free.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0), skipped: inTier.length - free.length };
   }
 
-  async invalidate(selector: Selector, options: { readonly dryRun: boolean; readonly reason: string; readonly actor: string }): Promise<InvalidateAnswer> {
+  async invalidate(
+    selector: Selector,
+    options: { readonly dryRun: boolean; readonly reason: string; readonly actor: string },
+  ): Promise<InvalidateAnswer> {
     await this.#step('invalidate');
     const matching = this.#matching(selector);
     const removedBytes = matching.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
@@ -247,7 +308,9 @@ export class SimCacheControl implements CacheControl {
     return this.#list().filter((entry) => {
       const { key, namespace, createdAtMs, lastUsedAtMs, tiers } = entry;
       const inChain = selector.chainFrom !== undefined && isInChain(entry, selector.chainFrom);
-      return matchesStable(selector, { key, namespace, createdAtMs }) && matchesVolatile(selector, { lastUsedAtMs, tiers: [...tiers], inChain });
+      return (
+        matchesStable(selector, { key, namespace, createdAtMs }) && matchesVolatile(selector, { lastUsedAtMs, tiers: [...tiers], inChain })
+      );
     });
   }
 
@@ -255,19 +318,38 @@ export class SimCacheControl implements CacheControl {
     const entries = this.#list().filter(({ tiers }) => tiers.has(tier));
     const dirty = tier === 'ram' ? entries.filter(({ tiers }) => !tiers.has('ssd')) : [];
     return {
-      tier, state: 'ok', reasons: [], capacityBytes, usedBytes: bytesIn(tier, entries), dirtyBytes: bytesIn(tier, dirty), chunkCount: entries.length,
-      leasedBytes: bytesIn(tier, entries.filter(({ leased }) => leased)),
+      tier,
+      state: 'ok',
+      reasons: [],
+      capacityBytes,
+      usedBytes: bytesIn(tier, entries),
+      dirtyBytes: bytesIn(tier, dirty),
+      chunkCount: entries.length,
+      leasedBytes: bytesIn(
+        tier,
+        entries.filter(({ leased }) => leased),
+      ),
     };
   }
 
   #info(entry: Entry): ChunkInfo {
     const { key, namespace, sizeBytes, generation, createdAtMs, lastUsedAtMs, parent, tiers, leased } = entry;
     return {
-      id: idOf(entry), key, namespace: namespaceLabel(namespace), model: namespace.model, tenant: namespace.tenant, sizeBytes,
-      checksum: 18_446_744_073_709_551_615n.toString(), generation, createdAtMs, lastUsedAtMs, hitCount: 0,
+      id: idOf(entry),
+      key,
+      namespace: namespaceLabel(namespace),
+      model: namespace.model,
+      tenant: namespace.tenant,
+      sizeBytes,
+      checksum: 18_446_744_073_709_551_615n.toString(),
+      generation,
+      createdAtMs,
+      lastUsedAtMs,
+      hitCount: 0,
       parentId: parent !== undefined && this.#entries.has(parent.index) ? idOf(parent) : undefined,
-      childCount: this.#list().filter((candidate) => candidate.parent === entry).length,
-      tiers: order.filter((tier) => tiers.has(tier)), dirty: !tiers.has('ssd'), leased,
+      tiers: order.filter((tier) => tiers.has(tier)),
+      dirty: !tiers.has('ssd'),
+      leased,
     };
   }
 

@@ -26,7 +26,10 @@ async function collect(stream: ReadableStream<Uint8Array>): Promise<unknown[]> {
 
 const bytes = (text: string): Uint8Array => new TextEncoder().encode(text);
 const codeOf = async (work: Promise<unknown>): Promise<ErrorCode> => {
-  const error: unknown = await work.then(() => undefined, (thrown: unknown) => thrown);
+  const error: unknown = await work.then(
+    () => undefined,
+    (thrown: unknown) => thrown,
+  );
   if (!(error instanceof KvtierError)) throw new Error(`Wanted a KvtierError, got ${String(error)}`);
   return error.code;
 };
@@ -35,16 +38,21 @@ describe('parseNdjson', () => {
   test('gives the same lines wherever the stream is cut', async () => {
     const values = fc.array(fc.oneof(fc.record({ text: fc.string({ unit: 'grapheme' }) }), fc.integer()), { maxLength: 5 });
     await fc.assert(
-      fc.asyncProperty(values, fc.array(fc.integer({ min: 1, max: 7 }), { minLength: 1 }), fc.boolean(), async (lines, sizes, newlineAtEnd) => {
-        const whole = bytes(lines.map((line) => JSON.stringify(line)).join('\n') + (newlineAtEnd ? '\n\n' : ''));
-        const pieces: Uint8Array[] = [];
-        for (let offset = 0, turn = 0; offset < whole.length; turn += 1) {
-          const size = sizes[turn % sizes.length] ?? 1;
-          pieces.push(whole.subarray(offset, offset + size));
-          offset += size;
-        }
-        expect(await collect(streamOf(pieces))).toEqual(lines);
-      }),
+      fc.asyncProperty(
+        values,
+        fc.array(fc.integer({ min: 1, max: 7 }), { minLength: 1 }),
+        fc.boolean(),
+        async (lines, sizes, newlineAtEnd) => {
+          const whole = bytes(lines.map((line) => JSON.stringify(line)).join('\n') + (newlineAtEnd ? '\n\n' : ''));
+          const pieces: Uint8Array[] = [];
+          for (let offset = 0, turn = 0; offset < whole.length; turn += 1) {
+            const size = sizes[turn % sizes.length] ?? 1;
+            pieces.push(whole.subarray(offset, offset + size));
+            offset += size;
+          }
+          expect(await collect(streamOf(pieces))).toEqual(lines);
+        },
+      ),
       { numRuns: 100 },
     );
   });
@@ -60,7 +68,8 @@ describe('parseNdjson', () => {
 
   test('cancels the stream when the reader stops early', async () => {
     let cancelled = false;
-    for await (const line of parseNdjson(streamOf([bytes('1\n'), bytes('2\n'), bytes('3\n')], () => (cancelled = true)))) if (line === 1) break;
+    for await (const line of parseNdjson(streamOf([bytes('1\n'), bytes('2\n'), bytes('3\n')], () => (cancelled = true))))
+      if (line === 1) break;
     expect(cancelled).toBe(true);
   });
 
@@ -80,7 +89,10 @@ describe('errorOfResponse', () => {
   });
 
   test('tells the fields that failed', async () => {
-    const problem = problemOf('BAD_REQUEST', 'No fit', [{ path: 'selector.model', message: 'Too big' }, { path: '', message: 'Empty' }]);
+    const problem = problemOf('BAD_REQUEST', 'No fit', [
+      { path: 'selector.model', message: 'Too big' },
+      { path: '', message: 'Empty' },
+    ]);
     expect((await errorOfResponse('x', Response.json(problem, { status: 400 }))).message).toBe('No fit; selector.model: Too big; Empty');
   });
 
@@ -117,7 +129,9 @@ describe('KvtierClient', () => {
   });
 
   test('says IO_FAILED where nothing listens, without the token in the message', async () => {
-    const error: unknown = await clientOf(() => Promise.reject(new Error('refused'))).stats().then(undefined, (thrown: unknown) => thrown);
+    const error: unknown = await clientOf(() => Promise.reject(new Error('refused')))
+      .stats()
+      .then(undefined, (thrown: unknown) => thrown);
     expect(error).toMatchObject({ code: 'IO_FAILED' });
     expect(String(error)).not.toContain('secret');
   });
@@ -133,9 +147,11 @@ describe('KvtierClient', () => {
     expect(await clientOf(async () => Response.json(health)).readiness()).toEqual({ state: 'ready', reasons: [] });
   });
 
-  test('passes the caller\'s abort on', async () => {
+  test("passes the caller's abort on", async () => {
     const controller = new AbortController();
-    const client = clientOf((_, init) => new Promise((_resolve, reject) => init.signal?.addEventListener('abort', () => reject(new Error('aborted')))));
+    const client = clientOf(
+      (_, init) => new Promise((_resolve, reject) => init.signal?.addEventListener('abort', () => reject(new Error('aborted')))),
+    );
     const call = client.stats({ signal: controller.signal });
     controller.abort();
     expect(await codeOf(call)).toBe('IO_FAILED');

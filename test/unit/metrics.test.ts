@@ -4,20 +4,39 @@ import type { CacheStats } from '#cache/control.ts';
 import { Metrics, metricsTable } from '#telemetry/metrics.ts';
 import { MAX_GROUP_LABELS, metricDefinitions, type MetricsSnapshot } from '#telemetry/metric-definitions.ts';
 import { tenantDigest } from '#telemetry/tenant-digest.ts';
-import { SimCacheControl, simNamespace } from '../support/sim-cache-control.ts';
+import { SimCacheControl, simNamespace } from '#testsupport/sim-cache-control.ts';
 
 type Source = Omit<MetricsSnapshot, 'httpResponses' | 'webhookCalls'>;
 
 function sourceOf(control: SimCacheControl): Source {
   return {
-    stats: control.stats(), namespaces: control.namespaces(), version: '0.1.0', state: 'degraded', uptimeSeconds: 90, residentBytes: 5,
-    doors: [{ door: 'resp', address: '127.0.0.1:7601', connections: 1, acceptedConnections: 2, requests: 3, errors: 4, receivedBytes: 5, sentBytes: 6 }],
+    stats: control.stats(),
+    namespaces: control.namespaces(),
+    version: '0.1.0',
+    state: 'degraded',
+    uptimeSeconds: 90,
+    residentBytes: 5,
+    doors: [
+      {
+        door: 'resp',
+        address: '127.0.0.1:7601',
+        connections: 1,
+        acceptedConnections: 2,
+        requests: 3,
+        errors: 4,
+        receivedBytes: 5,
+        sentBytes: 6,
+      },
+    ],
   };
 }
 
 /** Samples of one metric: `{label="value"} number` lines without the name. */
 function samples(text: string, name: string): string[] {
-  return text.split('\n').filter((line) => line.startsWith(`${name}{`) || line.startsWith(`${name} `)).map((line) => line.slice(name.length));
+  return text
+    .split('\n')
+    .filter((line) => line.startsWith(`${name}{`) || line.startsWith(`${name} `))
+    .map((line) => line.slice(name.length));
 }
 
 describe('metric definitions', () => {
@@ -44,17 +63,35 @@ describe('Metrics', () => {
     const numbered = <T>(value: T): T => {
       if (typeof value === 'number') return (next += 7) as T;
       if (Array.isArray(value)) return value.map(numbered) as T;
-      if (typeof value === 'object' && value !== null) return Object.fromEntries(Object.entries(value).map(([key, inner]) => [key, numbered(inner)])) as T;
+      if (typeof value === 'object' && value !== null)
+        return Object.fromEntries(Object.entries(value).map(([key, inner]) => [key, numbered(inner)])) as T;
       return value;
     };
     const control = new SimCacheControl(() => 0);
     const folder = {
-      path: '/data/a', id: 'f1', state: 'read-only' as const, reason: 'EIO', capacityBytes: 0, usedBytes: 0, chunkCount: 0, direct: false, readBytesPerSecond: 0, writeBytesPerSecond: 0,
+      path: '/data/a',
+      id: 'f1',
+      state: 'read-only' as const,
+      reason: 'EIO',
+      capacityBytes: 0,
+      usedBytes: 0,
+      chunkCount: 0,
+      direct: false,
+      readBytesPerSecond: 0,
+      writeBytesPerSecond: 0,
     };
     const plain = control.stats();
-    const stats: CacheStats = numbered({ ...plain, tiers: plain.tiers.map((tier) => (tier.tier === 'ssd' ? { ...tier, folders: [folder] } : tier)) });
+    const stats: CacheStats = numbered({
+      ...plain,
+      tiers: plain.tiers.map((tier) => (tier.tier === 'ssd' ? { ...tier, folders: [folder] } : tier)),
+    });
     const text = await new Metrics().scrape(() => ({ ...sourceOf(control), stats }));
-    const printed = new Set(text.split('\n').filter((line) => !line.startsWith('#')).map((line) => Number(line.slice(line.lastIndexOf(' ') + 1))));
+    const printed = new Set(
+      text
+        .split('\n')
+        .filter((line) => !line.startsWith('#'))
+        .map((line) => Number(line.slice(line.lastIndexOf(' ') + 1))),
+    );
     const missing: number[] = [];
     const visit = (value: unknown): void => {
       if (typeof value === 'number' && !printed.has(value) && !printed.has(value / 1000)) missing.push(value);
@@ -64,7 +101,9 @@ describe('Metrics', () => {
     expect(missing).toEqual([]);
     expect(samples(text, 'kvtier_hits_total')).toContain(`{tier="ssd"} ${stats.hits.ssd}`);
     expect(samples(text, 'kvtier_rejected_puts_total')).toContain(`{reason="shed"} ${stats.rejectedPuts.shed}`);
-    expect(samples(text, 'kvtier_io_latency_seconds')).toContain(`{direction="write",quantile="0.99"} ${stats.io.writeLatencyMs.p99 / 1000}`);
+    expect(samples(text, 'kvtier_io_latency_seconds')).toContain(
+      `{direction="write",quantile="0.99"} ${stats.io.writeLatencyMs.p99 / 1000}`,
+    );
     expect(samples(text, 'kvtier_folder_state')).toContain('{folder="/data/a",state="read-only"} 1');
     expect(samples(text, 'kvtier_folder_direct')).toEqual(['{folder="/data/a"} 0']);
     expect(samples(text, 'kvtier_agent_state')).toContain('{state="degraded"} 1');
@@ -84,7 +123,10 @@ describe('Metrics', () => {
     const control = new SimCacheControl(() => 0);
     const metrics = new Metrics();
     control.put({ key: 'k', namespace: simNamespace({ model: 'm' }), sizeBytes: 5, tiers: ['ram'] });
-    expect(samples(await metrics.scrape(() => sourceOf(control)), 'kvtier_model_bytes')).toEqual(['{model="m",tier="ram"} 5', '{model="m",tier="ssd"} 0']);
+    expect(samples(await metrics.scrape(() => sourceOf(control)), 'kvtier_model_bytes')).toEqual([
+      '{model="m",tier="ram"} 5',
+      '{model="m",tier="ssd"} 0',
+    ]);
     await control.invalidate({ all: true }, { dryRun: false, reason: '', actor: 'admin' });
     expect(samples(await metrics.scrape(() => sourceOf(control)), 'kvtier_model_bytes')).toEqual([]);
   });
@@ -92,7 +134,12 @@ describe('Metrics', () => {
   test('names tenants by digest, at most 100 of them, the largest, and sums the rest as other', async () => {
     const control = new SimCacheControl(() => 0);
     for (let index = 1; index <= 130; index += 1) {
-      control.put({ key: `k${index}`, namespace: simNamespace({ model: `model-${index}`, tenant: `salt-${index}` }), sizeBytes: index, tiers: ['ssd'] });
+      control.put({
+        key: `k${index}`,
+        namespace: simNamespace({ model: `model-${index}`, tenant: `salt-${index}` }),
+        sizeBytes: index,
+        tiers: ['ssd'],
+      });
     }
     const text = await new Metrics().scrape(() => sourceOf(control));
     expect(text).not.toContain('salt-');

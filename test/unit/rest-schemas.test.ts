@@ -11,7 +11,17 @@ const refuses = (wire: unknown): boolean => !selectorSchema.safeParse(wire).succ
 
 describe('selectorSchema', () => {
   test('takes every field of the core selector and resolves times', () => {
-    const fields = { model: 'm', modelPrefix: 'm', tenant: 't', namespace: 'n', keys: ['k', 'k'], keyPrefix: 'k', chainFrom: 'k', tag: 'a=b', tier: 'ssd' };
+    const fields = {
+      model: 'm',
+      modelPrefix: 'm',
+      tenant: 't',
+      namespace: 'n',
+      keys: ['k', 'k'],
+      keyPrefix: 'k',
+      chainFrom: 'k',
+      tag: 'a=b',
+      tier: 'ssd',
+    };
     expect(parse({ ...fields, olderThan: '1h', createdBefore: 5 })).toEqual({ ...fields, olderThan: now - 3_600_000, createdBefore: 5 });
     expect(parse({ all: true })).toEqual({ all: true });
   });
@@ -89,7 +99,23 @@ describe('timePointMs', () => {
   });
 
   test('refuses local times, impossible dates, negatives, fractions and words', () => {
-    for (const value of ['2026-01-01T12:00:00', '2026-02-30', '2026-13-01', '-1h', '-5', '', ' ', 'yesterday', '1w', '1e3', 'NaN', -1, 1.5, Number.NaN, 1e300]) {
+    for (const value of [
+      '2026-01-01T12:00:00',
+      '2026-02-30',
+      '2026-13-01',
+      '-1h',
+      '-5',
+      '',
+      ' ',
+      'yesterday',
+      '1w',
+      '1e3',
+      'NaN',
+      -1,
+      1.5,
+      Number.NaN,
+      1e300,
+    ]) {
       expect(timePointMs(value, now), String(value)).toBeUndefined();
     }
   });
@@ -112,7 +138,15 @@ describe('query schemas', () => {
   });
 
   test('refuse page sizes out of bounds and parameters they do not know', () => {
-    for (const query of [{ limit: '0' }, { limit: '1001' }, { limit: '1.5' }, { limit: 'ten' }, { limit: ['1', '2'] }, { limt: '1' }, { cursor: '' }]) {
+    for (const query of [
+      { limit: '0' },
+      { limit: '1001' },
+      { limit: '1.5' },
+      { limit: 'ten' },
+      { limit: ['1', '2'] },
+      { limt: '1' },
+      { cursor: '' },
+    ]) {
       expect(pageQuerySchema.safeParse(query).success, JSON.stringify(query)).toBe(false);
     }
     expect(chunkQuerySchema.safeParse({ modle: 'm' }).success).toBe(false);
@@ -121,5 +155,6 @@ describe('query schemas', () => {
 });
 
 test('keysRequestSchema refuses no keys, empty keys and unknown fields', () => {
-  for (const body of [{}, { keys: [] }, { keys: [''] }, { keys: 'k' }, { keys: ['k'], all: true }]) expect(keysRequestSchema.safeParse(body).success).toBe(false);
+  for (const body of [{}, { keys: [] }, { keys: [''] }, { keys: 'k' }, { keys: ['k'], all: true }])
+    expect(keysRequestSchema.safeParse(body).success).toBe(false);
 });

@@ -45,7 +45,6 @@ export const chunkSchema = z
     lastUsedAtMs: z.number(),
     hitCount: countSchema,
     parentId: z.string().nullable(),
-    childCount: countSchema,
     tiers: z.array(tierSchema),
     dirty: z.boolean().meta({ description: 'A crash would lose it: no replica on SSD' }),
     leased: z.boolean(),

@@ -58,7 +58,9 @@ export const invalidationSchema = z
     atMs: z.number(),
     generation: countSchema,
     // Not selectorSchema: what a newer or older agent wrote into its log must still print.
-    selector: z.record(z.string(), z.union([z.boolean(), z.string(), z.number(), z.array(z.string())])).meta({ description: 'As it was asked, times as ms since 1970' }),
+    selector: z
+      .record(z.string(), z.union([z.boolean(), z.string(), z.number(), z.array(z.string())]))
+      .meta({ description: 'As it was asked, times as ms since 1970' }),
     reason: z.string(),
     actor: z.string().meta({ description: 'admin, resp or epoch; never a token' }),
     matchedChunks: countSchema,

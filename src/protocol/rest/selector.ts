@@ -38,9 +38,10 @@ export type WireSelector = z.input<typeof selectorSchema>;
 /** The core's selector, with times resolved against `nowMs` and without absent fields. Errors: BAD_REQUEST. */
 export function toSelector(wire: z.output<typeof selectorSchema>, nowMs: number): Selector {
   const { olderThan, createdBefore, ...rest } = wire;
-  const selector: Record<string, unknown> = {};
-  for (const [name, value] of Object.entries(rest)) if (value !== undefined) selector[name] = value;
-  if (olderThan !== undefined) selector['olderThan'] = resolveTimePoint(olderThan, nowMs);
-  if (createdBefore !== undefined) selector['createdBefore'] = resolveTimePoint(createdBefore, nowMs);
-  return selector as Selector;
+  const present: Selector = Object.fromEntries(Object.entries(rest).filter(([, value]) => value !== undefined));
+  return {
+    ...present,
+    ...(olderThan === undefined ? {} : { olderThan: resolveTimePoint(olderThan, nowMs) }),
+    ...(createdBefore === undefined ? {} : { createdBefore: resolveTimePoint(createdBefore, nowMs) }),
+  };
 }
