@@ -1,5 +1,5 @@
 import { defineConfig } from 'vitest/config';
-import { lanes } from './test/lanes.ts';
+import { lanes } from './test/support/lanes.ts';
 
 /** One project a lane. Run under Bun (`bun run test`), in threads: what the tests import needs bun:ffi and Bun's Workers. */
 export default defineConfig({

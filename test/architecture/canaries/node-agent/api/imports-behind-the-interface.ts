@@ -1,0 +1,4 @@
+import { RamTier } from '#tiers/ram/ram-tier.ts'; // canary: no-restricted-imports
+import { ChunkIndex } from '#cache/chunk-index.ts'; // canary: no-restricted-imports
+
+export const wrong: unknown = [RamTier, ChunkIndex];

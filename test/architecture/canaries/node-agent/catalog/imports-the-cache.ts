@@ -1,0 +1,3 @@
+import { ChunkIndex } from '#cache/chunk-index.ts'; // canary: no-restricted-imports
+
+export const wrong: unknown = ChunkIndex;

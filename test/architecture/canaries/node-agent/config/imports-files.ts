@@ -1,0 +1,3 @@
+import { readFileSync } from 'node:fs'; // canary: no-restricted-imports
+
+export const wrong: unknown = readFileSync;

@@ -1,0 +1,1 @@
+export * from './is-too-long-a-file.ts'; // canary: no-barrel-file

@@ -1,0 +1,3 @@
+import { createApp } from '#api/app.ts'; // canary: no-restricted-imports
+
+export const wrong: unknown = createApp;

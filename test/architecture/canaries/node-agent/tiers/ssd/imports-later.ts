@@ -1,0 +1,3 @@
+export async function load(): Promise<unknown> {
+  return import('#cache/chunk-index.ts'); // canary: no-restricted-imports
+}

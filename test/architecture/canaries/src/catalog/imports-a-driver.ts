@@ -1,0 +1,3 @@
+import Database from 'better-sqlite3'; // canary: no-restricted-imports
+
+export const wrong: unknown = Database;

@@ -1,0 +1,3 @@
+import type { CacheControl } from '#cache/control.ts'; // canary: no-restricted-imports
+
+export type Wrong = CacheControl;

@@ -1,0 +1,3 @@
+import { two } from './imports-itself-in-a-circle-back.ts'; // canary: no-cycle
+
+export const one = (): number => two();
