@@ -11,7 +11,7 @@
  * Not to be used where one-shot scans dominate and the tier is small (1 to 10 % of unique blocks): SLRU with 20 % protected, or
  * ARC, keep more there. Sizes are ignored: chunks of one namespace have one size, and slabs deal with the rest.
  *
- * Every operation is O(1) and makes no garbage. An entry costs 16 bytes: links and the number of its last touch, in segments that
+ * Every operation is O(1) and makes no garbage. An entry costs 16 bytes: links and a touch number, in segments that
  * are allocated as entry numbers grow, so that growth copies nothing.
  *
  * Invariants (checkInvariants): the list is one line from the hottest to the coldest entry, its links agree both ways, touch
@@ -90,7 +90,7 @@ export class LeafLru implements EvictionPolicy {
     }
   }
 
-  /** The number of the entry's last touch. */
+  /** The number of the touch that made the entry the hottest. */
   temperature(entry: number): number {
     const segment = this.#segments[entry >>> SEGMENT_ENTRIES_LOG2];
     return segment === undefined ? 0 : segment.touches[(entry & SEGMENT_MASK) * DOUBLES + 1]!;

@@ -413,6 +413,18 @@ describe('ChunkIndex.scan', () => {
 });
 
 describe('ChunkIndex memory', () => {
+  test('stays at or below 200 bytes a chunk at a million chunks of 64-byte keys, links of two tiers included', () => {
+    const index = new ChunkIndex(fixedRng());
+    const key = new Uint8Array(64).fill(0x61);
+    const words = new DataView(key.buffer);
+    for (let n = 0; n < 1_000_000; n += 1) {
+      words.setUint32(20, n);
+      index.insert(namespace0, key);
+    }
+    const tierBytes = 16 * index.entryCapacity;
+    expect((index.memoryBytes() + 2 * tierBytes) / 1_000_000).toBeLessThanOrEqual(200);
+  });
+
   test('stays where it is when churn replaces every key many times', () => {
     const index = new ChunkIndex(fixedRng());
     const entries = Array.from({ length: 5000 }, (_, n) => index.insert(namespace0, hexKey(n)));

@@ -2,7 +2,7 @@ import type { EvictionPolicy } from '#policy/eviction-policy.ts';
 import type { Trace } from './trace.ts';
 
 /** 'prefix-first' is the naive order, for comparison only. */
-export type TouchOrder = 'suffix-first' | 'prefix-first';
+type TouchOrder = 'suffix-first' | 'prefix-first';
 
 export interface ReplayOptions {
   readonly capacityBlocks: number;

@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { assert } from '#core/assert.ts';
 
-export interface TraceRequest {
+interface TraceRequest {
   readonly timestampMs: number;
   readonly inputTokens: number;
   readonly outputTokens: number;
@@ -19,7 +19,7 @@ export interface Trace {
   readonly requestedBlockCount: number;
 }
 
-export const traceFiles = {
+const traceFiles = {
   synthetic: { file: 'synthetic_trace.jsonl', blockTokens: 512 },
   'lmcache-agent': { file: 'lmcache_agent_256.jsonl', blockTokens: 256 },
 } as const;
