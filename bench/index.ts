@@ -144,7 +144,14 @@ function memoryAndRates(fixture: Fixture, seed: number): BenchCase[] {
     compare({ case: case_, unit: 'a second', better: 'higher', ours: 1e9 / ours, peer: 1e9 / peer, peerName: 'Map<string, number>' });
   return [
     compare({ case: name, unit: 'B', better: 'lower', ours: bytes, peer: TARGET_BYTES, peerName: 'target' }),
-    compare({ case: 'of it rows, keys and table; the Map holds keys and a number', unit: 'B', better: 'lower', ours: index.memoryBytes() / keyCount, peer: fixture.mapBytes / keyCount, peerName: 'Map<string, number>' }),
+    compare({
+      case: 'of it rows, keys and table; the Map holds keys and a number',
+      unit: 'B',
+      better: 'lower',
+      ours: index.memoryBytes() / keyCount,
+      peer: fixture.mapBytes / keyCount,
+      peerName: 'Map<string, number>',
+    }),
     rate('insert, scattered', fixture.insertNs.ours, fixture.insertNs.map),
     rate('find and remove, scattered', (remove * 1000) / keyCount, (mapRemove * 1000) / keyCount),
   ];
@@ -161,7 +168,10 @@ function growth(fixture: Fixture): BenchCase {
     const index = new ChunkIndex(seededRng(1));
     for (let n = 0; n < keyCount; n += 1) {
       const key = keyAt(keyBytes, n);
-      fastest[n] = Math.min(fastest[n]!, time(() => index.insert(namespace, key)));
+      fastest[n] = Math.min(
+        fastest[n]!,
+        time(() => index.insert(namespace, key)),
+      );
     }
   }
   let longestUs = 0;

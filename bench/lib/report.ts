@@ -41,7 +41,8 @@ interface Measured {
 export function compare(measured: Measured): BenchCase {
   const { better, ...rest } = measured;
   const ratio = better === 'lower' ? measured.peer / measured.ours : measured.ours / measured.peer;
-  if (!Number.isFinite(ratio)) throw new Error(`Cannot compare ${measured.case}: ours ${measured.ours}, ${measured.peerName} ${measured.peer}`);
+  if (!Number.isFinite(ratio))
+    throw new Error(`Cannot compare ${measured.case}: ours ${measured.ours}, ${measured.peerName} ${measured.peer}`);
   return { ...rest, ratio };
 }
 

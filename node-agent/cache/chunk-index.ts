@@ -209,7 +209,8 @@ export class ChunkIndex {
 
   /** Below 2^32. */
   setSizeBytes(entry: EntryIndex, sizeBytes: number): void {
-    if (!(sizeBytes >= 0 && sizeBytes < 2 ** 32)) assert(false, `Cannot set the size of row ${entry} to ${sizeBytes}: it must be below 4 GiB`);
+    if (!(sizeBytes >= 0 && sizeBytes < 2 ** 32))
+      assert(false, `Cannot set the size of row ${entry} to ${sizeBytes}: it must be below 4 GiB`);
     this.#liveU32(entry)[(entry & SEGMENT_MASK) * W32 + SIZE] = sizeBytes;
   }
 

@@ -190,7 +190,10 @@ export class KeyArena {
 
   #addSegment(): void {
     const first = this.#pageCount;
-    assert(this.#segments.length < SEGMENT_LIMIT, `Cannot grow KeyArena: ${this.#segments.length} MiB in use, the limit is ${SEGMENT_LIMIT} MiB`);
+    assert(
+      this.#segments.length < SEGMENT_LIMIT,
+      `Cannot grow KeyArena: ${this.#segments.length} MiB in use, the limit is ${SEGMENT_LIMIT} MiB`,
+    );
     this.#segments.push(new Uint32Array(SEGMENT_WORDS));
     if (this.#pageKeyWords.length < this.#pageCount) {
       const grown = new Uint16Array(this.#pageKeyWords.length * 2);

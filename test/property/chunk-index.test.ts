@@ -43,7 +43,16 @@ interface Columns {
 }
 
 const blank: Columns = {
-  sizeBytes: 0, checksum: 0n, ramSlot: -1, ssdFolder: -1, flags: 0, createdAtMs: 0, lastUsedAtMs: 0, hitCount: 0, leaseCount: 0, readerCount: 0,
+  sizeBytes: 0,
+  checksum: 0n,
+  ramSlot: -1,
+  ssdFolder: -1,
+  flags: 0,
+  createdAtMs: 0,
+  lastUsedAtMs: 0,
+  hitCount: 0,
+  leaseCount: 0,
+  readerCount: 0,
 };
 
 const uint16 = fc.oneof(fc.integer({ min: 0, max: 0xffff }), fc.constantFrom(0, 0xffff));
@@ -94,7 +103,8 @@ class Pair {
   run(command: Command): void {
     if (command.kind === 'insert') this.#insert(command.namespace, command.key);
     else if (command.kind === 'remove') this.#remove(command.namespace, command.key);
-    else if (command.kind === 'find') expect(this.index.find(command.namespace, command.key)).toBe(this.#expected(command.namespace, command.key));
+    else if (command.kind === 'find')
+      expect(this.index.find(command.namespace, command.key)).toBe(this.#expected(command.namespace, command.key));
     else if (command.kind === 'findMany') this.#findMany(command.namespace, command.wanted);
     else if (command.kind === 'set') this.#set(this.#pick(command.pick), command.columns);
     else if (command.kind === 'link') this.#link(this.#pick(command.pick), this.#pick(command.parentPick));
@@ -112,7 +122,9 @@ class Pair {
       expect(index.keyEquals(entry, row.key)).toBe(true);
       expect(index.generation(entry)).toBe(row.generation);
       expect(readColumns(index, entry)).toEqual(row.columns);
-      const parentLives = [...this.rows.values()].some((other) => other.entry === row.parent?.entry && other.generation === row.parent.generation);
+      const parentLives = [...this.rows.values()].some(
+        (other) => other.entry === row.parent?.entry && other.generation === row.parent.generation,
+      );
       expect(index.parent(entry)).toBe(parentLives ? row.parent?.entry : -1);
       expect(index.parentGeneration(entry)).toBe(row.parent?.generation ?? 0);
     }
@@ -146,7 +158,9 @@ class Pair {
 
   #findMany(namespace: NamespaceId, picks: readonly (number | Uint8Array)[]): void {
     const present = [...this.rows.values()].filter((row) => row.namespace === namespace);
-    const sought = picks.map((pick) => (typeof pick === 'number' ? (present[pick % Math.max(1, present.length)]?.key ?? hexKey(pick)) : pick));
+    const sought = picks.map((pick) =>
+      typeof pick === 'number' ? (present[pick % Math.max(1, present.length)]?.key ?? hexKey(pick)) : pick,
+    );
     const expected = sought.map((key) => this.#expected(namespace, key));
     const gap = expected.indexOf(-1);
     const count = gap < 0 ? expected.length : gap;
@@ -353,7 +367,11 @@ describe('ChunkIndex', () => {
 
 describe('ChunkIndex.scan', () => {
   test('visits every row that stays exactly once, in row order, whatever comes and goes between the pages', () => {
-    const step = fc.record({ limit: fc.integer({ min: 1, max: 5 }), inserts: fc.nat({ max: 4 }), removes: fc.array(fc.nat(), { maxLength: 4 }) });
+    const step = fc.record({
+      limit: fc.integer({ min: 1, max: 5 }),
+      inserts: fc.nat({ max: 4 }),
+      removes: fc.array(fc.nat(), { maxLength: 4 }),
+    });
     fc.assert(
       fc.property(fc.nat({ max: 30 }), fc.array(step, { minLength: 1, maxLength: 20 }), (initial, steps) => {
         const index = new ChunkIndex(fixedRng());

@@ -17,7 +17,10 @@ const commands: fc.Arbitrary<Command> = fc.oneof(
   { weight: 4, arbitrary: fc.record({ kind: fc.constant('touch' as const), entry: entries }) },
   { weight: 2, arbitrary: fc.record({ kind: fc.constant('remove' as const), entry: entries }) },
   { weight: 2, arbitrary: fc.record({ kind: fc.constant('chain' as const), entries: fc.uniqueArray(entries) }) },
-  { weight: 3, arbitrary: fc.record({ kind: fc.constant('evict' as const), modulus: fc.integer({ min: 1, max: 3 }), scanLimit: fc.nat({ max: 10 }) }) },
+  {
+    weight: 3,
+    arbitrary: fc.record({ kind: fc.constant('evict' as const), modulus: fc.integer({ min: 1, max: 3 }), scanLimit: fc.nat({ max: 10 }) }),
+  },
 );
 
 /** The list as an array, coldest first. */

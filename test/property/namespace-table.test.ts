@@ -20,7 +20,13 @@ type Command =
 
 const commands: fc.Arbitrary<Command> = fc.oneof(
   { weight: 3, arbitrary: fc.record({ kind: fc.constant('intern' as const), descriptor: descriptors }) },
-  { weight: 5, arbitrary: fc.record({ kind: fc.constantFrom('retain' as const, 'release' as const, 'release' as const, 'chunk' as const), pick: fc.nat() }) },
+  {
+    weight: 5,
+    arbitrary: fc.record({
+      kind: fc.constantFrom('retain' as const, 'release' as const, 'release' as const, 'chunk' as const),
+      pick: fc.nat(),
+    }),
+  },
 );
 
 interface ModelRow {

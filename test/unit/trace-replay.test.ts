@@ -17,15 +17,18 @@ describe.each(['synthetic', 'lmcache-agent'] as const)('trace %s', (name) => {
   const trace = readTrace(name);
   const reference = references[name];
 
-  test.each(shares.map((share, at) => ({ share, at })))('LeafLru reaches the reference hit ratio at $share of unique blocks', ({ share, at }) => {
-    const policy = new LeafLru();
-    const capacityBlocks = capacityOf(trace, share);
-    const result = replay(trace, policy, { capacityBlocks });
-    policy.checkInvariants();
-    expect(Math.abs(result.hitRatio - reference.leafLru[at]!)).toBeLessThanOrEqual(TOLERANCE);
-    expect(result.hitRatio).toBeLessThanOrEqual(reference.bound[at]! + TOLERANCE);
-    expect(result.peakBlockCount).toBeLessThanOrEqual(capacityBlocks);
-  });
+  test.each(shares.map((share, at) => ({ share, at })))(
+    'LeafLru reaches the reference hit ratio at $share of unique blocks',
+    ({ share, at }) => {
+      const policy = new LeafLru();
+      const capacityBlocks = capacityOf(trace, share);
+      const result = replay(trace, policy, { capacityBlocks });
+      policy.checkInvariants();
+      expect(Math.abs(result.hitRatio - reference.leafLru[at]!)).toBeLessThanOrEqual(TOLERANCE);
+      expect(result.hitRatio).toBeLessThanOrEqual(reference.bound[at]! + TOLERANCE);
+      expect(result.peakBlockCount).toBeLessThanOrEqual(capacityBlocks);
+    },
+  );
 
   test('touching the prefix first loses hits in a small tier', () => {
     const capacityBlocks = capacityOf(trace, 0.01);
