@@ -1,5 +1,5 @@
 /** The command line: finds the command, prints help, runs it, and turns errors into exit codes. */
-import { defineCommand, renderUsage, runCommand, type CommandDef } from 'citty';
+import { renderUsage, type CommandDef } from 'citty';
 import { KvtierError } from '#core/errors.ts';
 import { suggestion } from '#config/sources.ts';
 import type { Command } from './command.ts';
@@ -17,30 +17,23 @@ export const commands: readonly Command[] = [
 
 const description = 'Node-local tiered KV cache for LLM serving';
 
-/** citty's view of a command; `onExit` receives the exit code, since citty drops what a subcommand returns. */
-function cittyCommand(command: Command, deps: CliDeps, onExit: (code: number) => void): CommandDef {
-  return defineCommand({
-    meta: { name: command.name, description: command.summary },
-    args: { ...command.args, ...knobArgs(command.knobs) },
-    async run({ rawArgs }) {
-      const words = splitWords(rawArgs, { args: command.args, knobs: command.knobs, maxPositionals: command.maxPositionals });
-      onExit(await command.run(words, deps));
-    },
-  }) as CommandDef;
+/**
+ * citty declares commands and prints their help. It does not run them: it takes unknown flags silently, drops the exit code of a
+ * subcommand, and throws a TypeError on `-_`.
+ */
+function cittyCommand(command: Command): CommandDef {
+  return { meta: { name: command.name, description: command.summary }, args: { ...command.args, ...knobArgs(command.knobs) } };
 }
 
-function rootCommand(deps: CliDeps, onExit: (code: number) => void): CommandDef {
-  return defineCommand({
-    meta: { name: 'kvtier', version: deps.version, description },
-    subCommands: Object.fromEntries(commands.map((command) => [command.name, cittyCommand(command, deps, onExit)])),
-  }) as CommandDef;
+function rootCommand(version: string): CommandDef {
+  return { meta: { name: 'kvtier', version, description }, subCommands: Object.fromEntries(commands.map((command) => [command.name, cittyCommand(command)])) };
 }
 
 /** Colours are citty's; they are taken out where nobody looks. */
 async function usage(deps: CliDeps, name: string | undefined): Promise<string> {
-  const root = rootCommand(deps, () => undefined);
+  const root = rootCommand(deps.version);
   const command = commands.find((candidate) => candidate.name === name);
-  const text = command === undefined ? await renderUsage(root) : await renderUsage(cittyCommand(command, deps, () => undefined), root);
+  const text = command === undefined ? await renderUsage(root) : await renderUsage(cittyCommand(command), root);
   // eslint-disable-next-line no-control-regex -- escape sequences start with a control character
   const shown = deps.stdout.isTerminal ? text : text.replace(/\u001b\[\d+m/g, '');
   return `${shown.replace(/ +$/gm, '')}\n`;
@@ -73,22 +66,21 @@ export async function runCli(argv: readonly string[], deps: CliDeps): Promise<nu
     return EXIT_OK;
   }
   if (first.startsWith('-')) return usageError(deps, `Flag ${first.slice(0, 200)} stands before the command: put it behind`);
-  if (!commands.some((command) => command.name === first)) {
-    return usageError(deps, `Unknown command ${JSON.stringify(first.slice(0, 200))}${suggestion(first, commands.map((command) => command.name))}`);
+  const command = commands.find((candidate) => candidate.name === first);
+  if (command === undefined) {
+    return usageError(deps, `Unknown command ${JSON.stringify(first.slice(0, 200))}${suggestion(first, commands.map(({ name }) => name))}`);
   }
   if (asksForHelp(rest)) {
     deps.stdout.write(await usage(deps, first));
     return EXIT_OK;
   }
-  let exitCode = EXIT_OK;
   try {
-    await runCommand(rootCommand(deps, (code) => { exitCode = code; }), { rawArgs: [...argv] });
+    return await command.run(splitWords(rest, { args: command.args, knobs: command.knobs, maxPositionals: command.maxPositionals }), deps);
   } catch (error) {
     if (!(error instanceof KvtierError)) throw error;
     printError(error, rest.includes('--json'), deps);
     return exitCodeOf(error);
   }
-  return exitCode;
 }
 
 function printError(error: KvtierError, json: boolean, deps: CliDeps): void {

@@ -1,6 +1,6 @@
 /**
- * Splits the words behind a command by what the command declares. citty names commands and prints help; it takes unknown flags
- * silently, which a misspelt `--dry-run` must not survive, so the reading is ours.
+ * Splits the words behind a command by what the command declares. citty prints help, but takes unknown flags silently; a misspelt
+ * `--dry-run` must not get through, so the reading is ours.
  */
 import type { ArgsDef } from 'citty';
 import { badRequest } from '#core/errors.ts';
