@@ -8,7 +8,7 @@ import { tenantDigest } from '#telemetry/tenant-digest.ts';
 import type { AgentInfo } from './deps.ts';
 
 export function statsView(control: CacheControl, agent: AgentInfo, nowMs: number): Stats {
-  const stats = control.stats();
+  const stats = finiteNumbers(control.stats());
   const namespaces = control.namespaces();
   const epochs = epochsByModel(control);
   const models = sums(namespaces, (namespace) => namespace.descriptor.model);
@@ -23,7 +23,6 @@ export function statsView(control: CacheControl, agent: AgentInfo, nowMs: number
       reasons: [...reasons],
       ...(folders === undefined ? {} : { folders: folders.map((folder) => ({ ...folder })) }),
     })),
-    io: { ...stats.io, readLatencyMs: finiteLatency(stats.io.readLatencyMs), writeLatencyMs: finiteLatency(stats.io.writeLatencyMs) },
     doors: [...agent.doors()],
     modelCount: models.length,
     models: models
@@ -90,9 +89,12 @@ function epochsByModel(control: CacheControl): ReadonlyMap<string, number> {
   return new Map(control.epochs().map(({ model, epoch }) => [model, epoch]));
 }
 
-/** A quantile of nothing is NaN, which JSON cannot say. */
-function finiteLatency({ p50, p99 }: { readonly p50: number; readonly p99: number }): { p50: number; p99: number } {
-  return { p50: Number.isFinite(p50) ? p50 : 0, p99: Number.isFinite(p99) ? p99 : 0 };
+/** A quantile or a bandwidth of nothing is NaN or infinite, which JSON cannot say; here it is 0. */
+function finiteNumbers<T>(value: T): T {
+  if (typeof value === 'number') return Number.isFinite(value) ? value : (0 as T);
+  if (Array.isArray(value)) return value.map(finiteNumbers) as T;
+  if (typeof value !== 'object' || value === null) return value;
+  return Object.fromEntries(Object.entries(value).map(([name, inner]) => [name, finiteNumbers(inner)])) as T;
 }
 
 function byOrder(a: { readonly order: string }, b: { readonly order: string }): number {

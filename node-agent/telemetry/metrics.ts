@@ -30,6 +30,17 @@ export class Metrics {
     this.#httpResponses.set(id, entry);
   }
 
+  /** Sums of the above, for the door's own row in the statistics. An error is a status of 400 or more. */
+  httpTotals(): { readonly requests: number; readonly errors: number } {
+    let requests = 0;
+    let errors = 0;
+    for (const { status, count } of this.#httpResponses.values()) {
+      requests += count;
+      if (status >= 400) errors += count;
+    }
+    return { requests, errors };
+  }
+
   countWebhookCall(outcome: 'ok' | 'failed'): void {
     this.#webhookCalls[outcome] += 1;
   }

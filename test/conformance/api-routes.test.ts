@@ -59,8 +59,12 @@ describe('statistics', () => {
     expect(JSON.stringify(stats)).not.toContain('salt-of-ann');
   });
 
-  test('/v1/stats prints 0 for a quantile of nothing, since JSON has no NaN', async () => {
-    expect((await createApiHarness().client().stats()).io.readLatencyMs).toEqual({ p50: 0, p99: 0 });
+  test('/v1/stats prints 0 for a quantile or a bandwidth of nothing, since JSON has no NaN', async () => {
+    const { client, control } = createApiHarness();
+    control.overrides = { storeAdmission: { ...control.stats().storeAdmission, writeBudgetBytesPerSecond: Number.POSITIVE_INFINITY } };
+    const stats = await client().stats();
+    expect(stats.io.readLatencyMs).toEqual({ p50: 0, p99: 0 });
+    expect(stats.storeAdmission.writeBudgetBytesPerSecond).toBe(0);
   });
 
   test('/v1/stats lists at most 100 models and tenants, largest first, and counts all', async () => {

@@ -170,6 +170,7 @@ describe('Metrics', () => {
     metrics.countHttpResponse('/v1/stats', 200);
     metrics.countHttpResponse('/v1/stats', 200);
     metrics.countHttpResponse('other', 404);
+    expect(metrics.httpTotals()).toEqual({ requests: 3, errors: 1 });
     const text = await metrics.scrape(() => sourceOf(new SimCacheControl(() => 0)));
     expect(samples(text, 'kvtier_http_responses_total')).toEqual(['{route="/v1/stats",status="200"} 2', '{route="other",status="404"} 1']);
   });
