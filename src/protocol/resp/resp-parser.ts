@@ -48,7 +48,10 @@ export interface RespCommandEvent {
   /** Upper case; '' where the door has no such command. */
   readonly name: RespCommandName | '';
   readonly args: Uint8Array[];
-  /** How many of the args were streamed; each left an empty Uint8Array in its place. */
+  /**
+   * How many of the args were streamed; each left an empty Uint8Array in its place, at the argIndex of its 'value' event. MSET may name
+   * a key twice, once with a streamed value and once without: only storing in the order of args gives the last one.
+   */
   readonly streamed: number;
 }
 

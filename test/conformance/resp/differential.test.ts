@@ -10,16 +10,25 @@ const keys = [
   'a', 'b', 'key:1', 'key:2', '', 'bin\0\r\n\xff', 'a@b', 'm@01000100@0@ab', 'm@01000100@0@ac', 'm@01000100@0@ab@alice', 'm@1@0@ab@half', 'k'.repeat(2048),
 ] as const;
 const key = fc.constantFrom(...keys);
+const smallValue = fc.constantFrom('', '0', 'x', 'a\r\nb', '$-1\r\n', '\0\xff', 'v'.repeat(100));
 const value = fc.oneof(
-  { weight: 6, arbitrary: fc.constantFrom('', '0', 'x', 'a\r\nb', '$-1\r\n', '\0\xff', 'v'.repeat(100)) },
-  // Around the size from which values are streamed, and beyond one read of a socket.
-  { weight: 1, arbitrary: fc.constantFrom(16_383, 16_384, 16_385, 70_000, 300_000).map((size) => 'abcdefg\r\n'.repeat(size / 9 + 1).slice(0, size)) },
+  { weight: 6, arbitrary: smallValue },
+  // Around the size from which values are streamed, and beyond one read of a socket. Spelled out by `encode` only, so that a
+  // counterexample stays readable.
+  { weight: 1, arbitrary: fc.constantFrom('<16383 bytes>', '<16384 bytes>', '<16385 bytes>', '<70000 bytes>', '<300000 bytes>') },
 );
 const anyCase = (name: string): fc.Arbitrary<string> => fc.constantFrom(name, name.toLowerCase(), name[0] + name.slice(1).toLowerCase());
 const named = (name: string, ...rest: fc.Arbitrary<string | string[]>[]): fc.Arbitrary<string[]> =>
   fc.tuple(anyCase(name), ...rest).map((parts) => parts.flat());
 const many = (item: fc.Arbitrary<string>): fc.Arbitrary<string[]> => fc.array(item, { minLength: 1, maxLength: 6 });
 const pattern = fc.constantFrom('*', 'key:*', 'key:?', '?', '[ab]', '[^a]', '[b-a]', 'a\\@b', 'm@*@ab', 'nothing', '', '*[12]', '[', 'key:[', '\\');
+
+function encode(args: readonly string[]): string {
+  return encodeCommand(args.map((arg) => {
+    const sizeBytes = Number(/^<(\d+) bytes>$/.exec(arg)?.[1] ?? -1);
+    return sizeBytes < 0 ? arg : 'abcdefg\r\n'.repeat(sizeBytes / 9 + 1).slice(0, sizeBytes);
+  }));
+}
 
 /** Replies of these are compared as sets. */
 const unordered = new Set(['KEYS']);
@@ -34,7 +43,7 @@ const command: fc.Arbitrary<string[]> = fc.oneof(
   { weight: 2, arbitrary: fc.oneof(named('DEL', many(key)), named('UNLINK', many(key))) },
   { weight: 2, arbitrary: fc.oneof(named('STRLEN', key), named('TYPE', key), named('TOUCH', many(key))) },
   { weight: 1, arbitrary: fc.oneof(named('DBSIZE'), named('KEYS', pattern)) },
-  { weight: 1, arbitrary: fc.oneof(named('PING'), named('PING', value), named('ECHO', value), named('SELECT', fc.constantFrom('0', 'x', '99', '-1'))) },
+  { weight: 1, arbitrary: fc.oneof(named('PING'), named('PING', smallValue), named('ECHO', smallValue), named('SELECT', fc.constantFrom('0', 'x', '99', '-1'))) },
   { weight: 1, arbitrary: fc.oneof(named('FLUSHALL'), named('FLUSHDB', fc.constantFrom('ASYNC', 'sync', 'x'))) },
   // Wrong numbers of arguments, and commands that nobody knows.
   {
@@ -53,6 +62,10 @@ function cut(text: string, fractions: readonly number[]): string[] {
 }
 
 function comparable(args: readonly string[], reply: string | undefined): string | string[] | undefined {
+  if (reply !== undefined && reply.length > 10_000) {
+    // A failure should be readable; 64 bits tell two replies apart.
+    return `${reply.slice(0, 40)}... ${reply.length} characters, hash ${Bun.hash(reply)}`;
+  }
   if (reply === undefined || !unordered.has((args[0] ?? '').toUpperCase()) || !reply.startsWith('*')) return reply;
   return arrayElements(reply).sort();
 }
@@ -92,12 +105,12 @@ describe.skipIf(redisServerVersion() === undefined)(`RESP door beside redis-serv
     await onEmptyPair(version, async (theirs, ours) => {
       if (fractions === undefined) {
         for (const args of commands) {
-          const [expected, seen] = await Promise.all([theirs, ours].map((client) => client.exchange([encodeCommand(args)], 1)));
+          const [expected, seen] = await Promise.all([theirs, ours].map((client) => client.exchange([encode(args)], 1)));
           expect(comparable(args, seen?.replies[0])).toEqual(comparable(args, expected?.replies[0]));
         }
         return;
       }
-      const pieces = cut(commands.map(encodeCommand).join(''), fractions);
+      const pieces = cut(commands.map(encode).join(''), fractions);
       const [expected, seen] = await Promise.all([theirs, ours].map((client) => client.exchange(pieces, commands.length)));
       expect(commands.map((args, index) => comparable(args, seen?.replies[index]))).toEqual(
         commands.map((args, index) => comparable(args, expected?.replies[index])),
@@ -158,7 +171,7 @@ describe.skipIf(redisServerVersion() === undefined)(`RESP door beside redis-serv
   test.each([
     '*1\r\n*1\r\n', '*1\r\nPING\r\n', '*x\r\n', '*+1\r\n', '*01\r\n', '*2147483648\r\n', '*9223372036854775808\r\n', '*1\r\n$-1\r\n', '*1\r\n$+4\r\nPING\r\n', '*1\r\n$04\r\nPING\r\n',
     '*1\r\n$x\r\n', '*1\r\n$536870913\r\n', '*1\r\n$9223372036854775808\r\n', '*3\r\n$3\r\nSET\r\n$1\r\na\r\n$99999999999999999999\r\n', 'SET a "b\r\n', "SET a 'b\r\n", 'SET a "b"c\r\n',
-    'PING\r\n*1\r\n$-1\r\nPING\r\n', '*2\r\n$3\r\nGET\r\n$1\r\na\r\n*1\r\n!', '*1\r\n$1\r\n\r\n\r\n*\r\n',
+    'PING\r\n*1\r\n$-1\r\nPING\r\n', '*2\r\n$3\r\nGET\r\n$1\r\na\r\n*1\r\n!',
   ])('answers the protocol error %j with the bytes of redis, and closes', async (input) => {
     await onEmptyPair(2, async (theirs, ours) => {
       // A line that redis still waits for is ended, so that it answers.

@@ -31,6 +31,12 @@ export const documentedDifferences: readonly Difference[] = [
   },
   { subject: 'key length', input: commands(['SET', 'k'.repeat(2049), 'v'], ['PING']), redis: /^\+OK\r\n\+PONG\r\n$/, kvtier: /^-ERR key is too long[^\r]*\r\n\+PONG\r\n$/ },
   {
+    subject: 'argument that is no value',
+    input: commands(['ECHO', 'e'.repeat(65_537)], ['PING']),
+    redis: /^\$65537\r\ne+\r\n\+PONG\r\n$/,
+    kvtier: /^-ERR argument is too long[^\r]*\r\n\+PONG\r\n$/,
+  },
+  {
     subject: 'number of arguments',
     input: commands(['EXISTS', ...Array.from({ length: 16_384 }, () => 'k')]),
     redis: /^:0\r\n$/,
