@@ -261,6 +261,17 @@ export class CacheState {
     }
   }
 
+  /** Sets the parent unless that would close a loop: inferred edges may be wrong, and a chain must end. */
+  setParent(child: EntryIndex, parent: EntryIndex): boolean {
+    let current: EntryIndex | -1 = parent;
+    for (let depth = 0; current >= 0; depth += 1) {
+      if (current === child || depth >= MAX_CHAIN) return false;
+      current = this.index.parent(current as EntryIndex);
+    }
+    this.index.setParent(child, parent);
+    return true;
+  }
+
   /** As `touch`, in SSD's order alone: for a chunk that just came to SSD without having been used. */
   touchSsdChain(entry: EntryIndex): void {
     let current: EntryIndex | -1 = entry;

@@ -264,14 +264,14 @@ export class Cache implements CacheDoor {
     const state = this.#state;
     if (!state.isSame(parent) || !state.isSame(child) || parent.entry === child.entry) return;
     if (state.index.parent(child.entry as EntryIndex) === parent.entry) return;
-    state.index.setParent(child.entry as EntryIndex, parent.entry as EntryIndex);
+    if (!state.setParent(child.entry as EntryIndex, parent.entry as EntryIndex)) return;
     state.catalog.enqueue({ kind: 'parent', generation: child.generation, parentGeneration: parent.generation });
   }
 
   touchChain(chain: readonly ChunkRef[]): void {
     for (let index = chain.length - 1; index >= 0; index -= 1) {
       const ref = chain[index];
-      if (ref !== undefined && this.#state.isSame(ref)) this.#state.touchOne(ref.entry as EntryIndex);
+      if (ref !== undefined && this.#state.isSame(ref)) this.#state.touch(ref.entry as EntryIndex);
     }
   }
 

@@ -94,7 +94,7 @@ export interface CacheDoor {
 
   /** Orders eviction: `parent` comes before `child` in a prefix chain. Never decides what is correct. */
   link(parent: ChunkRef, child: ChunkRef): void;
-  /** Touches a chain given in prefix order, suffix first. */
+  /** Touches chunks given in prefix order, suffix first, each with the ancestors that are known. */
   touchChain(chain: readonly ChunkRef[]): void;
 
   /** Pages over all keys; `cursor` 0 begins and ends. A key that stays for the whole scan is visited exactly once. */

@@ -186,7 +186,7 @@ export class Puts {
 
   #linkParent(entry: EntryIndex, options: CommitOptions): void {
     const { parent } = options;
-    if (parent !== undefined && parent.entry !== entry && this.#state.isSame(parent)) this.#state.index.setParent(entry, parent.entry as EntryIndex);
+    if (parent !== undefined && parent.entry !== entry && this.#state.isSame(parent)) this.#state.setParent(entry, parent.entry as EntryIndex);
   }
 
   /** Journals that every older file of the key is dead, where there may be one. */

@@ -116,7 +116,7 @@ export class Recovery {
     }
     for (const link of parents) {
       const parent = entries.get(link.parentGeneration);
-      if (parent !== undefined && state.isSame({ entry: link.entry, generation: link.generation })) state.index.setParent(link.entry, parent);
+      if (parent !== undefined && state.isSame({ entry: link.entry, generation: link.generation })) state.setParent(link.entry, parent);
     }
     for (const { folder, names } of byId.values()) if (names.size > 0) this.#uncatalogued.push({ folder, generations: [...names].sort((a, b) => a - b) });
     for (const record of state.tombstones.invalidations) {

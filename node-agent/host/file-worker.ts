@@ -11,6 +11,7 @@ import {
   EINTR, EINVAL, EIO, ENOSPC, MADV_POPULATE_WRITE, O_CLOEXEC, O_CREAT, O_DIRECT, O_RDONLY, O_TRUNC, O_WRONLY,
   addressOf, asPointer, cString, errno, libc, mapAnonymous, viewOf,
 } from './libc.ts';
+import { SHORT_FILE } from '#ports/io-pool.ts';
 import type { FileRequest, FileResponse } from './file-requests.ts';
 
 declare const self: Worker;
@@ -68,7 +69,7 @@ function transfer(fd: number, parts: readonly (readonly [address: number, sizeBy
       if (errno() === EINTR) continue;
       throw new Failure(options.writing ? 'write' : 'read');
     }
-    if (moved === 0) throw new Failure(options.writing ? 'write' : 'read: file too short', options.writing ? ENOSPC : EIO);
+    if (moved === 0) throw new Failure(options.writing ? 'write' : SHORT_FILE, options.writing ? ENOSPC : EIO);
     skip += moved;
     if (skip >= total) return;
   }

@@ -88,7 +88,10 @@ function readBudgets(dataDir: string): Readonly<Record<string, number>> {
   }
 }
 
-function nearestDisk(host: HostView, path: string): { readonly fileSystem: string; readonly freeBytes: number; readonly totalBytes: number } {
+function nearestDisk(
+  host: HostView,
+  path: string,
+): { readonly fileSystem: string; readonly freeBytes: number; readonly totalBytes: number } {
   for (let folder = path; ; folder = dirname(folder)) {
     const disk = host.disk(folder);
     if (disk !== undefined) return disk;
@@ -196,4 +199,9 @@ function countCpus(text: string | undefined): number | undefined {
     total += last - first + 1;
   }
   return total;
+}
+
+/** Changes with each boot of the machine; '' where the kernel does not tell. */
+export function readBootId(): string {
+  return readText('/proc/sys/kernel/random/boot_id')?.trim() ?? '';
 }

@@ -14,6 +14,9 @@ export interface IoFailure {
   readonly step: string;
 }
 
+/** `step` of a read that met the end of its file too early: wrong bytes, not a device that fails. */
+export const SHORT_FILE = 'read: file too short';
+
 export interface ReceiveJob {
   /** Non-blocking TCP socket; must not be read by anyone else until the job settles. */
   readonly fd: Fd;

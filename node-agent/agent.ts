@@ -1,0 +1,314 @@
+/**
+ * The agent out of its parts: real ports, tiers, cache, doors, REST; start, readiness, shutdown. With main.ts the composition root:
+ * nothing here decides anything about chunks.
+ *
+ * Order of the start: lock the data directory, threads, RAM, journal and folders, catalog, doors, agent.json. Order of the end:
+ * stop accepting, let transfers end, write what is dirty, close the catalog and the journal, unmap.
+ */
+import { createApi } from '#api/app.ts';
+import type { ApiDeps } from '#api/deps.ts';
+import { Cache } from '#cache/cache.ts';
+import type { CacheLimits } from '#cache/cache-state.ts';
+import { ChunkIndex } from '#cache/chunk-index.ts';
+import { NamespaceTable } from '#cache/namespace-table.ts';
+import { markFolders, openStore } from '#cache/recovery.ts';
+import { createSqliteCatalogStore } from '#catalog/sqlite-catalog-store.ts';
+import { AGENT_FILE_NAME, formatAgentFile } from '#cli/agent-file.ts';
+import type { Output } from '#cli/deps.ts';
+import { renderStartScreen } from '#cli/start-screen.ts';
+import type { AgentConfig } from '#config/agent-config.ts';
+import { formatAddress } from '#config/knob-types.ts';
+import type { LoadedConfig } from '#config/load-config.ts';
+import type { BlockHash } from '#core/checksum.ts';
+import { formatBytes } from '#core/bytes.ts';
+import { KvtierError } from '#core/errors.ts';
+import type { Logger } from '#core/logger.ts';
+import { hostClock, hostRng } from '#host/clock.ts';
+import { HostFileSystem } from '#host/file-system.ts';
+import { listenHttp } from '#host/http-listener.ts';
+import type { HttpListener } from '#host/http-listener.ts';
+import { HostIoPool } from '#host/io-pool.ts';
+import { readBootId, rememberSsdBudgets } from '#host/machine-facts.ts';
+import { HostSharedMemory } from '#host/shared-memory.ts';
+import { untilStopped } from '#host/signals.ts';
+import { TcpTransport } from '#host/tcp-transport.ts';
+import { secretsEqual } from '#host/secrets.ts';
+import { LeafLru } from '#policy/leaf-lru.ts';
+import type { Listener } from '#ports/transport.ts';
+import { KeyParser } from '#protocol/lmcache-key.ts';
+import type { DoorStats, Health } from '#protocol/rest/stats.ts';
+import { RespServer } from '#servers/resp/resp-server.ts';
+import { createLog } from '#telemetry/log.ts';
+import type { LogRoot } from '#telemetry/log.ts';
+import { Metrics } from '#telemetry/metrics.ts';
+import { RamTier } from '#tiers/ram/ram-tier.ts';
+import { SsdTier } from '#tiers/ssd/ssd-tier.ts';
+
+export interface AgentOptions {
+  readonly loaded: LoadedConfig;
+  readonly version: string;
+  readonly hash: BlockHash;
+  readonly stdout: Output;
+  readonly stderr: Output;
+  /** A bug of ours somewhere: ends the process. */
+  readonly onBug: (problem: unknown) => void;
+}
+
+const WEBHOOK_TIMEOUT_MS = 5000;
+/** Requests of operators end within this at shutdown, or are cut. */
+const MIN_SOCKET_WORKERS = 1;
+
+/** Runs until a signal; resolves with the exit code. Throws KvtierError where the start fails. */
+export async function runAgent(options: AgentOptions): Promise<number> {
+  const startedAt = performance.now();
+  const stopped = untilStopped(() => process.exit(1));
+  const agent = new Agent(options);
+  await agent.start(startedAt);
+  const signal = await stopped;
+  await agent.stop(signal);
+  return 0;
+}
+
+class Agent {
+  readonly #options: AgentOptions;
+  readonly #config: AgentConfig;
+  readonly #log: LogRoot;
+  readonly #logger: Logger;
+  readonly #metrics = new Metrics();
+  readonly #startedAtMs = Date.now();
+  #state: Health['state'] = 'starting';
+  readonly #findings: string[] = [];
+  #pool: HostIoPool | undefined;
+  #fileSystem = new HostFileSystem(async (fd) => (await this.#pool?.syncFile(fd)) ?? { ok: false, errno: 9 });
+  #lock: { release(): void } | undefined;
+  #ram: RamTier | undefined;
+  #ssd: SsdTier | undefined;
+  #cache: Cache | undefined;
+  #resp: RespServer | undefined;
+  #respListener: Listener | undefined;
+  #http: HttpListener | undefined;
+
+  constructor(options: AgentOptions) {
+    this.#options = options;
+    this.#config = options.loaded.config;
+    const { admin, read } = this.#config.tokens;
+    this.#log = createLog({
+      level: this.#config.log.level,
+      format: this.#config.log.format,
+      write: (line) => options.stderr.write(line),
+      secrets: [admin, read].filter((token) => token !== undefined),
+      color: options.stderr.isTerminal,
+    });
+    this.#logger = this.#log.room('agent');
+  }
+
+  async start(startedAt: number): Promise<void> {
+    const config = this.#config;
+    this.#fileSystem.mkdir(config.dataDir);
+    this.#lock = this.#fileSystem.lock(`${config.dataDir}/agent.lock`);
+    if (this.#lock === undefined) {
+      throw new KvtierError('DATA_DIR_LOCKED', `Cannot start: another agent owns ${config.dataDir}; stop it or name another --data-dir`, {
+        context: { dataDir: config.dataDir },
+      });
+    }
+    const workers = Math.max(2, config.io.workers);
+    const socketWorkers = Math.max(MIN_SOCKET_WORKERS, Math.floor(workers / 4));
+    this.#pool = await HostIoPool.start({ socketWorkers, fileWorkers: Math.max(2, workers - socketWorkers), onCrash: this.#options.onBug });
+    this.#startRam(this.#pool);
+    const cache = await this.#startCache(this.#pool);
+    this.#startDoors(cache, this.#pool);
+    this.#writeAgentFile();
+    this.#state = 'ready';
+    const readyMs = performance.now() - startedAt;
+    const warnings = [...this.#findings, ...(this.#ram?.reasons ?? [])];
+    this.#options.stdout.write(
+      renderStartScreen({ version: this.#options.version, loaded: this.#options.loaded, doors: this.#addresses(), readyMs, warnings }),
+    );
+    this.#logger.info('Ready', { readyMs: Math.round(readyMs), loadedChunks: cache.chunkCount });
+  }
+
+  #startRam(pool: HostIoPool): void {
+    const { ram } = this.#config;
+    const sharedMemory = new HostSharedMemory(ram.shmDir, { hugepages: ram.hugepages });
+    const orphans = sharedMemory.removeOrphans();
+    if (orphans > 0) this.#logger.info(`Removed ${formatBytes(orphans)} of shared memory whose agent is gone`, {});
+    this.#ram = new RamTier({
+      sharedMemory,
+      capacityBytes: ram.sizeBytes,
+      maxChunkBytes: ram.maxChunkBytes,
+      populate: (address, sizeBytes) => pool.populate(address, sizeBytes),
+      onArena: (address, sizeBytes) => pool.registerArena(address, sizeBytes),
+      onGrowth: () => this.#cache?.ramGrew(),
+      logger: this.#log.room('tiers.ram'),
+    });
+    this.#ram.start();
+  }
+
+  async #startCache(pool: HostIoPool): Promise<Cache> {
+    const config = this.#config;
+    const { hash } = this.#options;
+    const fileSystem = this.#fileSystem;
+    const ssd = new SsdTier({
+      files: pool.files, fileSystem, hash, clock: hostClock, logger: this.#log.room('tiers.ssd'), direct: config.ssd.direct,
+      onFolderLost: (folder) => this.#cache?.folderLost(folder),
+    });
+    this.#ssd = ssd;
+    const folders = config.ssd.folders.map((folder) => ({ path: folder.path, capacityBytes: folder.sizeBytes, floorBytes: config.ssd.freeSpaceFloorBytes }));
+    const opened = await openStore({
+      fileSystem, ssd, journalPath: `${config.dataDir}/journal`, folders, hash, clock: hostClock, logger: this.#log.room('cache'), bootId: readBootId(),
+    });
+    rememberSsdBudgets(config.dataDir, config.ssd.folders);
+    for (const finding of opened.findings) {
+      this.#findings.push(finding);
+      this.#logger.warn(finding, {});
+    }
+    if (this.#ram === undefined) throw new KvtierError('TIER_UNAVAILABLE', 'Cannot start the cache: there is no RAM tier');
+    const cache = new Cache(
+      {
+        index: new ChunkIndex(hostRng), namespaces: new NamespaceTable(), ram: this.#ram, ssd, ramOrder: new LeafLru(), ssdOrder: new LeafLru(),
+        catalog: createSqliteCatalogStore({
+          path: `${config.dataDir}/catalog.db`, migrationsDir: `${import.meta.dir}/../migrations`, clock: hostClock, logger: this.#log.room('catalog'),
+        }),
+        tombstones: opened.tombstones, clock: hostClock, hash, logger: this.#log.room('cache'), limits: this.#limits(),
+      },
+      { epoch: opened.epoch, markFolders: (journalSequence) => markFolders(fileSystem, ssd.folders, { epoch: opened.epoch, journalSequence }) },
+    );
+    this.#cache = cache;
+    const keys = new KeyParser();
+    cache.control.parseKey = (key) => {
+      const parsed = keys.parse(new TextEncoder().encode(key));
+      return parsed === 'too-long' ? undefined : parsed;
+    };
+    await cache.start();
+    return cache;
+  }
+
+  #limits(): CacheLimits {
+    const { ssd, lease, put, readAhead, io } = this.#config;
+    return {
+      ssdAdmission: ssd.folders.length === 0 ? 'off' : ssd.admission,
+      ssdIdleAfterMs: ssd.idleAfterMs,
+      ssdWriteBytesPerSecond: ssd.writeBudgetBytesPerSecond,
+      ssdQueueBytes: ssd.queueBytes,
+      leaseMs: lease.durationMs,
+      putWaitMs: put.waitMs,
+      readAheadBytes: readAhead.bytes,
+      writesAtOnce: Math.max(1, Math.floor(io.workers / 2)),
+    };
+  }
+
+  #startDoors(cache: Cache, pool: HostIoPool): void {
+    const config = this.#config;
+    const { admin, read } = config.tokens;
+    if (config.resp.listen !== undefined) {
+      this.#resp = new RespServer({
+        cache, sockets: pool.sockets, transport: new TcpTransport(), clock: hostClock, logger: this.#log.room('resp'), hash: this.#options.hash,
+        version: this.#options.version, profile: config.resp.profile, sizeGuard: config.resp.sizeGuard, maxConnections: config.resp.maxConnections,
+        stallMs: config.resp.stallMs, idleMs: config.resp.idleMs, tokensRequired: admin !== undefined,
+        authenticate: (password) => {
+          const isAdmin = admin !== undefined && secretsEqual(password, admin);
+          const isRead = read !== undefined && secretsEqual(password, read);
+          return isAdmin ? 'admin' : isRead ? 'read' : undefined;
+        },
+        info: () => this.#info(cache),
+      });
+      this.#respListener = this.#resp.listen(config.resp.listen);
+    }
+    const app = createApi(this.#apiDeps(cache));
+    this.#http = listenHttp(config.http.listen, (request) => app.fetch(request));
+  }
+
+  #apiDeps(cache: Cache): ApiDeps {
+    const { tokens, http, invalidate } = this.#config;
+    return {
+      control: cache.control,
+      agent: {
+        version: this.#options.version,
+        startedAtMs: this.#startedAtMs,
+        doors: () => this.#doorStats(),
+        health: () => this.#health(cache),
+        residentBytes: () => process.memoryUsage.rss(),
+      },
+      tokens,
+      hosts: [http.listen.host],
+      maxBodyBytes: http.maxBodyBytes,
+      metrics: this.#metrics,
+      clock: hostClock,
+      logger: this.#log.room('api'),
+      webhook: invalidate.webhook === undefined ? undefined : { url: invalidate.webhook, timeoutMs: WEBHOOK_TIMEOUT_MS, fetch },
+      onBug: this.#options.onBug,
+    };
+  }
+
+  #health(cache: Cache): Health {
+    if (this.#state !== 'ready') return { state: this.#state, reasons: [] };
+    const { tiers, catalog } = cache.control.stats();
+    const reasons = tiers.flatMap((tier) => tier.reasons.map((reason) => `${tier.tier}: ${reason}`));
+    if (catalog.state !== 'ok') reasons.push(`catalog: ${catalog.reason}`);
+    reasons.push(...this.#findings);
+    return reasons.length > 0 ? { state: 'degraded', reasons } : { state: 'ready', reasons: [] };
+  }
+
+  #addresses(): { http: { host: string; port: number }; resp: { host: string; port: number } | undefined } {
+    const http = this.#http ?? this.#config.http.listen;
+    const resp = this.#respListener;
+    return { http: { host: http.host, port: http.port }, resp: resp === undefined ? undefined : { host: resp.host, port: resp.port } };
+  }
+
+  #doorStats(): readonly DoorStats[] {
+    const { http, resp } = this.#addresses();
+    const totals = this.#metrics.httpTotals();
+    // Bun.serve tells neither connections nor bytes.
+    const unknown = { connections: 0, acceptedConnections: 0, receivedBytes: 0, sentBytes: 0 };
+    const rows: DoorStats[] = [{ door: 'http', address: formatAddress(http), requests: totals.requests, errors: totals.errors, ...unknown }];
+    const stats = this.#resp?.stats();
+    if (resp !== undefined && stats !== undefined) {
+      rows.push({
+        door: 'resp', address: formatAddress(resp), connections: stats.connections, acceptedConnections: stats.totalConnections,
+        requests: stats.commands, errors: stats.protocolErrors, receivedBytes: stats.receivedBytes, sentBytes: stats.sentBytes,
+      });
+    }
+    return rows;
+  }
+
+  #info(cache: Cache): Readonly<Record<string, Readonly<Record<string, string | number>>>> {
+    const stats = cache.control.stats();
+    const ram = stats.tiers.find((tier) => tier.tier === 'ram');
+    const ssd = stats.tiers.find((tier) => tier.tier === 'ssd');
+    return {
+      Memory: { used_memory: ram?.usedBytes ?? 0, maxmemory: ram?.capacityBytes ?? 0, maxmemory_policy: 'allkeys-lru', ssd_used_bytes: ssd?.usedBytes ?? 0 },
+      Stats: {
+        keyspace_hits: stats.hits.ram + stats.hits.ssd, keyspace_misses: stats.misses,
+        evicted_keys: stats.evictions.ram + stats.evictions.ssd - stats.demotions, dirty_bytes: ram?.dirtyBytes ?? 0,
+      },
+    };
+  }
+
+  #writeAgentFile(): void {
+    const { http, resp } = this.#addresses();
+    const text = formatAgentFile({
+      version: this.#options.version, pid: process.pid, startedAt: new Date(this.#startedAtMs).toISOString(),
+      doors: { http, ...(resp === undefined ? {} : { resp }) }, dataDir: this.#config.dataDir,
+    });
+    this.#fileSystem.writeFileAtomic(`${this.#config.dataDir}/${AGENT_FILE_NAME}`, new TextEncoder().encode(text));
+  }
+
+  async stop(signal: string): Promise<void> {
+    const deadlineMs = performance.now() + this.#config.shutdown.drainMs;
+    this.#state = 'draining';
+    const dirtyBytes = this.#cache?.control.stats().tiers[0]?.dirtyBytes ?? 0;
+    this.#logger.info(`${signal}: draining`, { dirty: formatBytes(dirtyBytes), seconds: this.#config.shutdown.drainMs / 1000 });
+    this.#cache?.beginDrain();
+    this.#resp?.stopAccepting();
+    await this.#resp?.settle(deadlineMs);
+    const lostBytes = (await this.#cache?.close(deadlineMs)) ?? 0;
+    this.#fileSystem.remove(`${this.#config.dataDir}/${AGENT_FILE_NAME}`);
+    this.#resp?.close();
+    this.#http?.stop();
+    await this.#pool?.close();
+    await this.#ram?.close();
+    this.#lock?.release();
+    if (lostBytes > 0) this.#logger.warn(`Stopped: ${lostBytes} bytes were only in RAM and are gone`, { lostBytes });
+    else this.#logger.info('Stopped: nothing was only in RAM', { lostBytes });
+  }
+}

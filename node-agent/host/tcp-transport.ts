@@ -1,0 +1,95 @@
+/** Transport on Bun.listen. */
+import type { Socket } from 'bun';
+import type { Fd } from '#core/brand.ts';
+import { KvtierError } from '#core/errors.ts';
+import type { ConnectionHandler, Listener, Transport, TransportSocket } from '#ports/transport.ts';
+import { SHUT_RDWR, libc } from './libc.ts';
+
+interface Connection {
+  handler: ConnectionHandler;
+}
+
+class HostSocket implements TransportSocket {
+  readonly #socket: Socket<Connection>;
+  readonly remoteAddress: string;
+  #closed = false;
+
+  constructor(socket: Socket<Connection>) {
+    this.#socket = socket;
+    this.remoteAddress = socket.remoteAddress;
+  }
+
+  get fd(): Fd {
+    return (this.#closed ? -1 : this.#fdNumber()) as Fd;
+  }
+
+  // Bun has `fd` on TCP sockets; its type does not say so.
+  #fdNumber(): number {
+    return (this.#socket as unknown as { readonly fd: number }).fd;
+  }
+
+  write(bytes: Uint8Array): number {
+    return this.#closed ? bytes.length : Math.max(0, this.#socket.write(bytes));
+  }
+
+  pause(): void {
+    if (!this.#closed) this.#socket.pause();
+  }
+
+  resume(): void {
+    if (!this.#closed) this.#socket.resume();
+  }
+
+  end(): void {
+    if (!this.#closed) this.#socket.end();
+  }
+
+  terminate(): void {
+    if (this.#closed) return;
+    // Ends transfers on duplicates too: closing this descriptor alone would leave the connection open for them.
+    const fd = this.#fdNumber();
+    if (fd >= 0) libc.shutdown(fd, SHUT_RDWR);
+    this.#socket.terminate();
+  }
+
+  markClosed(): void {
+    this.#closed = true;
+  }
+}
+
+export class TcpTransport implements Transport {
+  listen(address: { readonly host: string; readonly port: number }, accept: (socket: TransportSocket) => ConnectionHandler): Listener {
+    const sockets = new WeakMap<Socket<Connection>, HostSocket>();
+    const close = (socket: Socket<Connection>): void => {
+      const host = sockets.get(socket);
+      if (host === undefined) return;
+      sockets.delete(socket);
+      host.markClosed();
+      socket.data.handler.onClose();
+    };
+    try {
+      const server = Bun.listen<Connection>({
+        hostname: address.host,
+        port: address.port,
+        socket: {
+          open(socket) {
+            socket.setNoDelay(true);
+            const host = new HostSocket(socket);
+            sockets.set(socket, host);
+            socket.data = { handler: accept(host) };
+          },
+          data: (socket, chunk) => socket.data.handler.onData(chunk),
+          drain: (socket) => socket.data.handler.onDrain(),
+          close,
+          end: (socket) => void socket.end(),
+          error: close,
+        },
+      });
+      return { host: address.host, port: server.port, stop: () => server.stop(false) };
+    } catch (problem) {
+      throw new KvtierError('ADDRESS_IN_USE', `Cannot listen on ${address.host}:${address.port}: ${String(problem)}`, {
+        context: { host: address.host, port: address.port }, cause: problem,
+      });
+    }
+  }
+}

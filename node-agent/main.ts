@@ -1,0 +1,53 @@
+/**
+ * Entry of the process and the composition root: the only file that knows every room. It reads the command line, and for `serve`
+ * builds the agent out of real ports (agent.ts).
+ */
+import { existsSync, readFileSync } from 'node:fs';
+import { runAgent } from './agent.ts';
+import packageJson from '../package.json' with { type: 'json' };
+import type { CliDeps, Output } from '#cli/deps.ts';
+import { EXIT_BUG } from '#cli/exit-codes.ts';
+import { runCli } from '#cli/run-cli.ts';
+import type { BlockHash } from '#core/checksum.ts';
+import { findLibrary, lookAtFolder, readLimits, tryPort } from '#host/doctor-probes.ts';
+import { HostIoPool } from '#host/io-pool.ts';
+import { readMachineFacts } from '#host/machine-facts.ts';
+import { verifyOffline } from '#tiers/ssd/verify-offline.ts';
+
+/** Bun's xxHash3 takes a seed and answers an unsigned 64-bit bigint. */
+const hash: BlockHash = (block, seed) => Bun.hash.xxHash3(block, seed);
+
+function output(stream: NodeJS.WriteStream): Output {
+  return { write: (text) => void stream.write(text), isTerminal: stream.isTTY === true };
+}
+
+/** A bug: say what broke and end, so that the supervisor starts a process whose state is known. */
+function die(problem: unknown): never {
+  process.stderr.write(`kvtier: bug: ${problem instanceof Error ? (problem.stack ?? problem.message) : String(problem)}\n`);
+  process.exit(EXIT_BUG);
+}
+
+const deps: CliDeps = {
+  version: packageJson.version,
+  env: process.env,
+  cwd: process.cwd(),
+  stdout: output(process.stdout),
+  stderr: output(process.stderr),
+  readFile: (path) => (existsSync(path) ? readFileSync(path, 'utf8') : undefined),
+  facts: readMachineFacts,
+  serve: (loaded) => runAgent({ loaded, version: packageJson.version, hash, stdout: deps.stdout, stderr: deps.stderr, onBug: die }),
+  verifyOffline: async function* (folders) {
+    const pool = await HostIoPool.start({ socketWorkers: 1, fileWorkers: 2, onCrash: die });
+    try {
+      yield* verifyOffline(pool.files, folders, hash);
+    } finally {
+      await pool.close();
+    }
+  },
+  probes: { folder: lookAtFolder, limits: readLimits, library: findLibrary, port: tryPort },
+  nowMs: () => Date.now(),
+};
+
+process.on('uncaughtException', die);
+process.on('unhandledRejection', die);
+process.exit(await runCli(process.argv.slice(2), deps));

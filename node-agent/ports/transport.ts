@@ -1,0 +1,38 @@
+/** TCP as the doors see it: bytes in, bytes out, back-pressure. Payloads that bypass it go through SocketIo with `fd`. */
+import type { Fd } from '#core/brand.ts';
+
+export interface TransportSocket {
+  /** -1 once the socket is closed. Never hand it to another thread: SocketIo makes its own duplicate. */
+  readonly fd: Fd;
+  readonly remoteAddress: string;
+  /** Bytes that the kernel took; the rest must be written again after `onDrain`. Nothing is buffered. */
+  write(bytes: Uint8Array): number;
+  /** Stops reading at once; no onData until `resume`. */
+  pause(): void;
+  resume(): void;
+  /** Closes after what was written has left. */
+  end(): void;
+  /** Closes now, and breaks transfers on duplicates of the descriptor. */
+  terminate(): void;
+}
+
+export interface ConnectionHandler {
+  /** `chunk` is valid until the handler returns. */
+  onData(chunk: Uint8Array): void;
+  onDrain(): void;
+  /** Exactly once, whoever closed. */
+  onClose(): void;
+}
+
+export interface Listener {
+  readonly host: string;
+  /** The port that was bound, also where 0 was asked for. */
+  readonly port: number;
+  /** No new connections; those that are open stay. */
+  stop(): void;
+}
+
+export interface Transport {
+  /** Throws ADDRESS_IN_USE where the address is taken. */
+  listen(address: { readonly host: string; readonly port: number }, accept: (socket: TransportSocket) => ConnectionHandler): Listener;
+}

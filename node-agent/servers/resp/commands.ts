@@ -1,0 +1,489 @@
+/**
+ * What the RESP commands mean. Data commands are here; what a client asks about the server itself is in server-commands.ts.
+ *
+ * Two profiles (docs/formats/wire-resp.md): LMCache's client reads exactly 5 bytes after SET and 4 after EXISTS and DEL, so its
+ * refusals have those lengths; everybody else gets redis' own words.
+ */
+import type { ProbeOutcome, PutTicket, ReadHandle } from '#cache/door.ts';
+import { checksum } from '#core/checksum.ts';
+import { KvtierError } from '#core/errors.ts';
+import { isLmcacheKey } from '#protocol/lmcache-key.ts';
+import type { ParsedKey } from '#protocol/lmcache-key.ts';
+import type { RespCommandName } from '#protocol/resp/command-name.ts';
+import { RESP_FAILED, RESP_ONE, RESP_SET_REJECTED, RESP_ZERO, printable } from '#protocol/resp/resp-encoder.ts';
+import type { RespOversizedEvent } from '#protocol/resp/resp-parser.ts';
+import { matchesGlob } from './glob.ts';
+import type { RespConnection, StreamedValue } from './resp-connection.ts';
+import { runServerCommand } from './server-commands.ts';
+
+const MAX_KEYS_REPLY = 10_000;
+const MAX_METADATA_BYTES = 512;
+const MAX_PENDING_METADATA = 1024;
+const latin1 = new TextDecoder('latin1');
+
+interface Arity {
+  readonly min: number;
+  readonly max: number;
+  /** 'pairs': after the name, keys and values alternate. */
+  readonly pairs?: true;
+}
+
+const many = Number.POSITIVE_INFINITY;
+const arities: Readonly<Partial<Record<RespCommandName, Arity>>> = {
+  GET: { min: 2, max: 2 }, SET: { min: 3, max: many }, MGET: { min: 2, max: many }, MSET: { min: 3, max: many, pairs: true },
+  EXISTS: { min: 2, max: many }, DEL: { min: 2, max: many }, UNLINK: { min: 2, max: many }, STRLEN: { min: 2, max: 2 },
+  TYPE: { min: 2, max: 2 }, TOUCH: { min: 2, max: many }, SCAN: { min: 2, max: many }, KEYS: { min: 2, max: 2 },
+  PING: { min: 1, max: 2 }, ECHO: { min: 2, max: 2 }, AUTH: { min: 2, max: 3 }, HELLO: { min: 1, max: many }, SELECT: { min: 2, max: 2 },
+  QUIT: { min: 1, max: many }, CLIENT: { min: 2, max: many }, COMMAND: { min: 1, max: many }, CONFIG: { min: 2, max: many },
+  INFO: { min: 1, max: many }, DBSIZE: { min: 1, max: 1 }, FLUSHDB: { min: 1, max: 2 }, FLUSHALL: { min: 1, max: 2 },
+};
+
+const lmcacheCommands: ReadonlySet<string> = new Set(['AUTH', 'GET', 'SET', 'EXISTS', 'DEL', 'MGET']);
+const writeCommands: ReadonlySet<string> = new Set(['SET', 'MSET', 'DEL', 'UNLINK', 'FLUSHDB', 'FLUSHALL']);
+/** Before AUTH, where tokens are required. */
+const openCommands: ReadonlySet<string> = new Set(['AUTH', 'HELLO', 'QUIT']);
+
+const NO_AUTH = 'NOAUTH Authentication required.';
+const NO_PERMISSION = 'NOPERM this token may only read';
+
+type Condition = 'absent' | 'present' | undefined;
+
+export class CommandRunner {
+  readonly #connection: RespConnection;
+  role: 'admin' | 'read' | undefined;
+  /** It has sent nothing but what LMCache sends. */
+  #looksLikeLmcache = true;
+
+  constructor(connection: RespConnection) {
+    this.#connection = connection;
+    this.role = connection.server.options.tokensRequired ? undefined : 'admin';
+  }
+
+  get isLmcache(): boolean {
+    const { profile } = this.#connection.server.options;
+    return profile === 'lmcache' || (profile === 'auto' && this.#looksLikeLmcache);
+  }
+
+  run(name: RespCommandName | '', args: Uint8Array[], streamed: StreamedValue[]): Promise<void> | undefined {
+    const { out, server } = this.#connection;
+    if (this.#looksLikeLmcache && !lmcacheCommands.has(name)) this.#looksLikeLmcache = false;
+    const abort = (): void => {
+      for (const value of streamed) if (value.ticket !== undefined) server.options.cache.abort(value.ticket);
+    };
+    const arity = name === '' ? undefined : arities[name];
+    if (arity === undefined) {
+      abort();
+      out.error(unknownCommand(args));
+      return undefined;
+    }
+    if (args.length < arity.min || args.length > arity.max || (arity.pairs === true && args.length % 2 === 0)) {
+      abort();
+      out.error(`ERR wrong number of arguments for '${printable(args[0] ?? new Uint8Array(0)).toLowerCase()}' command`);
+      return undefined;
+    }
+    const refusal = this.#refusal(name);
+    if (refusal !== undefined) {
+      abort();
+      this.#refuse(name, refusal);
+      return undefined;
+    }
+    try {
+      return this.#dispatch(name as RespCommandName, args, streamed);
+    } catch (problem) {
+      if (!(problem instanceof KvtierError)) throw problem;
+      this.#refuse(name, `ERR ${problem.message}`);
+      return undefined;
+    }
+  }
+
+  #refusal(name: string): string | undefined {
+    if (this.role === undefined && !openCommands.has(name)) return NO_AUTH;
+    if (this.role === 'read' && writeCommands.has(name)) return NO_PERMISSION;
+    return undefined;
+  }
+
+  /** An error in the length that the client of this profile reads. */
+  #refuse(name: string, message: string): void {
+    const { out } = this.#connection;
+    if (this.isLmcache && name === 'SET') out.raw(RESP_SET_REJECTED);
+    else if (this.isLmcache && (name === 'EXISTS' || name === 'DEL')) out.raw(RESP_FAILED);
+    else out.error(message);
+  }
+
+  oversized(event: RespOversizedEvent): void {
+    this.#refuse(event.name, event.reason === 'argument' ? `ERR argument is too long: ${event.sizeBytes} bytes, at most ${event.limitBytes}` : 'ERR command is too long');
+  }
+
+  /** Why a value that begins now will not be stored, before any room is taken for it. */
+  refuseValue(name: 'SET' | 'MSET', key: Uint8Array): { reason: string; message: string } | undefined {
+    const message = this.#refusal(name) ?? this.#keyProblem(key);
+    return message === undefined ? undefined : { reason: 'refused', message };
+  }
+
+  #keyProblem(key: Uint8Array): string | undefined {
+    const parsed = this.#connection.keys.parse(key);
+    if (parsed === 'too-long') return `ERR key is too long: ${key.length} bytes, at most 2048`;
+    if (parsed.part === 'metadata') return `ERR metadata is too long: at most ${MAX_METADATA_BYTES} bytes`;
+    return undefined;
+  }
+
+  #parse(key: Uint8Array): ParsedKey {
+    const parsed = this.#connection.keys.parse(key);
+    if (parsed === 'too-long') throw new KvtierError('BAD_REQUEST', `key is too long: ${key.length} bytes, at most 2048`);
+    if (!isLmcacheKey(parsed)) this.#looksLikeLmcache = false;
+    return parsed;
+  }
+
+  #dispatch(name: RespCommandName, args: Uint8Array[], streamed: StreamedValue[]): Promise<void> | undefined {
+    switch (name) {
+      case 'GET':
+        return this.#get(args[1] as Uint8Array);
+      case 'SET':
+        return this.#set(args, streamed);
+      case 'MGET':
+        return this.#mget(args);
+      case 'MSET':
+        return this.#mset(args, streamed);
+      case 'EXISTS':
+        return this.#exists(args);
+      case 'DEL':
+      case 'UNLINK':
+        return this.#del(args);
+      case 'STRLEN':
+        return this.#strlen(args[1] as Uint8Array);
+      case 'TYPE':
+        this.#connection.out.simple(this.#peek(args[1] as Uint8Array) === undefined ? 'none' : 'string');
+        return undefined;
+      case 'TOUCH':
+        return this.#touch(args);
+      case 'SCAN':
+        return this.#scan(args);
+      case 'KEYS':
+        return this.#keysCommand(args[1] as Uint8Array);
+      default:
+        return runServerCommand(name, args, { connection: this.#connection, runner: this });
+    }
+  }
+
+  // --- keys that are chunks, and the redis:// twins -------------------------------------------------------------------------
+
+  #guarded(parsed: ParsedKey, sizeBytes: number): boolean {
+    const { server, group } = this.#connection;
+    const { sizeGuard } = server.options;
+    if (sizeGuard === 'off' || (sizeGuard === 'auto' && !this.isLmcache) || parsed.descriptor.grammar !== 'object-key') return false;
+    return !server.guard.allows(group.id, parsed.descriptor.keyPrefix, sizeBytes);
+  }
+
+  #learn(parsed: ParsedKey, sizeBytes: number, stored: boolean): void {
+    if (parsed.descriptor.grammar === 'object-key') {
+      this.#connection.server.guard.learn(this.#connection.group.id, parsed.descriptor.keyPrefix, sizeBytes, stored);
+    }
+  }
+
+  #peek(key: Uint8Array): { readonly sizeBytes: number } | undefined {
+    const parsed = this.#parse(key);
+    const { cache } = this.#connection.server.options;
+    const found = cache.peek(this.#connection.namespace(parsed.descriptor), parsed.key);
+    if (found === undefined || this.#guarded(parsed, found.sizeBytes)) return undefined;
+    if (parsed.part !== 'metadata') return found;
+    const metadata = cache.metadata(found.ref);
+    return metadata === undefined ? undefined : { sizeBytes: metadata.length };
+  }
+
+  // --- reads ----------------------------------------------------------------------------------------------------------------
+
+  #get(key: Uint8Array): Promise<void> | undefined {
+    const opened = this.#open(key);
+    if (opened instanceof Promise) return opened.then((handle) => this.#sendOpened(handle));
+    return this.#sendOpened(opened);
+  }
+
+  #sendOpened(handle: ReadHandle | Uint8Array | undefined): Promise<void> | undefined {
+    const { out } = this.#connection;
+    if (handle === undefined) out.nullBulk();
+    else if (handle instanceof Uint8Array) out.bulk(handle);
+    else return this.#connection.sendValue(handle);
+    return undefined;
+  }
+
+  #open(key: Uint8Array): ReadHandle | Uint8Array | undefined | Promise<ReadHandle | undefined> {
+    const parsed = this.#parse(key);
+    const { cache } = this.#connection.server.options;
+    const namespace = this.#connection.namespace(parsed.descriptor);
+    const { group } = this.#connection;
+    group.inference.end(namespace);
+    const found = cache.peek(namespace, parsed.key);
+    if (parsed.part === 'metadata') return found === undefined ? undefined : cache.metadata(found.ref);
+    if (found !== undefined && this.#guarded(parsed, found.sizeBytes)) {
+      cache.countGuardedMiss();
+      return undefined;
+    }
+    if (found !== undefined) this.#learn(parsed, found.sizeBytes, false);
+    return cache.open(namespace, parsed.key, group.id);
+  }
+
+  async #mget(args: Uint8Array[]): Promise<void> {
+    // The arguments are views of a chunk that is gone after the first await.
+    const keys = args.slice(1).map((key) => key.slice());
+    this.#connection.out.array(keys.length);
+    for (const key of keys) {
+      let opened: ReadHandle | Uint8Array | undefined;
+      try {
+        opened = await this.#open(key);
+      } catch (problem) {
+        if (!(problem instanceof KvtierError)) throw problem;
+      }
+      const sending = this.#sendOpened(opened);
+      if (sending !== undefined) await sending;
+      else if (this.#connection.out.length > 1024 * 1024) await this.#connection.flushed();
+    }
+  }
+
+  #exists(args: Uint8Array[]): undefined {
+    const { out } = this.#connection;
+    let count = 0;
+    for (let index = 1; index < args.length; index += 1) if (this.#probe(args[index] as Uint8Array)) count += 1;
+    if (count === 0) out.raw(RESP_ZERO);
+    else if (count === 1) out.raw(RESP_ONE);
+    else out.integer(count);
+    return undefined;
+  }
+
+  #probe(key: Uint8Array): boolean {
+    const parsed = this.#parse(key);
+    const connection = this.#connection;
+    const { cache } = connection.server.options;
+    const namespace = connection.namespace(parsed.descriptor);
+    const { group } = connection;
+    const found = cache.peek(namespace, parsed.key);
+    if (found !== undefined && this.#guarded(parsed, found.sizeBytes)) {
+      cache.countRefusedProbe();
+      return false;
+    }
+    if (found !== undefined && parsed.part === 'metadata' && cache.metadata(found.ref) === undefined) return false;
+    const outcome: ProbeOutcome | undefined = cache.probe(namespace, parsed.key, group.id);
+    if (outcome === undefined) return false;
+    if (isLmcacheKey(parsed)) group.inference.note('probe', namespace, { socket: connection.id, ref: outcome.ref });
+    return true;
+  }
+
+  #touch(args: Uint8Array[]): undefined {
+    let count = 0;
+    for (let index = 1; index < args.length; index += 1) {
+      const parsed = this.#parse(args[index] as Uint8Array);
+      const { cache } = this.#connection.server.options;
+      const found = cache.peek(this.#connection.namespace(parsed.descriptor), parsed.key);
+      if (found === undefined) continue;
+      cache.touchChain([found.ref]);
+      count += 1;
+    }
+    this.#connection.out.integer(count);
+    return undefined;
+  }
+
+  #strlen(key: Uint8Array): undefined {
+    this.#connection.out.integer(this.#peek(key)?.sizeBytes ?? 0);
+    return undefined;
+  }
+
+  // --- writes ---------------------------------------------------------------------------------------------------------------
+
+  #set(args: Uint8Array[], streamed: StreamedValue[]): Promise<void> | undefined {
+    const value = streamed[0];
+    const options = parseSetOptions(args);
+    if (typeof options === 'string') {
+      if (value?.ticket !== undefined) this.#connection.server.options.cache.abort(value.ticket);
+      this.#refuse('SET', options);
+      return undefined;
+    }
+    if (value !== undefined) {
+      this.#answerSet(this.#storeStreamed(args[1] as Uint8Array, value, options.condition));
+      return undefined;
+    }
+    const stored = this.#storeInline(args[1] as Uint8Array, args[2] as Uint8Array, options.condition);
+    if (stored instanceof Promise) return stored.then((outcome) => this.#answerSet(outcome));
+    this.#answerSet(stored);
+    return undefined;
+  }
+
+  /** '' is success, undefined an unmet condition, anything else a refusal. */
+  #answerSet(outcome: string | undefined): void {
+    if (outcome === '') this.#connection.out.ok();
+    else if (outcome === undefined) this.#connection.out.nullBulk();
+    else this.#refuse('SET', outcome);
+  }
+
+  #storeStreamed(key: Uint8Array, value: StreamedValue, condition: Condition): string | undefined {
+    if (value.ticket === undefined) return refusalText(value.rejection);
+    return this.#commit(this.#parse(key), value.ticket, { checksum: value.checksum, condition });
+  }
+
+  #storeInline(key: Uint8Array, value: Uint8Array, condition: Condition): string | undefined | Promise<string | undefined> {
+    const parsed = this.#parse(key);
+    if (parsed.part === 'metadata') return this.#storeMetadata(parsed, value, condition);
+    const { cache, hash } = this.#connection.server.options;
+    const reserved = cache.reserve({ namespace: this.#connection.namespace(parsed.descriptor), key: parsed.key, sizeBytes: value.length });
+    if (reserved instanceof Promise) {
+      const kept = value.slice();
+      const keyCopy = { ...parsed, key: parsed.key.slice() };
+      return reserved.then((outcome) => {
+        if (outcome.kind === 'rejected') return refusalText(outcome);
+        outcome.view().set(kept);
+        return this.#commit(keyCopy, outcome, { checksum: checksum(kept, hash), condition });
+      });
+    }
+    if (reserved.kind === 'rejected') return refusalText(reserved);
+    reserved.view().set(value);
+    return this.#commit(parsed, reserved, { checksum: checksum(value, hash), condition });
+  }
+
+  #commit(parsed: ParsedKey, ticket: PutTicket, put: { checksum: bigint; condition: Condition }): string | undefined {
+    const connection = this.#connection;
+    const { cache } = connection.server.options;
+    const namespace = connection.namespace(parsed.descriptor);
+    const { inference } = connection.group;
+    const parent = isLmcacheKey(parsed) ? inference.parentFor(namespace, connection.id) : undefined;
+    const { sizeBytes } = ticket;
+    const outcome = cache.commit(ticket, put.checksum, {
+      ...(put.condition === undefined ? {} : { onlyIf: put.condition }),
+      ...(parent === undefined ? {} : { parent }),
+    });
+    if (outcome === 'condition') return undefined;
+    if (outcome === 'failed') return 'ERR the journal cannot be written';
+    const found = cache.peek(namespace, parsed.key);
+    if (found !== undefined && outcome !== 'dropped') {
+      if (isLmcacheKey(parsed)) inference.note('put', namespace, { socket: connection.id, ref: found.ref });
+      this.#learn(parsed, sizeBytes, true);
+      const waiting = connection.server.takePendingMetadata(namespace, parsed.key);
+      if (waiting !== undefined) cache.setMetadata(found.ref, waiting);
+    }
+    return '';
+  }
+
+  /** LMCache's redis:// writes the value first, its sentinel variant the metadata first: then it waits for the value, bounded. */
+  #storeMetadata(parsed: ParsedKey, value: Uint8Array, condition: Condition): string | undefined {
+    const { server } = this.#connection;
+    if (value.length > MAX_METADATA_BYTES) return `ERR metadata is too long: ${value.length} bytes, at most ${MAX_METADATA_BYTES}`;
+    const namespace = this.#connection.namespace(parsed.descriptor);
+    const found = server.options.cache.peek(namespace, parsed.key);
+    const present = found !== undefined && server.options.cache.metadata(found.ref) !== undefined;
+    if (condition !== undefined && (condition === 'present') !== present) return undefined;
+    if (found === undefined) server.keepPendingMetadata(namespace, parsed.key, { value: value.slice(), limit: MAX_PENDING_METADATA });
+    else server.options.cache.setMetadata(found.ref, value);
+    return '';
+  }
+
+  async #mset(args: Uint8Array[], streamed: StreamedValue[]): Promise<void> {
+    const kept = args.map((argument) => argument.slice());
+    const values = new Map(streamed.map((value) => [value.argIndex, value]));
+    let refusal: string | undefined;
+    for (let index = 1; index + 1 < kept.length; index += 2) {
+      const key = kept[index] as Uint8Array;
+      const value = values.get(index + 1);
+      const keyProblem = this.#keyTooLong(key);
+      if (keyProblem !== undefined) {
+        refusal = keyProblem;
+        continue;
+      }
+      const outcome = value === undefined ? await this.#storeInline(key, kept[index + 1] as Uint8Array, undefined) : this.#storeStreamed(key, value, undefined);
+      if (outcome !== '') refusal = outcome ?? refusal;
+    }
+    if (refusal === undefined) this.#connection.out.ok();
+    else this.#refuse('MSET', refusal);
+  }
+
+  #keyTooLong(key: Uint8Array): string | undefined {
+    return this.#connection.keys.parse(key) === 'too-long' ? `ERR key is too long: ${key.length} bytes, at most 2048` : undefined;
+  }
+
+  #del(args: Uint8Array[]): undefined {
+    const { out, server } = this.#connection;
+    let count = 0;
+    for (let index = 1; index < args.length; index += 1) {
+      const parsed = this.#parse(args[index] as Uint8Array);
+      const namespace = this.#connection.namespace(parsed.descriptor);
+      server.takePendingMetadata(namespace, parsed.key);
+      if (server.options.cache.delete(namespace, parsed.key)) count += 1;
+    }
+    out.integer(count);
+    return undefined;
+  }
+
+  // --- listing --------------------------------------------------------------------------------------------------------------
+
+  #keysCommand(pattern: Uint8Array): undefined {
+    const { out, server } = this.#connection;
+    const keys: Uint8Array[] = [];
+    let cursor = 0;
+    do {
+      cursor = server.options.cache.scan(cursor, 4096, (key) => {
+        if (keys.length <= MAX_KEYS_REPLY && matchesGlob(pattern, key)) keys.push(key);
+      });
+      if (keys.length > MAX_KEYS_REPLY) {
+        out.error('ERR use SCAN');
+        return undefined;
+      }
+    } while (cursor !== 0);
+    out.array(keys.length);
+    for (const key of keys) out.bulk(key);
+    return undefined;
+  }
+
+  #scan(args: Uint8Array[]): undefined {
+    const { out, server } = this.#connection;
+    const options = parseScanOptions(args);
+    if (typeof options === 'string') {
+      out.error(options);
+      return undefined;
+    }
+    const keys: Uint8Array[] = [];
+    const next = server.options.cache.scan(options.cursor, options.count, (key) => {
+      if (options.match === undefined || matchesGlob(options.match, key)) keys.push(key);
+    });
+    out.array(2).bulkText(String(next)).array(options.type === undefined || options.type === 'string' ? keys.length : 0);
+    if (options.type === undefined || options.type === 'string') for (const key of keys) out.bulk(key);
+    return undefined;
+  }
+}
+
+function refusalText(rejection: { readonly reason: string; readonly message: string } | undefined): string {
+  if (rejection === undefined) return 'ERR value was not stored';
+  return rejection.reason === 'refused' ? rejection.message : `OOM ${rejection.message}`;
+}
+
+function unknownCommand(args: readonly Uint8Array[]): string {
+  let text = `ERR unknown command '${printable(args[0] ?? new Uint8Array(0))}', with args beginning with: `;
+  for (let index = 1; index < args.length && text.length < 256; index += 1) text += `'${printable(args[index] as Uint8Array)}' `;
+  return text;
+}
+
+function parseSetOptions(args: readonly Uint8Array[]): { condition: Condition } | string {
+  let condition: Condition;
+  for (let index = 3; index < args.length; index += 1) {
+    const word = latin1.decode(args[index]).toUpperCase();
+    const wanted: Condition = word === 'NX' ? 'absent' : word === 'XX' ? 'present' : undefined;
+    if (wanted === undefined || (condition !== undefined && condition !== wanted)) return 'ERR syntax error';
+    condition = wanted;
+  }
+  return { condition };
+}
+
+function parseScanOptions(args: readonly Uint8Array[]): { cursor: number; count: number; match: Uint8Array | undefined; type: string | undefined } | string {
+  const cursorText = latin1.decode(args[1]);
+  if (!/^\d{1,15}$/.test(cursorText)) return 'ERR invalid cursor';
+  const options = { cursor: Number(cursorText), count: 10, match: undefined as Uint8Array | undefined, type: undefined as string | undefined };
+  for (let index = 2; index < args.length; index += 2) {
+    const word = latin1.decode(args[index]).toUpperCase();
+    const value = args[index + 1];
+    if (value === undefined) return 'ERR syntax error';
+    if (word === 'MATCH') options.match = value;
+    else if (word === 'TYPE') options.type = latin1.decode(value).toLowerCase();
+    else if (word === 'COUNT') {
+      const count = latin1.decode(value);
+      if (!/^-?\d{1,15}$/.test(count)) return 'ERR value is not an integer or out of range';
+      if (Number(count) < 1) return 'ERR syntax error';
+      options.count = Math.min(Number(count), 10_000);
+    } else return 'ERR syntax error';
+  }
+  return options;
+}

@@ -1,0 +1,333 @@
+/**
+ * One RESP connection: bytes -> parser -> command -> reply, in order, one command at a time.
+ *
+ * Invariants: while a command waits (for room, the disk, a peer) the socket is paused, so nothing piles up; replies leave in the
+ * order of the commands; a ticket or read handle is settled exactly once, also when the peer resets in mid-transfer; the payload's
+ * memory belongs to the transfer until the I/O pool answered, never only until the socket closed.
+ */
+import type { PutTicket, ReadHandle } from '#cache/door.ts';
+import { assert } from '#core/assert.ts';
+import type { Address, NamespaceId } from '#core/brand.ts';
+import { checksum } from '#core/checksum.ts';
+import type { NamespaceDescriptor } from '#core/namespace.ts';
+import type { ConnectionHandler, TransportSocket } from '#ports/transport.ts';
+import { KeyParser } from '#protocol/lmcache-key.ts';
+import { RESP_CRLF, RespReplyBuilder, bulkHeader } from '#protocol/resp/resp-encoder.ts';
+import { DEFAULT_RESP_LIMITS, RespParser } from '#protocol/resp/resp-parser.ts';
+import type { RespEvent, RespValueEvent } from '#protocol/resp/resp-parser.ts';
+import { CommandRunner } from './commands.ts';
+import type { ClientGroup, RespServer } from './resp-server.ts';
+
+/** Values up to this size are copied into the reply; larger ones leave from their slot, in the I/O pool. */
+const COPY_REPLY_BYTES = 64 * 1024;
+/** Replies are flushed when they pass this, and no further command is read until the peer took them. */
+const FLUSH_BYTES = 256 * 1024;
+
+/** A value that streamed in, by its place in the arguments; `rejected` is the reason where it was not stored. */
+export interface StreamedValue {
+  readonly argIndex: number;
+  readonly ticket: PutTicket | undefined;
+  readonly checksum: bigint;
+  readonly rejection: { readonly reason: string; readonly message: string } | undefined;
+  readonly sizeBytes: number;
+}
+
+export class RespConnection implements ConnectionHandler {
+  readonly id: number;
+  readonly server: RespServer;
+  readonly out = new RespReplyBuilder();
+  readonly keys = new KeyParser();
+  readonly #socket: TransportSocket;
+  readonly #parser = new RespParser(DEFAULT_RESP_LIMITS);
+  readonly #commands: CommandRunner;
+  #streamed: StreamedValue[] = [];
+  /** Bytes that the kernel did not take yet. */
+  #unsent: Uint8Array | undefined;
+  #drainWaiter: (() => void) | undefined;
+  #closed = false;
+  #closing = false;
+  busy = false;
+  user = '';
+  clientName = '';
+  idleSinceMs: number;
+  #group: ClientGroup | undefined;
+  readonly #namespaces = new Map<NamespaceDescriptor, NamespaceId>();
+
+  constructor(server: RespServer, socket: TransportSocket, id: number) {
+    this.server = server;
+    this.#socket = socket;
+    this.id = id;
+    this.idleSinceMs = server.options.clock.monotonicMs();
+    this.#commands = new CommandRunner(this);
+  }
+
+  get remoteAddress(): string {
+    return this.#socket.remoteAddress;
+  }
+
+  get group(): ClientGroup {
+    return (this.#group ??= this.server.joinGroup(this.#socket.remoteAddress, this.user));
+  }
+
+  /** After AUTH: leases and inference belong to the user from now on. */
+  changeUser(user: string): void {
+    this.user = user;
+    if (this.#group !== undefined) this.server.leaveGroup(this.#group);
+    this.#group = undefined;
+  }
+
+  /** The id of a namespace; this connection holds one reference to each of the last few that it used. */
+  namespace(descriptor: NamespaceDescriptor): NamespaceId {
+    const known = this.#namespaces.get(descriptor);
+    if (known !== undefined) return known;
+    if (this.#namespaces.size >= 16) this.#releaseNamespaces();
+    const id = this.server.options.cache.internNamespace(descriptor);
+    this.#namespaces.set(descriptor, id);
+    return id;
+  }
+
+  #releaseNamespaces(): void {
+    for (const id of this.#namespaces.values()) this.server.options.cache.releaseNamespace(id);
+    this.#namespaces.clear();
+  }
+
+  onData(chunk: Uint8Array): void {
+    if (this.#closing) return;
+    this.idleSinceMs = this.server.options.clock.monotonicMs();
+    this.server.receivedBytes += chunk.length;
+    this.#parser.push(chunk);
+    if (!this.busy) this.#run();
+  }
+
+  /** Closes a connection that holds room for values and sends nothing, or that has been quiet for `idleMs`. */
+  sweep(nowMs: number, idleMs: number | undefined): void {
+    if (this.busy) return;
+    const quietMs = nowMs - this.idleSinceMs;
+    if ((this.#streamed.length > 0 && quietMs > this.server.options.stallMs) || (idleMs !== undefined && quietMs > idleMs)) this.close();
+  }
+
+  onDrain(): void {
+    if (this.#unsent === undefined) return;
+    const bytes = this.#unsent;
+    this.#unsent = undefined;
+    this.#write(bytes);
+    if (this.#unsent === undefined) this.#wakeDrain();
+  }
+
+  #wakeDrain(): void {
+    const waiter = this.#drainWaiter;
+    this.#drainWaiter = undefined;
+    waiter?.();
+  }
+
+  onClose(): void {
+    this.#closed = true;
+    this.#closing = true;
+    this.#unsent = undefined;
+    this.#wakeDrain();
+    // A command that is in work settles what it holds; without one it is done here.
+    if (!this.busy) this.#release();
+  }
+
+  #release(): void {
+    this.#abortStreamed();
+    this.#releaseNamespaces();
+    if (this.#group !== undefined) this.server.leaveGroup(this.#group);
+    this.#group = undefined;
+    this.server.forget(this);
+  }
+
+  #abortStreamed(): void {
+    for (const value of this.#streamed) if (value.ticket !== undefined) this.server.options.cache.abort(value.ticket);
+    this.#streamed = [];
+  }
+
+  /** Processes events until the parser is empty or a command has to wait. */
+  #run(): void {
+    for (;;) {
+      if (this.#closing) break;
+      const event = this.#parser.next();
+      if (event === undefined) break;
+      const pending = this.#handle(event);
+      if (pending === undefined && this.out.length < FLUSH_BYTES) continue;
+      this.#wait(pending ?? Promise.resolve());
+      return;
+    }
+    this.#flush();
+    if (this.#unsent !== undefined && !this.#closing) this.#wait(Promise.resolve());
+  }
+
+  #wait(pending: Promise<void>): void {
+    this.busy = true;
+    this.#socket.pause();
+    this.#parser.retain();
+    const done = (): void => {
+      this.busy = false;
+      if (this.#closed) return this.#release();
+      if (this.#closing) return;
+      this.#run();
+      if (!this.busy && !this.#closing) this.#socket.resume();
+    };
+    void pending
+      .then(() => this.flushed())
+      .then(done, (problem: unknown) => {
+        done();
+        throw problem;
+      });
+  }
+
+  #handle(event: RespEvent): Promise<void> | undefined {
+    switch (event.kind) {
+      case 'value':
+        return this.#receiveValue(event);
+      case 'command': {
+        this.server.commands += 1;
+        const streamed = this.#streamed;
+        this.#streamed = [];
+        return this.#commands.run(event.name, event.args, streamed);
+      }
+      case 'oversized':
+        this.#abortStreamed();
+        this.#commands.oversized(event);
+        return undefined;
+      case 'error':
+        this.server.protocolErrors += 1;
+        this.#abortStreamed();
+        this.out.error(`ERR ${event.message}`);
+        this.#flush();
+        this.end();
+        return undefined;
+    }
+  }
+
+  /** A large value begins: find room, take what came with the command, let the pool fetch the rest. */
+  #receiveValue(event: RespValueEvent): Promise<void> | undefined {
+    const key = event.args[event.argIndex - 1] ?? new Uint8Array(0);
+    const refusal = this.#commands.refuseValue(event.name, key);
+    if (refusal !== undefined) {
+      this.#reject(event, refusal);
+      return undefined;
+    }
+    const parsed = this.keys.parse(key);
+    assert(parsed !== 'too-long', 'refuseValue looked at the key');
+    const reserved = this.server.options.cache.reserve({ namespace: this.namespace(parsed.descriptor), key: parsed.key, sizeBytes: event.sizeBytes });
+    if (reserved instanceof Promise) {
+      this.#parser.retain();
+      return reserved.then((outcome) => this.#fill(event, outcome));
+    }
+    return this.#fill(event, reserved);
+  }
+
+  #reject(event: RespValueEvent, rejection: { reason: string; message: string }): void {
+    this.#parser.skipValue();
+    this.#streamed.push({ argIndex: event.argIndex, ticket: undefined, checksum: 0n, rejection, sizeBytes: event.sizeBytes });
+  }
+
+  #fill(event: RespValueEvent, reserved: PutTicket | { kind: 'rejected'; reason: string; message: string }): Promise<void> | undefined {
+    if (reserved.kind === 'rejected') {
+      this.#reject(event, reserved);
+      return undefined;
+    }
+    const ticket = reserved;
+    let placed = 0;
+    const memory = ticket.view();
+    for (let bytes = this.#parser.takeBuffered(ticket.sizeBytes); bytes.length > 0; bytes = this.#parser.takeBuffered(ticket.sizeBytes - placed)) {
+      memory.set(bytes, placed);
+      placed += bytes.length;
+    }
+    if (placed === ticket.sizeBytes) {
+      this.#streamed.push({ argIndex: event.argIndex, ticket, checksum: checksum(memory, this.server.options.hash), rejection: undefined, sizeBytes: ticket.sizeBytes });
+      return undefined;
+    }
+    return this.#receiveRest(event, ticket, placed);
+  }
+
+  async #receiveRest(event: RespValueEvent, ticket: PutTicket, placedBytes: number): Promise<void> {
+    const { cache, sockets, stallMs } = this.server.options;
+    if (this.#closed) {
+      cache.abort(ticket);
+      return;
+    }
+    this.#socket.pause();
+    const outcome = await sockets.receive({ fd: this.#socket.fd, address: ticket.address, sizeBytes: ticket.sizeBytes, placedBytes, tailBytes: RESP_CRLF.length, stallMs });
+    if (!outcome.ok || this.#closed) {
+      cache.abort(ticket);
+      if (!outcome.ok) this.close();
+      return;
+    }
+    this.server.receivedBytes += ticket.sizeBytes - placedBytes + outcome.tail.length;
+    this.#parser.valueReceivedElsewhere(ticket.sizeBytes - placedBytes);
+    this.#parser.trailerReceivedElsewhere(outcome.tail);
+    this.#streamed.push({ argIndex: event.argIndex, ticket, checksum: outcome.checksum, rejection: undefined, sizeBytes: ticket.sizeBytes });
+  }
+
+  /** Sends a value and releases it. Small ones join the reply buffer; large ones go from their slot once the buffer is out. */
+  sendValue(handle: ReadHandle): Promise<void> | undefined {
+    if (handle.sizeBytes <= COPY_REPLY_BYTES) {
+      this.out.bulk(handle.view());
+      handle.release();
+      return undefined;
+    }
+    return this.#sendLarge(handle);
+  }
+
+  async #sendLarge(handle: ReadHandle): Promise<void> {
+    try {
+      await this.flushed();
+      if (this.#closed || this.#closing) return;
+      this.#socket.pause();
+      const outcome = await this.server.options.sockets.send({
+        fd: this.#socket.fd,
+        header: bulkHeader(handle.sizeBytes),
+        address: handle.address as Address,
+        sizeBytes: handle.sizeBytes,
+        trailer: RESP_CRLF,
+        stallMs: this.server.options.stallMs,
+      });
+      if (outcome.ok) this.server.sentBytes += handle.sizeBytes;
+      else this.close();
+    } finally {
+      handle.release();
+    }
+  }
+
+  /** Resolves when the kernel has taken every reply so far, or the peer is gone. */
+  async flushed(): Promise<void> {
+    this.#flush();
+    while (this.#unsent !== undefined && !this.#closed) {
+      const drained = Promise.withResolvers<void>();
+      const giveUp = this.server.options.clock.schedule(this.server.options.stallMs, () => this.close());
+      this.#drainWaiter = drained.resolve;
+      await drained.promise;
+      giveUp();
+    }
+  }
+
+  #flush(): void {
+    if (this.out.length === 0 || this.#unsent !== undefined) return;
+    this.#write(this.out.bytes);
+    // What the kernel refused must survive the next reply.
+    if (this.#unsent !== undefined) this.#unsent = (this.#unsent as Uint8Array).slice();
+    this.out.clear();
+  }
+
+  #write(bytes: Uint8Array): void {
+    if (this.#closed) return;
+    const written = this.#socket.write(bytes);
+    this.server.sentBytes += written;
+    if (written < bytes.length) this.#unsent = bytes.subarray(written);
+  }
+
+  /** Closes when the replies are out. */
+  end(): void {
+    this.#closing = true;
+    this.#flush();
+    this.#socket.end();
+  }
+
+  close(): void {
+    if (this.#closing && this.#closed) return;
+    this.#closing = true;
+    this.#socket.terminate();
+  }
+}

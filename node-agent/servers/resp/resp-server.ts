@@ -1,0 +1,187 @@
+/**
+ * The RESP door: listens, limits connections, keeps what belongs to one client over all of its sockets. What a connection does
+ * with bytes is in resp-connection.ts, what commands mean in commands.ts, the wire in docs/formats/wire-resp.md.
+ */
+import type { CacheDoor, LeaseOwner } from '#cache/door.ts';
+import type { BlockHash } from '#core/checksum.ts';
+import type { Clock } from '#core/clock.ts';
+import type { Logger } from '#core/logger.ts';
+import type { SocketIo } from '#ports/io-pool.ts';
+import type { ConnectionHandler, Listener, Transport, TransportSocket } from '#ports/transport.ts';
+import { errorReply } from '#protocol/resp/resp-encoder.ts';
+import { ChainInference } from './chain-inference.ts';
+import { RespConnection } from './resp-connection.ts';
+import { SizeGuard } from './size-guard.ts';
+
+export interface RespServerOptions {
+  readonly cache: CacheDoor;
+  readonly sockets: SocketIo;
+  readonly transport: Transport;
+  readonly clock: Clock;
+  readonly logger: Logger;
+  readonly hash: BlockHash;
+  readonly version: string;
+  readonly profile: 'auto' | 'lmcache' | 'redis';
+  readonly sizeGuard: 'auto' | 'on' | 'off';
+  readonly maxConnections: number;
+  readonly stallMs: number;
+  readonly idleMs: number | undefined;
+  /** 'admin', 'read', or undefined for a wrong one. Constant-time. */
+  readonly authenticate: (password: Uint8Array) => 'admin' | 'read' | undefined;
+  /** Without tokens everybody is admin and any AUTH is fine. */
+  readonly tokensRequired: boolean;
+  /** Sections of INFO that only the composition root knows. */
+  readonly info: () => Readonly<Record<string, Readonly<Record<string, string | number>>>>;
+}
+
+/** One client: an address and a user name, over all of its sockets. */
+export interface ClientGroup {
+  readonly id: LeaseOwner;
+  readonly name: string;
+  readonly inference: ChainInference;
+  socketCount: number;
+}
+
+export interface RespDoorStats {
+  readonly connections: number;
+  readonly totalConnections: number;
+  readonly rejectedConnections: number;
+  readonly commands: number;
+  readonly protocolErrors: number;
+  readonly unguardedPrefixes: number;
+  readonly receivedBytes: number;
+  readonly sentBytes: number;
+}
+
+const SWEEP_MS = 1000;
+const latin1 = new TextDecoder('latin1');
+
+export class RespServer {
+  readonly options: RespServerOptions;
+  readonly guard: SizeGuard;
+  readonly #connections = new Set<RespConnection>();
+  readonly #groups = new Map<string, ClientGroup>();
+  #listener: Listener | undefined;
+  #nextConnection = 1;
+  #nextGroup = 1;
+  #cancelSweep: (() => void) | undefined;
+  commands = 0;
+  protocolErrors = 0;
+  receivedBytes = 0;
+  sentBytes = 0;
+  #total = 0;
+  #rejected = 0;
+
+  constructor(options: RespServerOptions) {
+    this.options = options;
+    this.guard = new SizeGuard(() => options.clock.nowMs());
+  }
+
+  listen(address: { readonly host: string; readonly port: number }): Listener {
+    this.#listener = this.options.transport.listen(address, (socket) => this.#accept(socket));
+    this.#sweep();
+    return this.#listener;
+  }
+
+  #sweep(): void {
+    const { clock, idleMs } = this.options;
+    this.#cancelSweep = clock.schedule(SWEEP_MS, () => {
+      for (const connection of this.#connections) connection.sweep(clock.monotonicMs(), idleMs);
+      this.#sweep();
+    });
+  }
+
+  #accept(socket: TransportSocket): ConnectionHandler {
+    this.#total += 1;
+    if (this.#connections.size >= this.options.maxConnections) {
+      this.#rejected += 1;
+      socket.write(errorReply('ERR max number of clients reached'));
+      socket.end();
+      return { onData() {}, onDrain() {}, onClose() {} };
+    }
+    const connection = new RespConnection(this, socket, this.#nextConnection++);
+    this.#connections.add(connection);
+    return connection;
+  }
+
+  /** Called by a connection when it is gone; its own resources are free already. */
+  forget(connection: RespConnection): void {
+    this.#connections.delete(connection);
+  }
+
+  joinGroup(address: string, user: string): ClientGroup {
+    const name = `${address}\u0000${user}`;
+    let group = this.#groups.get(name);
+    if (group === undefined) {
+      group = { id: this.#nextGroup++, name, inference: new ChainInference(this.options.cache, this.options.clock), socketCount: 0 };
+      this.#groups.set(name, group);
+    }
+    group.socketCount += 1;
+    return group;
+  }
+
+  leaveGroup(group: ClientGroup): void {
+    group.socketCount -= 1;
+    if (group.socketCount > 0) return;
+    this.#groups.delete(group.name);
+    group.inference.endAll();
+    group.inference.close();
+    this.guard.forgetClient(group.id);
+  }
+
+  /** redis:// metadata that came before its value; the oldest is forgotten where too many wait. */
+  readonly #pendingMetadata = new Map<string, Uint8Array>();
+
+  keepPendingMetadata(namespace: number, key: Uint8Array, metadata: { value: Uint8Array; limit: number }): void {
+    const id = `${namespace} ${latin1.decode(key)}`;
+    this.#pendingMetadata.delete(id);
+    this.#pendingMetadata.set(id, metadata.value);
+    if (this.#pendingMetadata.size <= metadata.limit) return;
+    const oldest = this.#pendingMetadata.keys().next();
+    if (oldest.done !== true) this.#pendingMetadata.delete(oldest.value);
+  }
+
+  takePendingMetadata(namespace: number, key: Uint8Array): Uint8Array | undefined {
+    if (this.#pendingMetadata.size === 0) return undefined;
+    const id = `${namespace} ${latin1.decode(key)}`;
+    const metadata = this.#pendingMetadata.get(id);
+    this.#pendingMetadata.delete(id);
+    return metadata;
+  }
+
+  get connectionCount(): number {
+    return this.#connections.size;
+  }
+
+  stats(): RespDoorStats {
+    return {
+      connections: this.#connections.size,
+      totalConnections: this.#total,
+      rejectedConnections: this.#rejected,
+      commands: this.commands,
+      protocolErrors: this.protocolErrors,
+      unguardedPrefixes: this.guard.unguardedCount,
+      receivedBytes: this.receivedBytes,
+      sentBytes: this.sentBytes,
+    };
+  }
+
+  /** No new connections. */
+  stopAccepting(): void {
+    this.#listener?.stop();
+    this.#cancelSweep?.();
+  }
+
+  /** Resolves when no command is in work, or the deadline (monotonic ms) has passed. */
+  async settle(deadlineMs: number): Promise<void> {
+    while ([...this.#connections].some((connection) => connection.busy) && this.options.clock.monotonicMs() < deadlineMs) {
+      await new Promise<void>((resolve) => void this.options.clock.schedule(5, resolve));
+    }
+  }
+
+  /** Closes every connection. */
+  close(): void {
+    this.stopAccepting();
+    for (const connection of this.#connections) connection.close();
+  }
+}
