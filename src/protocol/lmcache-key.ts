@@ -36,8 +36,23 @@ const METADATA = 'metadata';
 
 /** Names in LMCache's dtype tables. */
 const knownDtypes: ReadonlySet<string> = new Set([
-  'half', 'float', 'double', 'bfloat16', 'float16', 'float32', 'float64', 'int8', 'uint8', 'int16', 'int32', 'int64', 'bool',
-  'fp8_e4m3fn', 'fp8_e5m2', 'float8_e4m3fn', 'float8_e5m2',
+  'half',
+  'float',
+  'double',
+  'bfloat16',
+  'float16',
+  'float32',
+  'float64',
+  'int8',
+  'uint8',
+  'int16',
+  'int32',
+  'int64',
+  'bool',
+  'fp8_e4m3fn',
+  'fp8_e5m2',
+  'float8_e4m3fn',
+  'float8_e5m2',
 ]);
 /**
  * Names that a later release may add: a numeric family, its width, and qualifiers (`float8_e8m0fnu`, `nvfp4`, `int4_x2`). No dtype
@@ -100,8 +115,16 @@ export class KeyParser {
     this.#tenant = options.tenant;
     this.#maxNamespaces = options.maxNamespaces ?? 4096;
     this.#opaque = {
-      grammar: 'opaque', tenant: options.tenant ?? DEFAULT_TENANT, model: '', rank: '', group: '', dtype: '', layer: '', tags: {},
-      keyPrefix: '', keyTail: '',
+      grammar: 'opaque',
+      tenant: options.tenant ?? DEFAULT_TENANT,
+      model: '',
+      rank: '',
+      group: '',
+      dtype: '',
+      layer: '',
+      tags: {},
+      keyPrefix: '',
+      keyTail: '',
     };
   }
 

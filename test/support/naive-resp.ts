@@ -8,12 +8,23 @@ import type { RespEvent, RespLimits, RespParser } from '#protocol/resp/resp-pars
 export type FlatEvent =
   | { kind: 'command'; name: string; args: string[]; streamed: number }
   | { kind: 'value'; name: string; args: string[]; argIndex: number; argCount: number; sizeBytes: number; received: string }
-  | { kind: 'oversized'; name: string; reason: string; argIndex: number; argCount: number; sizeBytes: number; limitBytes: number; streamed: number }
+  | {
+      kind: 'oversized';
+      name: string;
+      reason: string;
+      argIndex: number;
+      argCount: number;
+      sizeBytes: number;
+      limitBytes: number;
+      streamed: number;
+    }
   | { kind: 'error'; message: string };
 
 const NAMES = new Set(
-  ('GET SET DEL MGET MSET PING ECHO AUTH QUIT INFO TYPE SCAN KEYS HELLO TOUCH RESET EXISTS UNLINK STRLEN SELECT CLIENT CONFIG DBSIZE ' +
-    'COMMAND FLUSHDB FLUSHALL').split(' '),
+  (
+    'GET SET DEL MGET MSET PING ECHO AUTH QUIT INFO TYPE SCAN KEYS HELLO TOUCH RESET EXISTS UNLINK STRLEN SELECT CLIENT CONFIG DBSIZE ' +
+    'COMMAND FLUSHDB FLUSHALL'
+  ).split(' '),
 );
 
 export function latin1(bytes: Uint8Array): string {
@@ -115,11 +126,25 @@ export function modelEvents(text: string, limits: RespLimits): FlatEvent[] {
         streamed += 1;
         place = '';
       } else if (oversized === undefined && !isValue && size.value > limits.maxArgumentBytes) {
-        oversized = { kind: 'oversized', ...common, reason: 'argument', sizeBytes: size.value, limitBytes: limits.maxArgumentBytes, streamed };
+        oversized = {
+          kind: 'oversized',
+          ...common,
+          reason: 'argument',
+          sizeBytes: size.value,
+          limitBytes: limits.maxArgumentBytes,
+          streamed,
+        };
       } else if (oversized === undefined) {
         buffered += size.value;
         if (buffered > limits.maxCommandBytes) {
-          oversized = { kind: 'oversized', ...common, reason: 'command', sizeBytes: buffered, limitBytes: limits.maxCommandBytes, streamed };
+          oversized = {
+            kind: 'oversized',
+            ...common,
+            reason: 'command',
+            sizeBytes: buffered,
+            limitBytes: limits.maxCommandBytes,
+            streamed,
+          };
         }
       }
       if (body.length < size.value) return events;
@@ -142,7 +167,11 @@ export type ValueChoice = 'take' | 'take-small' | 'elsewhere' | 'elsewhere-with-
  * Plays a door: feeds `text` cut at `cuts`, takes values as `choices` say, and spoils each chunk as soon as the parser's contract
  * allows it, so that a view kept too long shows. Values that were skipped report what was received before the skip as '' .
  */
-export function driveParser(parser: RespParser, text: string, plan: { cuts: readonly number[]; choices: readonly ValueChoice[]; retain: boolean }): FlatEvent[] {
+export function driveParser(
+  parser: RespParser,
+  text: string,
+  plan: { cuts: readonly number[]; choices: readonly ValueChoice[]; retain: boolean },
+): FlatEvent[] {
   const events: FlatEvent[] = [];
   let at = 0;
   let choiceIndex = 0;

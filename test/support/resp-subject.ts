@@ -14,7 +14,9 @@ export interface RespSubject {
 }
 
 interface AgentModule {
-  startAgent(options: Record<string, never>): Promise<{ readonly resp: { readonly host: string; readonly port: number }; stop(): Promise<void> }>;
+  startAgent(
+    options: Record<string, never>,
+  ): Promise<{ readonly resp: { readonly host: string; readonly port: number }; stop(): Promise<void> }>;
 }
 
 /** Loaded by address, so that this file stands without it. */

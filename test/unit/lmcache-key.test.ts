@@ -63,7 +63,13 @@ describe('parseKey', () => {
     ['with a NUL', 'm\0@01000100@0@ab'],
   ])('takes a key %s as opaque', (_, key) => {
     const { descriptor, key: bytes, part } = parsed(key);
-    expect([descriptor.grammar, new TextDecoder().decode(bytes), descriptor.keyPrefix, descriptor.keyTail, part]).toEqual(['opaque', key, '', '', 'whole']);
+    expect([descriptor.grammar, new TextDecoder().decode(bytes), descriptor.keyPrefix, descriptor.keyTail, part]).toEqual([
+      'opaque',
+      key,
+      '',
+      '',
+      'whole',
+    ]);
   });
 
   test('takes a key that is no UTF-8 as opaque', () => {
@@ -76,12 +82,18 @@ describe('parseKey', () => {
   });
 
   test('puts salts inside the tenant of the connection', () => {
-    expect(['m@01000100@0@ab@alice', 'm@01000100@0@ab', 'plain'].map((key) => parsed(key, 'acme').descriptor.tenant)).toEqual(['acme/alice', 'acme', 'acme']);
+    expect(['m@01000100@0@ab@alice', 'm@01000100@0@ab', 'plain'].map((key) => parsed(key, 'acme').descriptor.tenant)).toEqual([
+      'acme/alice',
+      'acme',
+      'acme',
+    ]);
   });
 
   test('never gives two tenants one identity', () => {
     const keys = ['m@01000100@0@ab@alice', 'm@01000100@0@ab', 'plain', 'm@1@0@ab@half'];
-    const identities = keys.flatMap((key) => [undefined, 'alice', 'acme'].map((tenant) => namespaceIdentity(parsed(key, tenant).descriptor)));
+    const identities = keys.flatMap((key) =>
+      [undefined, 'alice', 'acme'].map((tenant) => namespaceIdentity(parsed(key, tenant).descriptor)),
+    );
     expect(new Set(identities).size).toBe(identities.length);
   });
 

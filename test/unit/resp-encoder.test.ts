@@ -41,7 +41,9 @@ describe('RespReplyBuilder', () => {
   test('keeps every appended reply whole whatever their number and size', () => {
     fc.assert(
       fc.property(fc.array(fc.uint8Array({ maxLength: 3000 }), { maxLength: 40 }), (values) => {
-        expect(reply(2, (b) => values.forEach((value) => b.bulk(value)))).toBe(values.map((v) => `$${v.length}\r\n${latin1(v)}\r\n`).join(''));
+        expect(reply(2, (b) => values.forEach((value) => b.bulk(value)))).toBe(
+          values.map((v) => `$${v.length}\r\n${latin1(v)}\r\n`).join(''),
+        );
       }),
     );
   });

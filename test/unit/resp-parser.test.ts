@@ -47,7 +47,11 @@ describe('RespParser on malformed input', () => {
     ['an unbalanced single quote', "SET a 'b\r\n", 'Protocol error: unbalanced quotes in request'],
     ['a closing quote with text behind it', 'SET a "b"c\r\n', 'Protocol error: unbalanced quotes in request'],
     ['a line without an end', 'x'.repeat(65_537), 'Protocol error: too big inline request'],
-    ['a browser that posts a form', 'POST / HTTP/1.1\r\nHost: localhost\r\n\r\nFLUSHALL\r\n', 'Protocol error: HTTP request on a RESP port'],
+    [
+      'a browser that posts a form',
+      'POST / HTTP/1.1\r\nHost: localhost\r\n\r\nFLUSHALL\r\n',
+      'Protocol error: HTTP request on a RESP port',
+    ],
     ['an HTTP header line', 'host: localhost\r\n', 'Protocol error: HTTP request on a RESP port'],
   ])('answers %s with one error and reads no further', (_, text, message) => {
     const parser = new RespParser(DEFAULT_RESP_LIMITS);
@@ -64,7 +68,14 @@ describe('RespParser on malformed input', () => {
   test('stays in sync after an argument above the limit, and says which it was', () => {
     const events = parse(`*2\r\n$3\r\nGET\r\n$70000\r\n${'k'.repeat(70_000)}\r\nPING\r\n`);
     expect(events[0]).toEqual({
-      kind: 'oversized', name: 'GET', reason: 'argument', argIndex: 1, argCount: 2, sizeBytes: 70_000, limitBytes: 65_536, streamed: 0,
+      kind: 'oversized',
+      name: 'GET',
+      reason: 'argument',
+      argIndex: 1,
+      argCount: 2,
+      sizeBytes: 70_000,
+      limitBytes: 65_536,
+      streamed: 0,
     });
     expect(words(events[1])).toEqual(['PING']);
   });
@@ -83,7 +94,9 @@ describe('RespParser on malformed input', () => {
     const events = parse(`*4\r\n$4\r\nMGET\r\n$600\r\n${'a'.repeat(600)}\r\n$600\r\n${'b'.repeat(600)}\r\n`, parser);
     expect(events).toEqual([]);
     expect(parser.heldBytes).toBe(0);
-    expect(parse('$1\r\nc\r\n', parser)).toMatchObject([{ kind: 'oversized', reason: 'command', argIndex: 2, sizeBytes: 1204, limitBytes: 1000 }]);
+    expect(parse('$1\r\nc\r\n', parser)).toMatchObject([
+      { kind: 'oversized', reason: 'command', argIndex: 2, sizeBytes: 1204, limitBytes: 1000 },
+    ]);
   });
 
   test('allocates a page, not the announced length, for an argument of which little arrived', () => {

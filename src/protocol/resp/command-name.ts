@@ -1,7 +1,31 @@
 /** Command names that the door knows, matched in any letter case straight from the bytes: no string is built on the hot path. */
 const KNOWN_COMMANDS = [
-  'GET', 'SET', 'DEL', 'MGET', 'MSET', 'PING', 'ECHO', 'AUTH', 'QUIT', 'INFO', 'TYPE', 'SCAN', 'KEYS', 'HELLO', 'TOUCH', 'RESET',
-  'EXISTS', 'UNLINK', 'STRLEN', 'SELECT', 'CLIENT', 'CONFIG', 'DBSIZE', 'COMMAND', 'FLUSHDB', 'FLUSHALL',
+  'GET',
+  'SET',
+  'DEL',
+  'MGET',
+  'MSET',
+  'PING',
+  'ECHO',
+  'AUTH',
+  'QUIT',
+  'INFO',
+  'TYPE',
+  'SCAN',
+  'KEYS',
+  'HELLO',
+  'TOUCH',
+  'RESET',
+  'EXISTS',
+  'UNLINK',
+  'STRLEN',
+  'SELECT',
+  'CLIENT',
+  'CONFIG',
+  'DBSIZE',
+  'COMMAND',
+  'FLUSHDB',
+  'FLUSHALL',
 ] as const;
 
 export type RespCommandName = (typeof KNOWN_COMMANDS)[number];

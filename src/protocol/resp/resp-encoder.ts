@@ -161,7 +161,10 @@ export class RespReplyBuilder {
   verbatim(text: string, format: 'txt' | 'mkd' = 'txt'): this {
     if (this.version === 2) return this.bulkText(text);
     const body = utf8.encode(text);
-    return this.#count('=', body.length + 4).raw(ascii(`${format}:`)).raw(body).raw(RESP_CRLF);
+    return this.#count('=', body.length + 4)
+      .raw(ascii(`${format}:`))
+      .raw(body)
+      .raw(RESP_CRLF);
   }
 
   checkInvariants(): void {

@@ -7,7 +7,18 @@ import { NO_REDIS_SERVER, redisServerVersion, startRedisServer, type RedisServer
 import { startRespSubject, type RespSubject } from '#testsupport/resp-subject.ts';
 
 const keys = [
-  'a', 'b', 'key:1', 'key:2', '', 'bin\0\r\n\xff', 'a@b', 'm@01000100@0@ab', 'm@01000100@0@ac', 'm@01000100@0@ab@alice', 'm@1@0@ab@half', 'k'.repeat(2048),
+  'a',
+  'b',
+  'key:1',
+  'key:2',
+  '',
+  'bin\0\r\n\xff',
+  'a@b',
+  'm@01000100@0@ab',
+  'm@01000100@0@ac',
+  'm@01000100@0@ab@alice',
+  'm@1@0@ab@half',
+  'k'.repeat(2048),
 ] as const;
 const key = fc.constantFrom(...keys);
 const smallValue = fc.constantFrom('', '0', 'x', 'a\r\nb', '$-1\r\n', '\0\xff', 'v'.repeat(100));
@@ -21,13 +32,31 @@ const anyCase = (name: string): fc.Arbitrary<string> => fc.constantFrom(name, na
 const named = (name: string, ...rest: fc.Arbitrary<string | string[]>[]): fc.Arbitrary<string[]> =>
   fc.tuple(anyCase(name), ...rest).map((parts) => parts.flat());
 const many = (item: fc.Arbitrary<string>): fc.Arbitrary<string[]> => fc.array(item, { minLength: 1, maxLength: 6 });
-const pattern = fc.constantFrom('*', 'key:*', 'key:?', '?', '[ab]', '[^a]', '[b-a]', 'a\\@b', 'm@*@ab', 'nothing', '', '*[12]', '[', 'key:[', '\\');
+const pattern = fc.constantFrom(
+  '*',
+  'key:*',
+  'key:?',
+  '?',
+  '[ab]',
+  '[^a]',
+  '[b-a]',
+  'a\\@b',
+  'm@*@ab',
+  'nothing',
+  '',
+  '*[12]',
+  '[',
+  'key:[',
+  '\\',
+);
 
 function encode(args: readonly string[]): string {
-  return encodeCommand(args.map((arg) => {
-    const sizeBytes = Number(/^<(\d+) bytes>$/.exec(arg)?.[1] ?? -1);
-    return sizeBytes < 0 ? arg : 'abcdefg\r\n'.repeat(sizeBytes / 9 + 1).slice(0, sizeBytes);
-  }));
+  return encodeCommand(
+    args.map((arg) => {
+      const sizeBytes = Number(/^<(\d+) bytes>$/.exec(arg)?.[1] ?? -1);
+      return sizeBytes < 0 ? arg : 'abcdefg\r\n'.repeat(sizeBytes / 9 + 1).slice(0, sizeBytes);
+    }),
+  );
 }
 
 /** Replies of these are compared as sets. */
@@ -38,20 +67,54 @@ const command: fc.Arbitrary<string[]> = fc.oneof(
   { weight: 4, arbitrary: named('GET', key) },
   { weight: 2, arbitrary: named('SET', key, value, fc.constantFrom(['NX'], ['xx'], ['NX', 'NX'], ['NX', 'XX'], ['BAD'], ['EX'])) },
   { weight: 2, arbitrary: named('MGET', many(key)) },
-  { weight: 2, arbitrary: named('MSET', fc.array(fc.tuple(key, value), { minLength: 1, maxLength: 4 }).map((pairs) => pairs.flat())) },
+  {
+    weight: 2,
+    arbitrary: named(
+      'MSET',
+      fc.array(fc.tuple(key, value), { minLength: 1, maxLength: 4 }).map((pairs) => pairs.flat()),
+    ),
+  },
   { weight: 2, arbitrary: named('EXISTS', many(key)) },
   { weight: 2, arbitrary: fc.oneof(named('DEL', many(key)), named('UNLINK', many(key))) },
   { weight: 2, arbitrary: fc.oneof(named('STRLEN', key), named('TYPE', key), named('TOUCH', many(key))) },
   { weight: 1, arbitrary: fc.oneof(named('DBSIZE'), named('KEYS', pattern)) },
-  { weight: 1, arbitrary: fc.oneof(named('PING'), named('PING', smallValue), named('ECHO', smallValue), named('SELECT', fc.constantFrom('0', 'x', '99', '-1'))) },
+  {
+    weight: 1,
+    arbitrary: fc.oneof(
+      named('PING'),
+      named('PING', smallValue),
+      named('ECHO', smallValue),
+      named('SELECT', fc.constantFrom('0', 'x', '99', '-1')),
+    ),
+  },
   { weight: 1, arbitrary: fc.oneof(named('FLUSHALL'), named('FLUSHDB', fc.constantFrom('ASYNC', 'sync', 'x'))) },
   // Wrong numbers of arguments, and commands that nobody knows.
   {
     weight: 1,
-    arbitrary: fc.tuple(
-      fc.constantFrom('GET', 'SET', 'mget', 'MSET', 'EXISTS', 'DEL', 'UNLINK', 'STRLEN', 'TYPE', 'TOUCH', 'DBSIZE', 'ECHO', 'PING', 'KEYS', 'NoSuch', ''),
-      fc.constantFrom([], ['x'], ['x', 'y'], ['x', 'y', 'z']),
-    ).filter(([name, rest]) => !(name === 'KEYS' && rest.length === 1)).map(([name, rest]) => [name, ...rest]),
+    arbitrary: fc
+      .tuple(
+        fc.constantFrom(
+          'GET',
+          'SET',
+          'mget',
+          'MSET',
+          'EXISTS',
+          'DEL',
+          'UNLINK',
+          'STRLEN',
+          'TYPE',
+          'TOUCH',
+          'DBSIZE',
+          'ECHO',
+          'PING',
+          'KEYS',
+          'NoSuch',
+          '',
+        ),
+        fc.constantFrom([], ['x'], ['x', 'y'], ['x', 'y', 'z']),
+      )
+      .filter(([name, rest]) => !(name === 'KEYS' && rest.length === 1))
+      .map(([name, rest]) => [name, ...rest]),
   },
 );
 
@@ -122,7 +185,10 @@ describe.skipIf(redisServerVersion() === undefined)(`RESP door beside redis-serv
   const commands = fc.array(command, { minLength: 1, maxLength: 25, size: 'max' });
 
   test('answers random commands one by one with the bytes of redis', async () => {
-    await fc.assert(fc.asyncProperty(version, commands, (v, list) => sameReplies(v, list, undefined)), { numRuns: 60 });
+    await fc.assert(
+      fc.asyncProperty(version, commands, (v, list) => sameReplies(v, list, undefined)),
+      { numRuns: 60 },
+    );
   });
 
   test('answers random pipelines, torn apart anywhere, with the bytes of redis', async () => {
@@ -147,7 +213,14 @@ describe.skipIf(redisServerVersion() === undefined)(`RESP door beside redis-serv
       for (const client of [theirs, ours]) {
         await client.exchange([encodeCommand(['MSET', ...Array.from({ length: 300 }, (_, index) => [`k:${index}`, 'v']).flat()])], 1);
       }
-      for (const options of [[], ['COUNT', '7'], ['MATCH', 'k:1?'], ['count', '1000', 'match', '*9'], ['TYPE', 'string'], ['MATCH', 'k:[0-4]*', 'COUNT', '3']]) {
+      for (const options of [
+        [],
+        ['COUNT', '7'],
+        ['MATCH', 'k:1?'],
+        ['count', '1000', 'match', '*9'],
+        ['TYPE', 'string'],
+        ['MATCH', 'k:[0-4]*', 'COUNT', '3'],
+      ]) {
         expect(await scanAll(ours, options)).toEqual(await scanAll(theirs, options));
       }
       for (const bad of [['x'], ['0', 'COUNT', '0'], ['0', 'COUNT'], ['0', 'COUNT', 'x'], ['0', 'FOO', 'x'], []]) {
@@ -158,8 +231,19 @@ describe.skipIf(redisServerVersion() === undefined)(`RESP door beside redis-serv
   });
 
   test.each([
-    'PING\r\n', 'ping\n', '\r\n\r\nPING\r\n', '  PING  hello \r\n', 'ECHO "a\\x41\\n"\r\n', "SET q 'it\\'s'\r\nGET q\r\n", 'SET e ""\r\nSTRLEN e\r\nGET e\r\n', 'NOSUCH a b\r\n',
-    '*0\r\nPING\r\n', '*-1\r\nPING\r\n', '*1\r\n$4\r\nPING\r\nPING\r\n*1\r\n$4\r\nping\r\n', 'GET\r\n', '$5\r\n',
+    'PING\r\n',
+    'ping\n',
+    '\r\n\r\nPING\r\n',
+    '  PING  hello \r\n',
+    'ECHO "a\\x41\\n"\r\n',
+    "SET q 'it\\'s'\r\nGET q\r\n",
+    'SET e ""\r\nSTRLEN e\r\nGET e\r\n',
+    'NOSUCH a b\r\n',
+    '*0\r\nPING\r\n',
+    '*-1\r\nPING\r\n',
+    '*1\r\n$4\r\nPING\r\nPING\r\n*1\r\n$4\r\nping\r\n',
+    'GET\r\n',
+    '$5\r\n',
   ])('answers the inline or unusual input %j with the bytes of redis', async (input) => {
     await onEmptyPair(2, async (theirs, ours) => {
       const end = encodeCommand(['QUIT']);
@@ -169,9 +253,25 @@ describe.skipIf(redisServerVersion() === undefined)(`RESP door beside redis-serv
   });
 
   test.each([
-    '*1\r\n*1\r\n', '*1\r\nPING\r\n', '*x\r\n', '*+1\r\n', '*01\r\n', '*2147483648\r\n', '*9223372036854775808\r\n', '*1\r\n$-1\r\n', '*1\r\n$+4\r\nPING\r\n', '*1\r\n$04\r\nPING\r\n',
-    '*1\r\n$x\r\n', '*1\r\n$536870913\r\n', '*1\r\n$9223372036854775808\r\n', '*3\r\n$3\r\nSET\r\n$1\r\na\r\n$99999999999999999999\r\n', 'SET a "b\r\n', "SET a 'b\r\n", 'SET a "b"c\r\n',
-    'PING\r\n*1\r\n$-1\r\nPING\r\n', '*2\r\n$3\r\nGET\r\n$1\r\na\r\n*1\r\n!',
+    '*1\r\n*1\r\n',
+    '*1\r\nPING\r\n',
+    '*x\r\n',
+    '*+1\r\n',
+    '*01\r\n',
+    '*2147483648\r\n',
+    '*9223372036854775808\r\n',
+    '*1\r\n$-1\r\n',
+    '*1\r\n$+4\r\nPING\r\n',
+    '*1\r\n$04\r\nPING\r\n',
+    '*1\r\n$x\r\n',
+    '*1\r\n$536870913\r\n',
+    '*1\r\n$9223372036854775808\r\n',
+    '*3\r\n$3\r\nSET\r\n$1\r\na\r\n$99999999999999999999\r\n',
+    'SET a "b\r\n',
+    "SET a 'b\r\n",
+    'SET a "b"c\r\n',
+    'PING\r\n*1\r\n$-1\r\nPING\r\n',
+    '*2\r\n$3\r\nGET\r\n$1\r\na\r\n*1\r\n!',
   ])('answers the protocol error %j with the bytes of redis, and closes', async (input) => {
     await onEmptyPair(2, async (theirs, ours) => {
       // A line that redis still waits for is ended, so that it answers.

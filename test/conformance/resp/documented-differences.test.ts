@@ -24,7 +24,10 @@ async function answer(server: { host: string; port: number }, { input = '', noQu
 describe('documented differences from redis', () => {
   test('are the rows of the table in docs/formats/wire-resp.md, one entry each', () => {
     const page = readFileSync(new URL('../../../docs/formats/wire-resp.md', import.meta.url), 'utf8');
-    const rows = (page.split('## Differences from redis')[1] ?? '').split('\n').filter((line) => line.startsWith('|')).slice(2);
+    const rows = (page.split('## Differences from redis')[1] ?? '')
+      .split('\n')
+      .filter((line) => line.startsWith('|'))
+      .slice(2);
     expect(documentedDifferences.map(({ subject }) => subject)).toEqual(rows.map((row) => row.split('|')[1]?.trim()));
     for (const { input, untested } of documentedDifferences) expect((input === undefined) === (untested !== undefined)).toBe(true);
   });

@@ -48,7 +48,11 @@ describe('ioredis', () => {
     expect(await redis.set('greeting', 'h\u00e9llo')).toBe('OK');
     expect([await redis.get('greeting'), await redis.get('absent')]).toEqual(['h\u00e9llo', null]);
     expect([await redis.set('greeting', 'x', 'NX'), await redis.set('absent', 'x', 'XX')]).toEqual([null, null]);
-    expect([await redis.strlen('greeting'), await redis.type('greeting'), await redis.touch('greeting', 'absent')]).toEqual([6, 'string', 1]);
+    expect([await redis.strlen('greeting'), await redis.type('greeting'), await redis.touch('greeting', 'absent')]).toEqual([
+      6,
+      'string',
+      1,
+    ]);
   });
 
   test('gets back the bytes it stored, from nothing to 8 MiB', async () => {
@@ -87,7 +91,10 @@ describe('ioredis', () => {
     const values = Array.from({ length: 12 }, (_, index) => payload(index % 2 === 0 ? 50_000 : 5, index + 1));
     await redis.mset(values.flatMap((value, index): [string, Buffer] => [`m:${index}`, value]).flat());
     const received = await redis.mgetBuffer(...values.map((_, index) => `m:${index}`), 'absent');
-    expect(received.map((value, index) => (value === null ? null : value.equals(values[index] ?? Buffer.alloc(0))))).toEqual([...values.map(() => true), null]);
+    expect(received.map((value, index) => (value === null ? null : value.equals(values[index] ?? Buffer.alloc(0))))).toEqual([
+      ...values.map(() => true),
+      null,
+    ]);
     expect(await redis.exists('m:0', 'm:0', 'absent', 'm:1')).toBe(3);
     expect(await redis.del('m:0', 'absent', 'm:1')).toBe(2);
     expect(await redis.unlink('m:2')).toBe(1);

@@ -58,45 +58,68 @@ FLUSHDB
 DBSIZE
 `;
 
-describe.skipIf(!hasRedisCli() || redisServerVersion() === undefined)('redis-cli (skipped where redis-cli or redis-server is not installed)', () => {
-  let redis: RedisServer;
-  let subject: RespSubject;
-  beforeAll(async () => {
-    redis = await startRedisServer();
-    subject = await startRespSubject();
-  });
-  afterAll(async () => {
-    await subject?.stop();
-    await redis?.stop();
-  });
+describe.skipIf(!hasRedisCli() || redisServerVersion() === undefined)(
+  'redis-cli (skipped where redis-cli or redis-server is not installed)',
+  () => {
+    let redis: RedisServer;
+    let subject: RespSubject;
+    beforeAll(async () => {
+      redis = await startRedisServer();
+      subject = await startRespSubject();
+    });
+    afterAll(async () => {
+      await subject?.stop();
+      await redis?.stop();
+    });
 
-  test.each([['RESP2', []], ['RESP2, formatted', ['--no-raw']], ['RESP3, formatted', ['-3', '--no-raw']], ['CSV', ['--csv']]])(
-    'prints the same for a script in %s',
-    async (_, args) => {
+    test.each([
+      ['RESP2', []],
+      ['RESP2, formatted', ['--no-raw']],
+      ['RESP3, formatted', ['-3', '--no-raw']],
+      ['CSV', ['--csv']],
+    ])('prints the same for a script in %s', async (_, args) => {
       const [expected, seen] = await Promise.all([redis, subject].map((address) => redisCli(address, args, script)));
       expect(seen).toEqual(expected);
       expect(expected?.code).toBe(0);
-    },
-  );
+    });
 
-  test('loads a stream of commands with --pipe and counts no error', async () => {
-    const commands = ['FLUSHALL', ...Array.from({ length: 500 }, (_, index) => `SET pipe:${index} ${'v'.repeat(index * 50)}`)];
-    const { output } = await redisCli(subject, ['--pipe'], commands.map((line) => encodeCommand(line.split(' '))).join(''));
-    expect(output).toContain('errors: 0, replies: 501');
-    expect((await redisCli(subject, [], 'DBSIZE\nSTRLEN pipe:499\n')).output).toBe('500\n24950\n');
-  });
+    test('loads a stream of commands with --pipe and counts no error', async () => {
+      const commands = ['FLUSHALL', ...Array.from({ length: 500 }, (_, index) => `SET pipe:${index} ${'v'.repeat(index * 50)}`)];
+      const { output } = await redisCli(subject, ['--pipe'], commands.map((line) => encodeCommand(line.split(' '))).join(''));
+      expect(output).toContain('errors: 0, replies: 501');
+      expect((await redisCli(subject, [], 'DBSIZE\nSTRLEN pipe:499\n')).output).toBe('500\n24950\n');
+    });
 
-  test('takes a value from standard input with -x', async () => {
-    const value = 'x'.repeat(100_000);
-    expect((await redisCli(subject, ['-x', 'SET', 'stdin'], value)).output).toBe('OK\n');
-    expect((await redisCli(subject, ['GET', 'stdin'], '')).output).toBe(`${value}\n`);
-  });
+    test('takes a value from standard input with -x', async () => {
+      const value = 'x'.repeat(100_000);
+      expect((await redisCli(subject, ['-x', 'SET', 'stdin'], value)).output).toBe('OK\n');
+      expect((await redisCli(subject, ['GET', 'stdin'], '')).output).toBe(`${value}\n`);
+    });
 
-  test.each([100, 60_000])('redis-benchmark sets and gets values of %i bytes in pipelines without an error', async (sizeBytes) => {
-    const args = ['-h', subject.host, '-p', String(subject.port), '-t', 'set,get,mset', '-n', '400', '-c', '5', '-P', '8', '-d', String(sizeBytes), '-r', '50', '--csv'];
-    const { code, output } = await run('redis-benchmark', args, '');
-    expect(output).toContain('"SET"');
-    expect(output).not.toMatch(/error/i);
-    expect(code).toBe(0);
-  });
-});
+    test.each([100, 60_000])('redis-benchmark sets and gets values of %i bytes in pipelines without an error', async (sizeBytes) => {
+      const args = [
+        '-h',
+        subject.host,
+        '-p',
+        String(subject.port),
+        '-t',
+        'set,get,mset',
+        '-n',
+        '400',
+        '-c',
+        '5',
+        '-P',
+        '8',
+        '-d',
+        String(sizeBytes),
+        '-r',
+        '50',
+        '--csv',
+      ];
+      const { code, output } = await run('redis-benchmark', args, '');
+      expect(output).toContain('"SET"');
+      expect(output).not.toMatch(/error/i);
+      expect(code).toBe(0);
+    });
+  },
+);
