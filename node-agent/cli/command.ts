@@ -23,14 +23,20 @@ export const jsonArg = { json: { type: 'boolean', description: 'Print JSON for p
 
 /** Flags of every command that talks to an agent. */
 export const agentArgs = {
-  url: { type: 'string', valueHint: 'url', description: 'Address of the agent; default: KVTIER_URL, or what agent.json in the data folder says.' },
+  url: {
+    type: 'string',
+    valueHint: 'url',
+    description: 'Address of the agent; default: KVTIER_URL, or what agent.json in the data folder says.',
+  },
   ...jsonArg,
 } as const satisfies ArgsDef;
 
 /** A command that asks a live agent. */
-export function agentCommand(command: Omit<Command, 'run' | 'knobs'> & {
-  ask(client: KvtierClient, words: Words, deps: CliDeps): Promise<number>;
-}): Command {
+export function agentCommand(
+  command: Omit<Command, 'run' | 'knobs'> & {
+    ask(client: KvtierClient, words: Words, deps: CliDeps): Promise<number>;
+  },
+): Command {
   const { ask, ...rest } = command;
   return {
     ...rest,
@@ -51,7 +57,11 @@ export function printJson(deps: CliDeps, value: unknown): void {
 }
 
 /** Whole number of a flag. Errors: BAD_REQUEST. */
-export function countOf(words: Words, name: string, bounds: { readonly fallback: number; readonly min: number; readonly max: number }): number {
+export function countOf(
+  words: Words,
+  name: string,
+  bounds: { readonly fallback: number; readonly min: number; readonly max: number },
+): number {
   const text = words.text.get(name);
   if (text === undefined) return bounds.fallback;
   const value = Number(text);
@@ -60,7 +70,11 @@ export function countOf(words: Words, name: string, bounds: { readonly fallback:
 }
 
 /** One of the words. Errors: BAD_REQUEST. */
-export function oneOf<const Options extends readonly string[]>(name: string, text: string | undefined, options: Options): Options[number] | undefined {
+export function oneOf<const Options extends readonly string[]>(
+  name: string,
+  text: string | undefined,
+  options: Options,
+): Options[number] | undefined {
   if (text === undefined) return undefined;
   const found = options.find((option) => option === text);
   if (found === undefined) throw new KvtierError('BAD_REQUEST', `${name} is '${text}': one of ${options.join(', ')} is wanted`);

@@ -39,7 +39,8 @@ function selectorOf(words: Words): WireSelector {
   const fields = Object.keys(selector);
   if (words.on.has('all')) {
     if (fields.length > 0) throw badRequest(`--all stands alone, ${fields.join(', ')} is given too`);
-    if (!words.on.has('yes') && !words.on.has('dry-run')) throw badRequest('--all takes away everything: repeat with --yes, or look first with --dry-run');
+    if (!words.on.has('yes') && !words.on.has('dry-run'))
+      throw badRequest('--all takes away everything: repeat with --yes, or look first with --dry-run');
     return { all: true };
   }
   if (fields.length === 0) throw badRequest('invalidate needs keys, a selector flag, or --all');
@@ -69,7 +70,8 @@ export const invalidateCommand: Command = agentCommand({
       const verb = answer.dryRun ? 'Would take away' : 'Took away';
       const id = answer.dryRun ? '' : ` (${answer.id})`;
       deps.stdout.write(`${verb} ${formatCount(answer.matchedChunks)} chunks, ${formatBytes(answer.removedBytes)}${id}\n`);
-      if (answer.webhook === 'failed') deps.stderr.write("LMCache's own clear failed: its memory may still hold these chunks; the agent's log says why\n");
+      if (answer.webhook === 'failed')
+        deps.stderr.write("LMCache's own clear failed: its memory may still hold these chunks; the agent's log says why\n");
     }
     return EXIT_OK;
   },
@@ -107,9 +109,15 @@ class VerifyReport {
     const last = this.#last;
     if (last?.done !== true) throw new KvtierError('IO_FAILED', 'Cannot finish verify: it ended before the last file');
     const mismatches = [...this.#mismatches.values()];
-    if (this.#quiet) printJson(this.#deps, { checkedFiles: last.checkedFiles, totalFiles: last.totalFiles, checkedBytes: last.checkedBytes, mismatches });
+    if (this.#quiet)
+      printJson(this.#deps, { checkedFiles: last.checkedFiles, totalFiles: last.totalFiles, checkedBytes: last.checkedBytes, mismatches });
     else {
-      this.#deps.stdout.write(renderTable([{ head: 'FILE' }, { head: 'PROBLEM' }, { head: 'KEY' }], mismatches.map((row) => [row.path, row.problem, row.key])));
+      this.#deps.stdout.write(
+        renderTable(
+          [{ head: 'FILE' }, { head: 'PROBLEM' }, { head: 'KEY' }],
+          mismatches.map((row) => [row.path, row.problem, row.key]),
+        ),
+      );
       const verdict = mismatches.length === 0 ? 'all as they were written' : `${formatCount(mismatches.length)} do not match`;
       this.#deps.stdout.write(`Read ${formatCount(last.checkedFiles)} files, ${formatBytes(last.checkedBytes)}: ${verdict}\n`);
     }
@@ -156,5 +164,8 @@ async function refuseLive(words: Words, deps: CliDeps): Promise<void> {
     if (error instanceof KvtierError) return; // No agent is known, or it does not answer: what offline wants.
     throw error;
   }
-  throw new KvtierError('DATA_DIR_LOCKED', `verify --offline cannot read folders of a running agent (${printable(source)}): leave out --offline`);
+  throw new KvtierError(
+    'DATA_DIR_LOCKED',
+    `verify --offline cannot read folders of a running agent (${printable(source)}): leave out --offline`,
+  );
 }

@@ -37,10 +37,12 @@ export const configCommand: Command = {
     const rows = load(words, deps).describe();
     if (words.on.has('json')) printJson(deps, { settings: rows });
     else {
-      deps.stdout.write(renderTable(
-        [{ head: 'SETTING' }, { head: 'VALUE' }, { head: 'FROM' }, { head: '' }],
-        rows.map((row) => [row.key, row.value === '' ? '-' : row.value, row.source === '' ? row.origin : row.source, row.because]),
-      ));
+      deps.stdout.write(
+        renderTable(
+          [{ head: 'SETTING' }, { head: 'VALUE' }, { head: 'FROM' }, { head: '' }],
+          rows.map((row) => [row.key, row.value === '' ? '-' : row.value, row.source === '' ? row.origin : row.source, row.because]),
+        ),
+      );
     }
     return EXIT_OK;
   },
@@ -67,7 +69,10 @@ export const doctorCommand: Command = {
   maxPositionals: 0,
   async run(words, deps) {
     const agent = await tryAgent(words, deps);
-    const findings = [...(await machineFindings(words, deps, agent.client !== undefined && !namesAgent(words, deps))), ...(await agentFindings(agent))];
+    const findings = [
+      ...(await machineFindings(words, deps, agent.client !== undefined && !namesAgent(words, deps))),
+      ...(await agentFindings(agent)),
+    ];
     if (words.on.has('json')) printJson(deps, { findings });
     else deps.stdout.write(renderFindings(findings));
     return findings.some((finding) => finding.severity === 'problem') ? EXIT_FOUND : EXIT_OK;
@@ -94,9 +99,18 @@ async function tryAgent(words: Words, deps: CliDeps): Promise<TriedAgent> {
   } catch (error) {
     if (!(error instanceof KvtierError)) throw error;
     const named = namesAgent(words, deps);
-    if (error.code === 'CONFIG_INVALID') return { client: undefined, note: ok('agent', 'No agent was looked for, because of the configuration') };
+    if (error.code === 'CONFIG_INVALID')
+      return { client: undefined, note: ok('agent', 'No agent was looked for, because of the configuration') };
     if (error.code === 'NOT_FOUND' && !named) return { client: undefined, note: ok('agent', 'No agent is running here') };
-    return { client: undefined, note: { severity: 'warning', cause: 'agent', message: `No agent answers: ${error.message}`, advice: 'Start it with `kvtier serve`, or name it with --url.' } };
+    return {
+      client: undefined,
+      note: {
+        severity: 'warning',
+        cause: 'agent',
+        message: `No agent answers: ${error.message}`,
+        advice: 'Start it with `kvtier serve`, or name it with --url.',
+      },
+    };
   }
 }
 
@@ -107,12 +121,24 @@ function ok(cause: string, message: string): Finding {
 async function machineFindings(words: Words, deps: CliDeps, agentRuns: boolean): Promise<readonly Finding[]> {
   try {
     const { config } = load(words, deps);
-    const facts = deps.facts({ dataDir: config.dataDir, shmDir: config.ram.shmDir, ssdDirs: config.ssd.folders.map((folder) => folder.path) });
+    const facts = deps.facts({
+      dataDir: config.dataDir,
+      shmDir: config.ram.shmDir,
+      ssdDirs: config.ssd.folders.map((folder) => folder.path),
+    });
     return [ok('configuration', 'The configuration is valid'), ...(await checkMachine({ config, facts, probes: deps.probes, agentRuns }))];
   } catch (error) {
     if (!(error instanceof KvtierError) || error.code !== 'CONFIG_INVALID') throw error;
-    const problems = error.message.split('\n').slice(1).map((line) => line.replace(/^\s*- /, ''));
-    return problems.map((message): Finding => ({ severity: 'problem', cause: 'configuration', message, advice: 'The agent will not start like this; the other checks wait for it.' }));
+    const problems = error.message
+      .split('\n')
+      .slice(1)
+      .map((line) => line.replace(/^\s*- /, ''));
+    return problems.map((message): Finding => ({
+      severity: 'problem',
+      cause: 'configuration',
+      message,
+      advice: 'The agent will not start like this; the other checks wait for it.',
+    }));
   }
 }
 

@@ -40,7 +40,13 @@ interface Lister {
   render(rows: readonly unknown[]): string;
 }
 
-function lister<Row>(page: (client: KvtierClient, query: { readonly limit: number; readonly cursor?: string }) => Promise<{ readonly rows: readonly Row[]; readonly cursor: string | null }>, render: (rows: readonly Row[]) => string): Lister {
+function lister<Row>(
+  page: (
+    client: KvtierClient,
+    query: { readonly limit: number; readonly cursor?: string },
+  ) => Promise<{ readonly rows: readonly Row[]; readonly cursor: string | null }>,
+  render: (rows: readonly Row[]) => string,
+): Lister {
   return { page, render: (rows) => render(rows as readonly Row[]) };
 }
 
@@ -54,13 +60,27 @@ function chunkLister(filter: ChunkQuery, deps: CliDeps): Lister {
       const { chunks, cursor } = await client.chunks({ ...filter, ...query });
       return { rows: chunks, cursor };
     },
-    (rows: readonly Chunk[]) => renderTable(
-      [{ head: 'ID' }, { head: 'SIZE', right: true }, { head: 'TIERS' }, { head: 'HITS', right: true }, { head: 'LAST USE', right: true }, { head: 'STATE' }, { head: 'KEY' }],
-      rows.map((chunk) => [
-        chunk.id, formatBytes(chunk.sizeBytes), chunk.tiers.join('+'), formatCount(chunk.hitCount), ago(deps, chunk.lastUsedAtMs),
-        [chunk.dirty ? 'dirty' : '', chunk.leased ? 'leased' : ''].filter((word) => word !== '').join(','), chunk.key,
-      ]),
-    ),
+    (rows: readonly Chunk[]) =>
+      renderTable(
+        [
+          { head: 'ID' },
+          { head: 'SIZE', right: true },
+          { head: 'TIERS' },
+          { head: 'HITS', right: true },
+          { head: 'LAST USE', right: true },
+          { head: 'STATE' },
+          { head: 'KEY' },
+        ],
+        rows.map((chunk) => [
+          chunk.id,
+          formatBytes(chunk.sizeBytes),
+          chunk.tiers.join('+'),
+          formatCount(chunk.hitCount),
+          ago(deps, chunk.lastUsedAtMs),
+          [chunk.dirty ? 'dirty' : '', chunk.leased ? 'leased' : ''].filter((word) => word !== '').join(','),
+          chunk.key,
+        ]),
+      ),
   );
 }
 
@@ -72,10 +92,27 @@ function listerOf(what: (typeof lsWhat)[number], filter: ChunkQuery, deps: CliDe
         const { namespaces, cursor } = await client.namespaces(query);
         return { rows: namespaces, cursor };
       },
-      (rows) => renderTable(
-        [{ head: 'NAMESPACE' }, { head: 'MODEL' }, { head: 'TENANT' }, { head: 'EPOCH', right: true }, { head: 'CHUNKS', right: true }, { head: 'RAM', right: true }, { head: 'SSD', right: true }],
-        rows.map((row) => [row.label, row.model, row.tenant, String(row.epoch), formatCount(row.chunkCount), formatBytes(row.bytes.ram), formatBytes(row.bytes.ssd)]),
-      ),
+      (rows) =>
+        renderTable(
+          [
+            { head: 'NAMESPACE' },
+            { head: 'MODEL' },
+            { head: 'TENANT' },
+            { head: 'EPOCH', right: true },
+            { head: 'CHUNKS', right: true },
+            { head: 'RAM', right: true },
+            { head: 'SSD', right: true },
+          ],
+          rows.map((row) => [
+            row.label,
+            row.model,
+            row.tenant,
+            String(row.epoch),
+            formatCount(row.chunkCount),
+            formatBytes(row.bytes.ram),
+            formatBytes(row.bytes.ssd),
+          ]),
+        ),
     );
   }
   if (what === 'tenants') {
@@ -84,10 +121,25 @@ function listerOf(what: (typeof lsWhat)[number], filter: ChunkQuery, deps: CliDe
         const { tenants, cursor } = await client.tenants(query);
         return { rows: tenants, cursor };
       },
-      (rows) => renderTable(
-        [{ head: 'TENANT' }, { head: 'DIGEST' }, { head: 'NAMESPACES', right: true }, { head: 'CHUNKS', right: true }, { head: 'RAM', right: true }, { head: 'SSD', right: true }],
-        rows.map((row) => [row.tenant, row.digest, formatCount(row.namespaceCount), formatCount(row.chunkCount), formatBytes(row.bytes.ram), formatBytes(row.bytes.ssd)]),
-      ),
+      (rows) =>
+        renderTable(
+          [
+            { head: 'TENANT' },
+            { head: 'DIGEST' },
+            { head: 'NAMESPACES', right: true },
+            { head: 'CHUNKS', right: true },
+            { head: 'RAM', right: true },
+            { head: 'SSD', right: true },
+          ],
+          rows.map((row) => [
+            row.tenant,
+            row.digest,
+            formatCount(row.namespaceCount),
+            formatCount(row.chunkCount),
+            formatBytes(row.bytes.ram),
+            formatBytes(row.bytes.ssd),
+          ]),
+        ),
     );
   }
   return lister(
@@ -95,10 +147,27 @@ function listerOf(what: (typeof lsWhat)[number], filter: ChunkQuery, deps: CliDe
       const { invalidations, cursor } = await client.invalidations(query);
       return { rows: invalidations, cursor };
     },
-    (rows) => renderTable(
-      [{ head: 'ID' }, { head: 'WHEN', right: true }, { head: 'BY' }, { head: 'CHUNKS', right: true }, { head: 'BYTES', right: true }, { head: 'SELECTOR' }, { head: 'REASON' }],
-      rows.map((row) => [row.id, ago(deps, row.atMs), row.actor, formatCount(row.matchedChunks), formatBytes(row.removedBytes), JSON.stringify(row.selector), row.reason]),
-    ),
+    (rows) =>
+      renderTable(
+        [
+          { head: 'ID' },
+          { head: 'WHEN', right: true },
+          { head: 'BY' },
+          { head: 'CHUNKS', right: true },
+          { head: 'BYTES', right: true },
+          { head: 'SELECTOR' },
+          { head: 'REASON' },
+        ],
+        rows.map((row) => [
+          row.id,
+          ago(deps, row.atMs),
+          row.actor,
+          formatCount(row.matchedChunks),
+          formatBytes(row.removedBytes),
+          JSON.stringify(row.selector),
+          row.reason,
+        ]),
+      ),
   );
 }
 
@@ -108,12 +177,22 @@ const filterArgs = {
   namespace: { type: 'string', description: 'Chunks of this namespace, as `ls namespaces` prints it.' },
   tier: { type: 'string', valueHint: tiers.join('|'), description: 'Chunks with a replica in this tier.' },
   'key-prefix': { type: 'string', valueHint: 'prefix', description: 'Chunks whose key starts so.' },
-  'older-than': { type: 'string', valueHint: 'time', description: 'Chunks last used before: a duration ago (1h), ISO 8601, or milliseconds.' },
+  'older-than': {
+    type: 'string',
+    valueHint: 'time',
+    description: 'Chunks last used before: a duration ago (1h), ISO 8601, or milliseconds.',
+  },
 } as const;
 
 function chunkFilter(words: Words): ChunkQuery {
   const filter: Record<string, string> = {};
-  for (const [flag, field] of [['model', 'model'], ['tenant', 'tenant'], ['namespace', 'namespace'], ['key-prefix', 'keyPrefix'], ['older-than', 'olderThan']] as const) {
+  for (const [flag, field] of [
+    ['model', 'model'],
+    ['tenant', 'tenant'],
+    ['namespace', 'namespace'],
+    ['key-prefix', 'keyPrefix'],
+    ['older-than', 'olderThan'],
+  ] as const) {
     const value = words.text.get(flag);
     if (value !== undefined) filter[field] = value;
   }
@@ -127,7 +206,11 @@ export const lsCommand: Command = agentCommand({
   args: {
     what: { type: 'positional', required: false, default: 'chunks', description: `What to list: ${lsWhat.join(', ')}.` },
     ...filterArgs,
-    limit: { type: 'string', valueHint: 'count', description: `Rows of a page, 1 to ${restLimits.pageSize}; default ${restLimits.defaultPageSize}.` },
+    limit: {
+      type: 'string',
+      valueHint: 'count',
+      description: `Rows of a page, 1 to ${restLimits.pageSize}; default ${restLimits.defaultPageSize}.`,
+    },
     cursor: { type: 'string', description: 'Go on behind the page that printed this cursor.' },
     all: { type: 'boolean', description: 'All pages.' },
     ...agentArgs,
@@ -136,7 +219,8 @@ export const lsCommand: Command = agentCommand({
   async ask(client, words, deps) {
     const what = oneOf('ls', words.positionals[0], lsWhat) ?? 'chunks';
     const filter = chunkFilter(words);
-    if (what !== 'chunks' && Object.keys(filter).length > 0) throw badRequest(`ls ${what} takes no filter: ${Object.keys(filter).join(', ')} is for chunks`);
+    if (what !== 'chunks' && Object.keys(filter).length > 0)
+      throw badRequest(`ls ${what} takes no filter: ${Object.keys(filter).join(', ')} is for chunks`);
     const list = listerOf(what, filter, deps);
     const limit = countOf(words, 'limit', { fallback: restLimits.defaultPageSize, min: 1, max: restLimits.pageSize });
     const json: unknown[] = [];
@@ -163,7 +247,12 @@ export const lookupCommand: Command = agentCommand({
     const response = await client.lookup(words.positionals);
     if (words.on.has('json')) printJson(deps, response);
     else {
-      const rows = response.answers.map((answer) => [answer.tier ?? 'miss', answer.sizeBytes === null ? '' : formatBytes(answer.sizeBytes), answer.reason, answer.key]);
+      const rows = response.answers.map((answer) => [
+        answer.tier ?? 'miss',
+        answer.sizeBytes === null ? '' : formatBytes(answer.sizeBytes),
+        answer.reason,
+        answer.key,
+      ]);
       deps.stdout.write(renderTable([{ head: 'TIER' }, { head: 'SIZE', right: true }, { head: 'REASON' }, { head: 'KEY' }], rows));
     }
     return response.answers.every((answer) => answer.tier !== null) ? EXIT_OK : EXIT_FOUND;

@@ -52,23 +52,35 @@ function trafficFindings(stats: Stats): Finding[] {
   const { asked, found, hits } = totals(stats);
   if (asked === 0 && stats.puts === 0) {
     const connected = stats.doors.filter((door) => door.door !== 'http').reduce((sum, door) => sum + door.acceptedConnections, 0);
-    return [{
-      severity: 'warning', cause: 'no-traffic',
-      message: `No client has stored or asked for anything${connected === 0 ? ', and none has connected' : `; ${count(connected, 'connection')} came`}`,
-      advice: "Point the engine at the RESP address: LMCache takes --l2-adapter '{\"type\":\"resp\", …}'.",
-    }];
+    return [
+      {
+        severity: 'warning',
+        cause: 'no-traffic',
+        message: `No client has stored or asked for anything${connected === 0 ? ', and none has connected' : `; ${count(connected, 'connection')} came`}`,
+        advice: 'Point the engine at the RESP address: LMCache takes --l2-adapter \'{"type":"resp", …}\'.',
+      },
+    ];
   }
   if (asked >= ENOUGH && stats.puts === 0) {
-    return [{
-      severity: 'warning', cause: 'no-puts', message: `${count(asked, 'key')} were asked for, but nothing was ever stored`,
-      advice: 'Check that the engine stores: in LMCache, that the adapter is not read-only and that prompts reach one whole chunk (256 tokens by default).',
-    }];
+    return [
+      {
+        severity: 'warning',
+        cause: 'no-puts',
+        message: `${count(asked, 'key')} were asked for, but nothing was ever stored`,
+        advice:
+          'Check that the engine stores: in LMCache, that the adapter is not read-only and that prompts reach one whole chunk (256 tokens by default).',
+      },
+    ];
   }
   if (asked === 0) {
-    return [{
-      severity: 'warning', cause: 'no-questions', message: `${count(stats.puts, 'chunk')} were stored, but no client has asked for any`,
-      advice: 'Check that the engine looks up what it stores; a restarted engine asks only when a prompt repeats.',
-    }];
+    return [
+      {
+        severity: 'warning',
+        cause: 'no-questions',
+        message: `${count(stats.puts, 'chunk')} were stored, but no client has asked for any`,
+        advice: 'Check that the engine looks up what it stores; a restarted engine asks only when a prompt repeats.',
+      },
+    ];
   }
   if (found === 0) return [];
   const rate = stats.lookups === 0 ? stats.probeHits / stats.probes : hits / stats.lookups;
@@ -83,7 +95,8 @@ function missFindings(stats: Stats, namespaces: readonly Namespace[]): Finding[]
   const misses = stats.misses + (stats.probes - stats.probeHits);
   if (stats.sizeGuardMisses > 0 && (found === 0 || stats.sizeGuardMisses >= misses * MUCH)) {
     findings.push({
-      severity: found === 0 ? 'problem' : 'warning', cause: 'size-guard',
+      severity: found === 0 ? 'problem' : 'warning',
+      cause: 'size-guard',
       message: `${count(stats.sizeGuardMisses, 'key')} were there, but of another size than their client expects, and were answered as a miss`,
       advice:
         'Engines of different KV dtype, tokens per chunk, layers or world size use one model name. Give them different names, or, after a change of the engine, ' +
@@ -94,7 +107,8 @@ function missFindings(stats: Stats, namespaces: readonly Namespace[]): Finding[]
   const split = splitTenants(namespaces);
   for (const { model, tenants } of split) {
     findings.push({
-      severity: 'problem', cause: 'tenant-mismatch',
+      severity: 'problem',
+      cause: 'tenant-mismatch',
       message: `${model} is stored under ${count(tenants, 'tenant')}, and nothing was found: chunks of one cache_salt do not exist for another`,
       advice: 'Send the same cache_salt with every request that may share KV; a salt per request or per session makes every prompt new.',
     });
@@ -102,9 +116,11 @@ function missFindings(stats: Stats, namespaces: readonly Namespace[]): Finding[]
   const evictions = stats.evictions.ram + stats.evictions.ssd;
   if (stats.sizeGuardMisses === 0 && stats.duplicatePuts === 0 && evictions < stats.puts * MUCH) {
     const models = stats.models.filter((row) => row.chunkCount > 0 && row.model !== '').map((row) => row.model);
-    const of = models.length === 0 ? '' : ` of ${models.slice(0, 3).join(', ')}${models.length > 3 ? `, and ${models.length - 3} more` : ''}`;
+    const of =
+      models.length === 0 ? '' : ` of ${models.slice(0, 3).join(', ')}${models.length > 3 ? `, and ${models.length - 3} more` : ''}`;
     findings.push({
-      severity: split.length > 0 ? 'warning' : 'problem', cause: 'disjoint-hashes',
+      severity: split.length > 0 ? 'warning' : 'problem',
+      cause: 'disjoint-hashes',
       message: `${count(stats.puts, 'chunk')}${of} were stored and ${count(asked, 'key')} asked for, and the two have no key in common`,
       advice:
         'If prompts do repeat, the engines hash them differently: set PYTHONHASHSEED to one value (0) for every engine and worker, and use one hash algorithm, ' +
@@ -133,16 +149,20 @@ function lossFindings(stats: Stats): Finding[] {
   const lost = stats.rejectedPuts.shed + stats.droppedDirtyChunks + stats.storeAdmission.shedChunks;
   if (lost > 0 && lost >= offered * MUCH) {
     findings.push({
-      severity, cause: 'shed-writes',
+      severity,
+      cause: 'shed-writes',
       message:
         `${count(lost, 'chunk')} of ${offered.toLocaleString('en-US')} offered were lost to a slow or full SSD: ${stats.rejectedPuts.shed} refused, ` +
         `${stats.droppedDirtyChunks} dropped before they were written, ${stats.storeAdmission.shedChunks} shed from the write queue`,
-      advice: 'Give the RAM tier more room (--ram), the SSD tier more bandwidth (another --ssd-dir, a higher --ssd-write-budget), or store less.',
+      advice:
+        'Give the RAM tier more room (--ram), the SSD tier more bandwidth (another --ssd-dir, a higher --ssd-write-budget), or store less.',
     });
   }
   if (stats.rejectedPuts.tooLarge > 0 && stats.rejectedPuts.tooLarge >= offered * MUCH) {
     findings.push({
-      severity, cause: 'too-large', message: `${count(stats.rejectedPuts.tooLarge, 'put')} of ${offered.toLocaleString('en-US')} were over the largest chunk`,
+      severity,
+      cause: 'too-large',
+      message: `${count(stats.rejectedPuts.tooLarge, 'put')} of ${offered.toLocaleString('en-US')} were over the largest chunk`,
       advice: 'Raise --ram-max-chunk (at most a quarter of --ram), or use fewer tokens per chunk.',
     });
   }
@@ -151,9 +171,12 @@ function lossFindings(stats: Stats): Finding[] {
   if (stats.misses > 0 && stats.puts > 0 && gone >= stats.puts / 2) {
     const capacity = stats.tiers.reduce((sum, tier) => sum + (tier.state === 'off' ? 0 : tier.capacityBytes), 0);
     findings.push({
-      severity: found === 0 ? 'problem' : 'warning', cause: 'too-small',
+      severity: found === 0 ? 'problem' : 'warning',
+      cause: 'too-small',
       message: `${count(gone, 'chunk')} of ${stats.puts.toLocaleString('en-US')} were evicted for good; the tiers hold ${formatBytes(capacity)}`,
-      advice: ssdOff ? 'Turn the SSD tier on (--ssd), or give the RAM tier more room (--ram).' : 'Give the SSD tier more room (--ssd, another --ssd-dir).',
+      advice: ssdOff
+        ? 'Turn the SSD tier on (--ssd), or give the RAM tier more room (--ram).'
+        : 'Give the SSD tier more room (--ssd, another --ssd-dir).',
     });
   }
   return findings;
@@ -164,27 +187,37 @@ function stateFindings(stats: Stats): Finding[] {
   const findings: Finding[] = [];
   for (const tier of stats.tiers) {
     if (tier.state !== 'degraded') continue;
-    findings.push({ severity: 'problem', cause: 'tier-degraded', message: `The ${tier.tier} tier is degraded: ${tier.reasons.join('; ')}`, advice: 'See docs/operating.md.' });
+    findings.push({
+      severity: 'problem',
+      cause: 'tier-degraded',
+      message: `The ${tier.tier} tier is degraded: ${tier.reasons.join('; ')}`,
+      advice: 'See docs/operating.md.',
+    });
   }
   for (const folder of stats.tiers.flatMap((tier) => tier.folders ?? [])) {
     if (folder.state !== 'ok') continue;
     if (!folder.direct && folder.capacityBytes > 0) {
       findings.push({
-        severity: 'warning', cause: 'no-direct-io', message: `${folder.path} does not take O_DIRECT: its reads and writes go through the page cache`,
+        severity: 'warning',
+        cause: 'no-direct-io',
+        message: `${folder.path} does not take O_DIRECT: its reads and writes go through the page cache`,
         advice: 'Use a local ext4 or xfs file system; overlay and network file systems often refuse O_DIRECT.',
       });
     }
   }
   if (stats.io.checksumMismatches > 0) {
     findings.push({
-      severity: 'problem', cause: 'checksum-mismatch',
+      severity: 'problem',
+      cause: 'checksum-mismatch',
       message: `${count(stats.io.checksumMismatches, 'read')} from SSD did not match the checksum; ${count(stats.io.quarantinedFiles, 'file')} are in quarantine`,
       advice: 'Check the device (smartctl, dmesg), then run `kvtier verify`.',
     });
   }
   if (stats.catalog.state !== 'ok') {
     findings.push({
-      severity: 'warning', cause: 'catalog', message: `The catalog is ${stats.catalog.state}: ${stats.catalog.reason}`,
+      severity: 'warning',
+      cause: 'catalog',
+      message: `The catalog is ${stats.catalog.state}: ${stats.catalog.reason}`,
       advice: 'The cache works without it; queries on catalog.db lag behind and the next start reads file headers.',
     });
   }

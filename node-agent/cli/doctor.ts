@@ -22,7 +22,17 @@ export interface DoctorInput {
 
 /** One finding for each check, 'ok' included, so that a person sees what was looked at. */
 export async function checkMachine(input: DoctorInput): Promise<readonly Finding[]> {
-  return [platform(input), memory(input), sharedMemory(input), dataFolder(input), ...ssdFolders(input), openFiles(input), lockedMemory(input), driver(input), ...(await ports(input))];
+  return [
+    platform(input),
+    memory(input),
+    sharedMemory(input),
+    dataFolder(input),
+    ...ssdFolders(input),
+    openFiles(input),
+    lockedMemory(input),
+    driver(input),
+    ...(await ports(input)),
+  ];
 }
 
 function ok(cause: string, message: string): Finding {
@@ -31,21 +41,32 @@ function ok(cause: string, message: string): Finding {
 
 function platform({ facts }: DoctorInput): Finding {
   if (facts.platform === 'linux') return ok('platform', 'Linux');
-  return { severity: 'problem', cause: 'platform', message: `This is ${facts.platform}`, advice: 'The agent needs Linux: shared memory, epoll and O_DIRECT.' };
+  return {
+    severity: 'problem',
+    cause: 'platform',
+    message: `This is ${facts.platform}`,
+    advice: 'The agent needs Linux: shared memory, epoll and O_DIRECT.',
+  };
 }
 
 function memory({ facts, config }: DoctorInput): Finding {
   const bytes = effectiveMemory(facts);
   const text = `Memory is ${bytes.because}, with ${effectiveCores(facts).because}; the RAM tier takes ${formatBytes(config.ram.sizeBytes)}`;
   if (config.ram.sizeBytes <= bytes.value * 0.75) return ok('memory', text);
-  return { severity: 'warning', cause: 'memory', message: text, advice: 'Leave the engine and the page cache at least a quarter: lower --ram.' };
+  return {
+    severity: 'warning',
+    cause: 'memory',
+    message: text,
+    advice: 'Leave the engine and the page cache at least a quarter: lower --ram.',
+  };
 }
 
 function sharedMemory({ facts, config, agentRuns }: DoctorInput): Finding {
   const { shmDir, sizeBytes } = config.ram;
   const text = `${shmDir}: ${formatBytes(facts.shmFreeBytes)} of ${formatBytes(facts.shmTotalBytes)} free, ${formatBytes(sizeBytes)} wanted`;
   if (agentRuns) return ok('shared-memory', `${text} (an agent is running and has its share)`);
-  const advice = 'Enlarge it (mount -o remount,size=…; in a container --shm-size or a memory-backed emptyDir), lower --ram, or name another --shm-dir.';
+  const advice =
+    'Enlarge it (mount -o remount,size=…; in a container --shm-size or a memory-backed emptyDir), lower --ram, or name another --shm-dir.';
   if (facts.shmFreeBytes < sizeBytes) return { severity: 'problem', cause: 'shared-memory', message: text, advice };
   if (facts.shmTotalBytes <= 64 * MiB) {
     return { severity: 'warning', cause: 'shared-memory', message: `${text}; 64 MiB is what containers get by default`, advice };
@@ -56,7 +77,12 @@ function sharedMemory({ facts, config, agentRuns }: DoctorInput): Finding {
 function dataFolder({ config, probes }: DoctorInput): Finding {
   const probe = probes.folder(config.dataDir);
   if (probe.writable) return ok('data-dir', `${config.dataDir} is writable${probe.exists ? '' : ' (it will be made)'}`);
-  return { severity: 'problem', cause: 'data-dir', message: `${config.dataDir} is not writable: ${probe.problem}`, advice: 'Give the folder to the user of the agent, or name another --data-dir.' };
+  return {
+    severity: 'problem',
+    cause: 'data-dir',
+    message: `${config.dataDir} is not writable: ${probe.problem}`,
+    advice: 'Give the folder to the user of the agent, or name another --data-dir.',
+  };
 }
 
 function ssdFolders({ config, facts, probes, agentRuns }: DoctorInput): Finding[] {
@@ -64,14 +90,26 @@ function ssdFolders({ config, facts, probes, agentRuns }: DoctorInput): Finding[
   return config.ssd.folders.flatMap((folder): Finding[] => {
     const probe = probes.folder(folder.path);
     if (!probe.writable) {
-      return [{ severity: 'problem', cause: 'ssd', message: `${folder.path} is not writable: ${probe.problem}`, advice: 'Mount the device, give the folder to the user of the agent, or name another --ssd-dir.' }];
+      return [
+        {
+          severity: 'problem',
+          cause: 'ssd',
+          message: `${folder.path} is not writable: ${probe.problem}`,
+          advice: 'Mount the device, give the folder to the user of the agent, or name another --ssd-dir.',
+        },
+      ];
     }
     const disk = facts.disks.find((candidate) => candidate.path === folder.path);
     const free = disk?.freeBytes ?? 0;
     const text = `${folder.path}: ${formatBytes(free)} of ${formatBytes(disk?.totalBytes ?? 0)} free, ${formatBytes(folder.sizeBytes)} wanted`;
     const tight = !agentRuns && disk?.rememberedBytes === undefined && free < folder.sizeBytes + config.ssd.freeSpaceFloorBytes;
     const space: Finding = tight
-      ? { severity: 'warning', cause: 'ssd', message: text, advice: 'The tier stops at ssd.freeSpaceFloor before it reaches its size: free some space or lower --ssd.' }
+      ? {
+          severity: 'warning',
+          cause: 'ssd',
+          message: text,
+          advice: 'The tier stops at ssd.freeSpaceFloor before it reaches its size: free some space or lower --ssd.',
+        }
       : ok('ssd', text);
     return [space, directIo(folder.path, probe.direct, config.ssd.direct)];
   });
@@ -80,9 +118,17 @@ function ssdFolders({ config, facts, probes, agentRuns }: DoctorInput): Finding[
 function directIo(path: string, direct: boolean | undefined, wanted: AgentConfig['ssd']['direct']): Finding {
   if (wanted === 'off') return ok('o-direct', `${path}: O_DIRECT is turned off`);
   if (direct === true) return ok('o-direct', `${path} takes O_DIRECT`);
-  if (direct === undefined) return { severity: 'warning', cause: 'o-direct', message: `${path}: O_DIRECT could not be tried`, advice: 'Run doctor as the user of the agent.' };
+  if (direct === undefined)
+    return {
+      severity: 'warning',
+      cause: 'o-direct',
+      message: `${path}: O_DIRECT could not be tried`,
+      advice: 'Run doctor as the user of the agent.',
+    };
   return {
-    severity: wanted === 'on' ? 'problem' : 'warning', cause: 'o-direct', message: `${path} refuses O_DIRECT`,
+    severity: wanted === 'on' ? 'problem' : 'warning',
+    cause: 'o-direct',
+    message: `${path} refuses O_DIRECT`,
     advice: 'Use a local ext4 or xfs file system; with --ssd-direct auto the page cache is used, which costs memory and CPU.',
   };
 }
@@ -93,7 +139,12 @@ function openFiles({ config, probes }: DoctorInput): Finding {
   if (limit === undefined) return ok('open-files', 'The limit of open files is not known');
   const text = `${Number.isFinite(limit) ? limit.toLocaleString('en-US') : 'unlimited'} open files allowed, ${wanted.toLocaleString('en-US')} wanted for ${config.resp.maxConnections.toLocaleString('en-US')} connections`;
   if (limit >= wanted) return ok('open-files', text);
-  return { severity: 'warning', cause: 'open-files', message: text, advice: 'Raise it (ulimit -n, LimitNOFILE= in systemd), or lower --resp-max-connections.' };
+  return {
+    severity: 'warning',
+    cause: 'open-files',
+    message: text,
+    advice: 'Raise it (ulimit -n, LimitNOFILE= in systemd), or lower --resp-max-connections.',
+  };
 }
 
 function lockedMemory({ config, probes }: DoctorInput): Finding {
@@ -101,7 +152,12 @@ function lockedMemory({ config, probes }: DoctorInput): Finding {
   if (limit === undefined) return ok('locked-memory', 'The limit of locked memory is not known');
   const text = `${Number.isFinite(limit) ? formatBytes(limit) : 'unlimited'} of memory may be locked`;
   if (!config.ram.hugepages || limit >= config.ram.sizeBytes) return ok('locked-memory', text);
-  return { severity: 'warning', cause: 'locked-memory', message: `${text}, the RAM tier is ${formatBytes(config.ram.sizeBytes)}`, advice: 'Raise it (ulimit -l, LimitMEMLOCK= in systemd) for ram.hugepages.' };
+  return {
+    severity: 'warning',
+    cause: 'locked-memory',
+    message: `${text}, the RAM tier is ${formatBytes(config.ram.sizeBytes)}`,
+    advice: 'Raise it (ulimit -l, LimitMEMLOCK= in systemd) for ram.hugepages.',
+  };
 }
 
 function driver({ probes }: DoctorInput): Finding {
@@ -111,7 +167,10 @@ function driver({ probes }: DoctorInput): Finding {
 }
 
 async function ports({ config, probes, agentRuns }: DoctorInput): Promise<Finding[]> {
-  const doors: readonly (readonly [string, string, Address | undefined])[] = [['HTTP', '--http', config.http.listen], ['RESP', '--resp', config.resp.listen]];
+  const doors: readonly (readonly [string, string, Address | undefined])[] = [
+    ['HTTP', '--http', config.http.listen],
+    ['RESP', '--resp', config.resp.listen],
+  ];
   const findings: Finding[] = [];
   for (const [door, flag, address] of doors) {
     if (address === undefined) findings.push(ok('port', `The ${door} door is off`));
@@ -121,7 +180,9 @@ async function ports({ config, probes, agentRuns }: DoctorInput): Promise<Findin
       if (problem === '') findings.push(ok('port', `${door} ${formatAddress(address)} is free`));
       else {
         findings.push({
-          severity: 'problem', cause: 'port', message: `${door} cannot listen on ${formatAddress(address)}: ${problem}`,
+          severity: 'problem',
+          cause: 'port',
+          message: `${door} cannot listen on ${formatAddress(address)}: ${problem}`,
           advice: `Stop what listens there, or choose another address with ${flag}; port 0 picks a free one.`,
         });
       }

@@ -33,7 +33,11 @@ export function exitTable(): readonly ExitRow[] {
   }
   const errors = [...rows].map(([exit, codes]): ExitRow => {
     const meanings = codes.map((code) => errorTable[code].meaning);
-    return { exit, codes, meaning: [...(exit === EXIT_USAGE ? ['The command, a flag or an argument is wrong'] : []), ...meanings].join('; ') };
+    return {
+      exit,
+      codes,
+      meaning: [...(exit === EXIT_USAGE ? ['The command, a flag or an argument is wrong'] : []), ...meanings].join('; '),
+    };
   });
   const own: readonly ExitRow[] = [
     { exit: EXIT_OK, codes: [], meaning: 'Done. `serve`: stopped as asked' },

@@ -44,7 +44,10 @@ function agentUrl(words: Words, deps: CliDeps, read: ReadValues): { readonly url
   const path = join(absolute(deps.cwd, read.values.dataDir), AGENT_FILE_NAME);
   const text = deps.readFile(path);
   if (text === undefined) {
-    throw new KvtierError('NOT_FOUND', `No agent is known: ${path} does not exist. Start one with \`kvtier serve\`, or name it with --url or --data-dir`);
+    throw new KvtierError(
+      'NOT_FOUND',
+      `No agent is known: ${path} does not exist. Start one with \`kvtier serve\`, or name it with --url or --data-dir`,
+    );
   }
   return { url: localUrl(parseAgentFile(text, path).doors.http), source: path };
 }
@@ -52,5 +55,8 @@ function agentUrl(words: Words, deps: CliDeps, read: ReadValues): { readonly url
 /** The error with what a person can do about it: only for an agent that does not answer. */
 export function withHint(error: unknown, agent: FoundAgent): unknown {
   if (!(error instanceof KvtierError) || error.code !== 'IO_FAILED' || error.context['status'] !== undefined) return error;
-  return new KvtierError('IO_FAILED', `${error.message} (address from ${agent.source}; is the agent running?)`, { context: error.context, cause: error });
+  return new KvtierError('IO_FAILED', `${error.message} (address from ${agent.source}; is the agent running?)`, {
+    context: error.context,
+    cause: error,
+  });
 }

@@ -27,9 +27,12 @@ function section(command: Command): string {
     return `| \`${escapeCell(shown)}\` | ${escapeCell(arg.description ?? '')} |`;
   });
   const table = rows.length === 0 ? '' : `\n| Argument | Meaning |\n|---|---|\n${rows.join('\n')}\n`;
-  const knobs = command.knobs.length === 0 ? '' : command.knobs.length === clientKnobs.length
-    ? `\nAlso ${clientKnobs.map((knob) => `\`--${knob.flag}\``).join(', ')}.\n`
-    : '\nAlso every flag of [configuration.md](configuration.md).\n';
+  const knobs =
+    command.knobs.length === 0
+      ? ''
+      : command.knobs.length === clientKnobs.length
+        ? `\nAlso ${clientKnobs.map((knob) => `\`--${knob.flag}\``).join(', ')}.\n`
+        : '\nAlso every flag of [configuration.md](configuration.md).\n';
   return `### ${command.name}\n\n${command.summary}\n${table}${knobs}`;
 }
 

@@ -7,11 +7,26 @@ import { formatCount, formatShare, renderTable } from './table.ts';
 
 function tiers(stats: Stats): string {
   const rows = stats.tiers.map((tier) => [
-    tier.tier, tier.state, formatBytes(tier.usedBytes), formatBytes(tier.capacityBytes), formatShare(tier.usedBytes, tier.capacityBytes),
-    formatCount(tier.chunkCount), formatBytes(tier.dirtyBytes), formatBytes(tier.leasedBytes),
+    tier.tier,
+    tier.state,
+    formatBytes(tier.usedBytes),
+    formatBytes(tier.capacityBytes),
+    formatShare(tier.usedBytes, tier.capacityBytes),
+    formatCount(tier.chunkCount),
+    formatBytes(tier.dirtyBytes),
+    formatBytes(tier.leasedBytes),
   ]);
   const table = renderTable(
-    [{ head: 'TIER' }, { head: 'STATE' }, { head: 'USED', right: true }, { head: 'CAPACITY', right: true }, { head: 'FULL', right: true }, { head: 'CHUNKS', right: true }, { head: 'ONLY HERE', right: true }, { head: 'LEASED', right: true }],
+    [
+      { head: 'TIER' },
+      { head: 'STATE' },
+      { head: 'USED', right: true },
+      { head: 'CAPACITY', right: true },
+      { head: 'FULL', right: true },
+      { head: 'CHUNKS', right: true },
+      { head: 'ONLY HERE', right: true },
+      { head: 'LEASED', right: true },
+    ],
     rows,
   );
   const reasons = stats.tiers.flatMap((tier) => tier.reasons.map((reason) => `  ${tier.tier}: ${printable(reason)}\n`));
@@ -19,12 +34,31 @@ function tiers(stats: Stats): string {
 }
 
 function folders(stats: Stats): string {
-  const rows = stats.tiers.flatMap((tier) => tier.folders ?? []).map((folder) => [
-    folder.path, folder.state, formatBytes(folder.usedBytes), formatBytes(folder.capacityBytes), formatCount(folder.chunkCount), folder.direct ? 'yes' : 'no',
-    `${formatBytes(folder.readBytesPerSecond)}/s`, `${formatBytes(folder.writeBytesPerSecond)}/s`, folder.reason,
-  ]);
+  const rows = stats.tiers
+    .flatMap((tier) => tier.folders ?? [])
+    .map((folder) => [
+      folder.path,
+      folder.state,
+      formatBytes(folder.usedBytes),
+      formatBytes(folder.capacityBytes),
+      formatCount(folder.chunkCount),
+      folder.direct ? 'yes' : 'no',
+      `${formatBytes(folder.readBytesPerSecond)}/s`,
+      `${formatBytes(folder.writeBytesPerSecond)}/s`,
+      folder.reason,
+    ]);
   return renderTable(
-    [{ head: 'FOLDER' }, { head: 'STATE' }, { head: 'USED', right: true }, { head: 'CAPACITY', right: true }, { head: 'CHUNKS', right: true }, { head: 'DIRECT' }, { head: 'READ', right: true }, { head: 'WRITE', right: true }, { head: 'REASON' }],
+    [
+      { head: 'FOLDER' },
+      { head: 'STATE' },
+      { head: 'USED', right: true },
+      { head: 'CAPACITY', right: true },
+      { head: 'CHUNKS', right: true },
+      { head: 'DIRECT' },
+      { head: 'READ', right: true },
+      { head: 'WRITE', right: true },
+      { head: 'REASON' },
+    ],
     rows,
   );
 }
@@ -33,41 +67,109 @@ function traffic(stats: Stats): string {
   const { hits, rejectedPuts: rejected, storeAdmission: admission, io } = stats;
   const found = hits.hbm + hits.ram + hits.ssd;
   const hbm = hits.hbm === 0 ? '' : `, hbm ${formatCount(hits.hbm)}`;
-  return renderTable([{ head: 'COUNT' }, { head: 'SINCE START', right: true }, { head: 'OF IT' }], [
-    ['probes', formatCount(stats.probes), `${formatCount(stats.probeHits)} yes (${formatShare(stats.probeHits, stats.probes)}), ${formatCount(stats.leases)} leases alive`],
-    ['lookups', formatCount(stats.lookups), `${formatCount(found)} hits (${formatShare(found, stats.lookups)}): ram ${formatCount(hits.ram)}, ssd ${formatCount(hits.ssd)}${hbm}`],
-    ['misses', formatCount(stats.misses), `${formatCount(stats.sizeGuardMisses)} by the size guard`],
-    ['puts', formatCount(stats.puts), `${formatBytes(stats.putBytes)}, ${formatCount(stats.duplicatePuts)} already there`],
-    ['rejected puts', formatCount(rejected.shed + rejected.tooLarge + rejected.draining), `too large ${formatCount(rejected.tooLarge)}, shed ${formatCount(rejected.shed)}, draining ${formatCount(rejected.draining)}`],
-    ['evictions', formatCount(stats.evictions.ram + stats.evictions.ssd + stats.evictions.hbm), `ram ${formatCount(stats.evictions.ram)}, ssd ${formatCount(stats.evictions.ssd)}; dropped unwritten ${formatCount(stats.droppedDirtyChunks)}`],
-    ['moves', formatCount(stats.demotions + stats.promotions), `down ${formatCount(stats.demotions)}, up ${formatCount(stats.promotions)}`],
-    ['ssd admission', formatCount(admission.admittedChunks), `${printable(admission.mode)}; skipped ${formatCount(admission.skippedChunks)}, shed ${formatCount(admission.shedChunks)}`],
-    ['invalidated', formatCount(stats.invalidatedChunks), `deleted ${formatCount(stats.deletes)}`],
-    ['ssd reads', formatBytes(io.readBytes), `p50 ${io.readLatencyMs.p50.toFixed(1)} ms, p99 ${io.readLatencyMs.p99.toFixed(1)} ms, errors ${formatCount(io.readErrors)}, mismatches ${formatCount(io.checksumMismatches)}`],
-    ['ssd writes', formatBytes(io.writtenBytes), `p50 ${io.writeLatencyMs.p50.toFixed(1)} ms, p99 ${io.writeLatencyMs.p99.toFixed(1)} ms, errors ${formatCount(io.writeErrors)}, queued ${formatCount(io.queueDepth)}`],
-  ]);
+  return renderTable(
+    [{ head: 'COUNT' }, { head: 'SINCE START', right: true }, { head: 'OF IT' }],
+    [
+      [
+        'probes',
+        formatCount(stats.probes),
+        `${formatCount(stats.probeHits)} yes (${formatShare(stats.probeHits, stats.probes)}), ${formatCount(stats.leases)} leases alive`,
+      ],
+      [
+        'lookups',
+        formatCount(stats.lookups),
+        `${formatCount(found)} hits (${formatShare(found, stats.lookups)}): ram ${formatCount(hits.ram)}, ssd ${formatCount(hits.ssd)}${hbm}`,
+      ],
+      ['misses', formatCount(stats.misses), `${formatCount(stats.sizeGuardMisses)} by the size guard`],
+      ['puts', formatCount(stats.puts), `${formatBytes(stats.putBytes)}, ${formatCount(stats.duplicatePuts)} already there`],
+      [
+        'rejected puts',
+        formatCount(rejected.shed + rejected.tooLarge + rejected.draining),
+        `too large ${formatCount(rejected.tooLarge)}, shed ${formatCount(rejected.shed)}, draining ${formatCount(rejected.draining)}`,
+      ],
+      [
+        'evictions',
+        formatCount(stats.evictions.ram + stats.evictions.ssd + stats.evictions.hbm),
+        `ram ${formatCount(stats.evictions.ram)}, ssd ${formatCount(stats.evictions.ssd)}; dropped unwritten ${formatCount(stats.droppedDirtyChunks)}`,
+      ],
+      [
+        'moves',
+        formatCount(stats.demotions + stats.promotions),
+        `down ${formatCount(stats.demotions)}, up ${formatCount(stats.promotions)}`,
+      ],
+      [
+        'ssd admission',
+        formatCount(admission.admittedChunks),
+        `${printable(admission.mode)}; skipped ${formatCount(admission.skippedChunks)}, shed ${formatCount(admission.shedChunks)}`,
+      ],
+      ['invalidated', formatCount(stats.invalidatedChunks), `deleted ${formatCount(stats.deletes)}`],
+      [
+        'ssd reads',
+        formatBytes(io.readBytes),
+        `p50 ${io.readLatencyMs.p50.toFixed(1)} ms, p99 ${io.readLatencyMs.p99.toFixed(1)} ms, errors ${formatCount(io.readErrors)}, mismatches ${formatCount(io.checksumMismatches)}`,
+      ],
+      [
+        'ssd writes',
+        formatBytes(io.writtenBytes),
+        `p50 ${io.writeLatencyMs.p50.toFixed(1)} ms, p99 ${io.writeLatencyMs.p99.toFixed(1)} ms, errors ${formatCount(io.writeErrors)}, queued ${formatCount(io.queueDepth)}`,
+      ],
+    ],
+  );
 }
 
 function doors(stats: Stats): string {
   return renderTable(
-    [{ head: 'DOOR' }, { head: 'ADDRESS' }, { head: 'OPEN', right: true }, { head: 'ACCEPTED', right: true }, { head: 'REQUESTS', right: true }, { head: 'ERRORS', right: true }, { head: 'IN', right: true }, { head: 'OUT', right: true }],
+    [
+      { head: 'DOOR' },
+      { head: 'ADDRESS' },
+      { head: 'OPEN', right: true },
+      { head: 'ACCEPTED', right: true },
+      { head: 'REQUESTS', right: true },
+      { head: 'ERRORS', right: true },
+      { head: 'IN', right: true },
+      { head: 'OUT', right: true },
+    ],
     stats.doors.map((door) => [
-      door.door, door.address, formatCount(door.connections), formatCount(door.acceptedConnections), formatCount(door.requests), formatCount(door.errors),
-      formatBytes(door.receivedBytes), formatBytes(door.sentBytes),
+      door.door,
+      door.address,
+      formatCount(door.connections),
+      formatCount(door.acceptedConnections),
+      formatCount(door.requests),
+      formatCount(door.errors),
+      formatBytes(door.receivedBytes),
+      formatBytes(door.sentBytes),
     ]),
   );
 }
 
 function owners(stats: Stats): string {
   const models = renderTable(
-    [{ head: 'MODEL' }, { head: 'EPOCH', right: true }, { head: 'CHUNKS', right: true }, { head: 'RAM', right: true }, { head: 'SSD', right: true }],
-    stats.models.map((row) => [row.model === '' ? '(opaque keys)' : row.model, String(row.epoch), formatCount(row.chunkCount), formatBytes(row.bytes.ram), formatBytes(row.bytes.ssd)]),
+    [
+      { head: 'MODEL' },
+      { head: 'EPOCH', right: true },
+      { head: 'CHUNKS', right: true },
+      { head: 'RAM', right: true },
+      { head: 'SSD', right: true },
+    ],
+    stats.models.map((row) => [
+      row.model === '' ? '(opaque keys)' : row.model,
+      String(row.epoch),
+      formatCount(row.chunkCount),
+      formatBytes(row.bytes.ram),
+      formatBytes(row.bytes.ssd),
+    ]),
   );
   const tenants = renderTable(
     [{ head: 'TENANT' }, { head: 'CHUNKS', right: true }, { head: 'RAM', right: true }, { head: 'SSD', right: true }],
     stats.tenants.map((row) => [row.tenant, formatCount(row.chunkCount), formatBytes(row.bytes.ram), formatBytes(row.bytes.ssd)]),
   );
-  return [models, more(stats.modelCount - stats.models.length, 'models'), models === '' ? '' : '\n', tenants, more(stats.tenantCount - stats.tenants.length, 'tenants')].join('');
+  return [
+    models,
+    more(stats.modelCount - stats.models.length, 'models'),
+    models === '' ? '' : '\n',
+    tenants,
+    more(stats.tenantCount - stats.tenants.length, 'tenants'),
+  ].join('');
 }
 
 function more(count: number, noun: string): string {
@@ -77,6 +179,10 @@ function more(count: number, noun: string): string {
 export function renderStats(stats: Stats): string {
   const head = `kvtier ${printable(stats.version)}, ${stats.state}, up ${formatDuration(stats.uptimeSeconds * 1000)}\n`;
   const catalog = stats.catalog.state === 'ok' ? '' : `catalog ${stats.catalog.state}: ${printable(stats.catalog.reason)}\n`;
-  const recovery = stats.recovery.done ? '' : `recovery is under way: ${formatCount(stats.recovery.loadedRows)} rows loaded, ${formatCount(stats.recovery.adoptedFiles)} files adopted\n`;
-  return [head + catalog + recovery, tiers(stats), folders(stats), traffic(stats), doors(stats), owners(stats)].filter((part) => part !== '').join('\n');
+  const recovery = stats.recovery.done
+    ? ''
+    : `recovery is under way: ${formatCount(stats.recovery.loadedRows)} rows loaded, ${formatCount(stats.recovery.adoptedFiles)} files adopted\n`;
+  return [head + catalog + recovery, tiers(stats), folders(stats), traffic(stats), doors(stats), owners(stats)]
+    .filter((part) => part !== '')
+    .join('\n');
 }

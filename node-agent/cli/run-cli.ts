@@ -12,7 +12,15 @@ import { knobArgs, splitWords } from './words.ts';
 
 /** In the order of help. */
 export const commands: readonly Command[] = [
-  serveCommand, statsCommand, lsCommand, lookupCommand, invalidateCommand, verifyCommand, doctorCommand, configCommand, versionCommand,
+  serveCommand,
+  statsCommand,
+  lsCommand,
+  lookupCommand,
+  invalidateCommand,
+  verifyCommand,
+  doctorCommand,
+  configCommand,
+  versionCommand,
 ];
 
 const description = 'Node-local tiered KV cache for LLM serving';
@@ -26,7 +34,10 @@ function cittyCommand(command: Command): CommandDef {
 }
 
 function rootCommand(version: string): CommandDef {
-  return { meta: { name: 'kvtier', version, description }, subCommands: Object.fromEntries(commands.map((command) => [command.name, cittyCommand(command)])) };
+  return {
+    meta: { name: 'kvtier', version, description },
+    subCommands: Object.fromEntries(commands.map((command) => [command.name, cittyCommand(command)])),
+  };
 }
 
 /** Colours are citty's; they are taken out where nobody looks. */
@@ -68,7 +79,13 @@ export async function runCli(argv: readonly string[], deps: CliDeps): Promise<nu
   if (first.startsWith('-')) return usageError(deps, `Flag ${first.slice(0, 200)} stands before the command: put it behind`);
   const command = commands.find((candidate) => candidate.name === first);
   if (command === undefined) {
-    return usageError(deps, `Unknown command ${JSON.stringify(first.slice(0, 200))}${suggestion(first, commands.map(({ name }) => name))}`);
+    return usageError(
+      deps,
+      `Unknown command ${JSON.stringify(first.slice(0, 200))}${suggestion(
+        first,
+        commands.map(({ name }) => name),
+      )}`,
+    );
   }
   if (asksForHelp(rest)) {
     deps.stdout.write(await usage(deps, first));

@@ -20,10 +20,15 @@ export function renderStartScreen(input: StartScreenInput): string {
   const { config } = loaded;
   const url = localUrl(doors.http);
   const rows: (readonly [string, string, string])[] = [
-    ['RAM', formatBytes(config.ram.sizeBytes), `${whence(loaded, 'ram.size')}; in ${config.ram.shmDir}, chunks up to ${formatBytes(config.ram.maxChunkBytes)}`],
+    [
+      'RAM',
+      formatBytes(config.ram.sizeBytes),
+      `${whence(loaded, 'ram.size')}; in ${config.ram.shmDir}, chunks up to ${formatBytes(config.ram.maxChunkBytes)}`,
+    ],
   ];
   if (config.ssd.folders.length === 0) rows.push(['SSD', 'off', whence(loaded, 'ssd.size')]);
-  else if (config.ssd.folders.length === 1) rows.push(['SSD', formatBytes(config.ssd.sizeBytes), `${whence(loaded, 'ssd.size')}; in ${config.ssd.folders[0]?.path ?? ''}`]);
+  else if (config.ssd.folders.length === 1)
+    rows.push(['SSD', formatBytes(config.ssd.sizeBytes), `${whence(loaded, 'ssd.size')}; in ${config.ssd.folders[0]?.path ?? ''}`]);
   else {
     rows.push(['SSD', formatBytes(config.ssd.sizeBytes), whence(loaded, 'ssd.size')]);
     for (const folder of config.ssd.folders) rows.push(['', formatBytes(folder.sizeBytes), folder.path]);
@@ -35,7 +40,15 @@ export function renderStartScreen(input: StartScreenInput): string {
   const width = Math.max(...rows.filter(([, , note]) => note !== '').map(([, value]) => value.length));
   const lines = rows.map(([name, value, note]) => `  ${name.padEnd(5)}  ${value.padEnd(width)}  ${note}`.trimEnd());
   const warnings = (input.warnings ?? []).map((warning) => `  !  ${warning}`);
-  return [`kvtier ${input.version}`, '', ...lines, ...(warnings.length === 0 ? [] : ['', ...warnings]), '', `ready in ${Math.round(input.readyMs)} ms`, ''].join('\n');
+  return [
+    `kvtier ${input.version}`,
+    '',
+    ...lines,
+    ...(warnings.length === 0 ? [] : ['', ...warnings]),
+    '',
+    `ready in ${Math.round(input.readyMs)} ms`,
+    '',
+  ].join('\n');
 }
 
 /** Where a size came from. */

@@ -122,7 +122,10 @@ export function deriveReadAhead(ramBytes: number): Derived {
 export function deriveFloor(disks: readonly DiskFacts[]): Derived {
   const candidates: Derived[] = [{ value: FLOOR_CEILING_BYTES, because: `the default of ${formatBytes(FLOOR_CEILING_BYTES)}` }];
   for (const disk of disks) {
-    candidates.push({ value: Math.floor(disk.totalBytes / 10), because: `a tenth of the disk of ${disk.path} (${formatBytes(disk.totalBytes)})` });
+    candidates.push({
+      value: Math.floor(disk.totalBytes / 10),
+      because: `a tenth of the disk of ${disk.path} (${formatBytes(disk.totalBytes)})`,
+    });
   }
   return least(candidates);
 }

@@ -146,7 +146,10 @@ export function address<const Word extends string = never>(words: readonly Word[
     if (word !== undefined) return word;
     const parsed = parseAddress(raw);
     if (parsed !== undefined) return parsed;
-    context.addIssue({ code: 'custom', message: `an address such as 127.0.0.1:7600, localhost:0 or [::1]:7600${orWords(words)} is wanted` });
+    context.addIssue({
+      code: 'custom',
+      message: `an address such as 127.0.0.1:7600, localhost:0 or [::1]:7600${orWords(words)} is wanted`,
+    });
     return z.NEVER;
   });
 }
@@ -166,7 +169,10 @@ export function folders(minBytes: number): z.ZodType<readonly SsdDir[]> {
     for (const item of items) {
       if (item.path === '') context.addIssue({ code: 'custom', message: wanted });
       else if (item.sizeBytes !== undefined && item.sizeBytes < minBytes) {
-        context.addIssue({ code: 'custom', message: `${item.path} is given ${formatBytes(item.sizeBytes)}; at least ${formatBytes(minBytes)} is allowed` });
+        context.addIssue({
+          code: 'custom',
+          message: `${item.path} is given ${formatBytes(item.sizeBytes)}; at least ${formatBytes(minBytes)} is allowed`,
+        });
       }
     }
     return items;

@@ -99,7 +99,10 @@ function readText(input: Omit<LoadInput, 'facts'>, path: string, problems: strin
   }
 }
 
-const twins: readonly (readonly [KnobKey, KnobKey])[] = [['token', 'tokenFile'], ['readToken', 'readTokenFile']];
+const twins: readonly (readonly [KnobKey, KnobKey])[] = [
+  ['token', 'tokenFile'],
+  ['readToken', 'readTokenFile'],
+];
 
 /** A token and a token file in one place contradict each other. */
 function refuseBoth(sources: readonly RawValues[], problems: string[]): void {
@@ -155,7 +158,9 @@ function readToken(input: Omit<LoadInput, 'facts'>, request: TokenRequest): stri
   if (text === undefined) return undefined;
   const line = (text.split('\n')[0] ?? '').trim();
   if (/^[\x21-\x7e]{1,1024}$/.test(line)) return line;
-  request.problems.push(`${request.given.get(request.fileKey)?.name ?? request.fileKey} ${path}: its first line must be 1 to 1024 visible ASCII characters`);
+  request.problems.push(
+    `${request.given.get(request.fileKey)?.name ?? request.fileKey} ${path}: its first line must be 1 to 1024 visible ASCII characters`,
+  );
   return undefined;
 }
 
@@ -182,13 +187,14 @@ function loaded(normalized: Normalized, given: RawValues, values: KnobValues): L
     config: normalized.config,
     origin,
     because,
-    describe: () => knobs.map((knob) => ({
-      key: knob.key,
-      value: showValue(knob.key, normalized.config, values),
-      origin: origin(knob.key),
-      source: origin(knob.key) === 'derived' ? '' : (given.get(knob.key)?.name ?? ''),
-      because: because(knob.key),
-    })),
+    describe: () =>
+      knobs.map((knob) => ({
+        key: knob.key,
+        value: showValue(knob.key, normalized.config, values),
+        origin: origin(knob.key),
+        source: origin(knob.key) === 'derived' ? '' : (given.get(knob.key)?.name ?? ''),
+        because: because(knob.key),
+      })),
   };
 }
 

@@ -58,7 +58,10 @@ export function absolute(cwd: string, path: string): string {
 function checkDoors(input: NormalizeInput, notes: Notes): void {
   const http = input.values['http.listen'];
   const resp = input.values['resp.listen'];
-  const doors: readonly (readonly [KnobKey, string, Address | 'off'])[] = [['http.listen', 'HTTP', http], ['resp.listen', 'RESP', resp]];
+  const doors: readonly (readonly [KnobKey, string, Address | 'off'])[] = [
+    ['http.listen', 'HTTP', http],
+    ['resp.listen', 'RESP', resp],
+  ];
   for (const [key, door, address] of doors) {
     if (address === 'off' || isLoopback(address.host) || input.tokens.admin !== undefined) continue;
     notes.problems.push(
@@ -66,7 +69,8 @@ function checkDoors(input: NormalizeInput, notes: Notes): void {
     );
   }
   if (resp === 'off' || resp.port === 0 || resp.port !== http.port) return;
-  const sameHost = http.host === resp.host || isWildcard(http.host) || isWildcard(resp.host) || http.host === 'localhost' || resp.host === 'localhost';
+  const sameHost =
+    http.host === resp.host || isWildcard(http.host) || isWildcard(resp.host) || http.host === 'localhost' || resp.host === 'localhost';
   if (sameHost) {
     notes.problems.push(
       `HTTP and RESP cannot both listen on port ${http.port}: ${named(input, 'http.listen', formatAddress(http))}, ${named(input, 'resp.listen', formatAddress(resp))}`,
@@ -92,7 +96,10 @@ function ramSection(input: NormalizeInput, notes: Notes): AgentConfig['ram'] {
   if (asked === 'auto') {
     sizeBytes = take(notes, 'ram.size', derive.deriveRam(facts, shmDir));
     if (sizeBytes < MIN_RAM_BYTES) {
-      const hint = facts.platform === 'linux' ? 'enlarge it (in a container: --shm-size) or name another --shm-dir' : `shared memory needs Linux, this is ${facts.platform}`;
+      const hint =
+        facts.platform === 'linux'
+          ? 'enlarge it (in a container: --shm-size) or name another --shm-dir'
+          : `shared memory needs Linux, this is ${facts.platform}`;
       notes.problems.push(
         `Cannot size the RAM tier: ${notes.reasons.get('ram.size') ?? ''} leaves ${formatBytes(sizeBytes)}, at least ${formatBytes(MIN_RAM_BYTES)} is needed; ${hint}`,
       );
@@ -125,7 +132,8 @@ function checkFolderPaths(dirs: readonly SsdDir[], notes: Notes): void {
     for (const other of dirs.slice(index + 1)) {
       const [outer, inner] = dir.path.length <= other.path.length ? [dir.path, other.path] : [other.path, dir.path];
       if (outer === inner) notes.problems.push(`SSD folder ${outer} is named twice`);
-      else if (inner.startsWith(outer === '/' ? '/' : `${outer}/`)) notes.problems.push(`SSD folder ${inner} lies inside SSD folder ${outer}`);
+      else if (inner.startsWith(outer === '/' ? '/' : `${outer}/`))
+        notes.problems.push(`SSD folder ${inner} lies inside SSD folder ${outer}`);
     }
   });
 }
@@ -163,7 +171,11 @@ function followDisks(input: NormalizeInput, notes: Notes, dirs: readonly SsdDir[
   return folders;
 }
 
-function ssdSection(input: NormalizeInput, notes: Notes, ramBytes: number): Pick<AgentConfig['ssd'], 'sizeBytes' | 'folders' | 'freeSpaceFloorBytes'> {
+function ssdSection(
+  input: NormalizeInput,
+  notes: Notes,
+  ramBytes: number,
+): Pick<AgentConfig['ssd'], 'sizeBytes' | 'folders' | 'freeSpaceFloorBytes'> {
   const { values, facts } = input;
   if (values['ssd.size'] === 'off' && values['ssd.dir'] !== undefined) {
     notes.problems.push(
@@ -180,7 +192,9 @@ function ssdSection(input: NormalizeInput, notes: Notes, ramBytes: number): Pick
   for (const folder of folders) {
     const disk = facts.disks.find((candidate) => candidate.path === folder.path);
     if (disk !== undefined && folder.sizeBytes > disk.totalBytes) {
-      notes.problems.push(`SSD folder ${folder.path} is to hold ${formatBytes(folder.sizeBytes)}, its disk holds ${formatBytes(disk.totalBytes)} in all`);
+      notes.problems.push(
+        `SSD folder ${folder.path} is to hold ${formatBytes(folder.sizeBytes)}, its disk holds ${formatBytes(disk.totalBytes)} in all`,
+      );
     }
   }
   const floor = values['ssd.freeSpaceFloor'];
@@ -193,13 +207,19 @@ function ssdSection(input: NormalizeInput, notes: Notes, ramBytes: number): Pick
   }
   const queue = values['ssd.queueBytes'];
   if (queue !== 'auto' && queue > ramBytes / 2) {
-    notes.problems.push(`${named(input, 'ssd.queueBytes', formatBytes(queue))} is more than half of the RAM tier (${formatBytes(ramBytes)}), in which the queue lives`);
+    notes.problems.push(
+      `${named(input, 'ssd.queueBytes', formatBytes(queue))} is more than half of the RAM tier (${formatBytes(ramBytes)}), in which the queue lives`,
+    );
   }
   return { sizeBytes: folders.reduce((sum, folder) => sum + folder.sizeBytes, 0), folders, freeSpaceFloorBytes };
 }
 
 /** Limits that live in the RAM tier: the write queue and read-ahead. */
-function ramShares(input: NormalizeInput, notes: Notes, ram: AgentConfig['ram']): { readonly queueBytes: number; readonly readAheadBytes: number } {
+function ramShares(
+  input: NormalizeInput,
+  notes: Notes,
+  ram: AgentConfig['ram'],
+): { readonly queueBytes: number; readonly readAheadBytes: number } {
   const queue = input.values['ssd.queueBytes'];
   const queueBytes = queue === 'auto' ? take(notes, 'ssd.queueBytes', derive.deriveQueue(ram.sizeBytes)) : queue;
   if (queue !== 'auto' && queueBytes < ram.maxChunkBytes) {
@@ -210,7 +230,9 @@ function ramShares(input: NormalizeInput, notes: Notes, ram: AgentConfig['ram'])
   const ahead = input.values['readAhead.bytes'];
   const readAheadBytes = ahead === 'auto' ? take(notes, 'readAhead.bytes', derive.deriveReadAhead(ram.sizeBytes)) : ahead;
   if (readAheadBytes > ram.sizeBytes / 2) {
-    notes.problems.push(`${named(input, 'readAhead.bytes', formatBytes(readAheadBytes))} is more than half of the RAM tier (${formatBytes(ram.sizeBytes)})`);
+    notes.problems.push(
+      `${named(input, 'readAhead.bytes', formatBytes(readAheadBytes))} is more than half of the RAM tier (${formatBytes(ram.sizeBytes)})`,
+    );
   }
   return { queueBytes, readAheadBytes };
 }

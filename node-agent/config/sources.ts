@@ -127,7 +127,14 @@ export function readVariables(env: Readonly<Record<string, string | undefined>>,
   for (const [name, value] of Object.entries(env)) {
     if (!name.startsWith(PREFIX) || value === undefined || otherVariables.includes(name) || isServiceLink(name)) continue;
     const knob = byVariable.get(name);
-    if (knob === undefined) problems.push(`Unknown variable ${name}${suggestion(name.slice(PREFIX.length), [...byVariable.keys()].map((known) => known.slice(PREFIX.length)), PREFIX)}`);
+    if (knob === undefined)
+      problems.push(
+        `Unknown variable ${name}${suggestion(
+          name.slice(PREFIX.length),
+          [...byVariable.keys()].map((known) => known.slice(PREFIX.length)),
+          PREFIX,
+        )}`,
+      );
     else if (value === '') problems.push(`${name} is set but empty: give it a value or unset it`);
     else values.set(knob.key, { value, origin: 'variable', name });
   }

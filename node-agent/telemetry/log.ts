@@ -105,9 +105,28 @@ function formatPretty(record: LogRecord, redact: Redact, color: boolean): string
   });
   const tail = shown.length === 0 ? '' : ` ${paint(90, shown.join(' '))}`;
   const head = `${paint(90, time)} ${paint(colors[level] ?? 0, level.padEnd(5))} ${printable(room)}: ${printable(message)}${tail}\n`;
-  return head + stacks.filter((stack) => stack !== '').map((stack) => `${stack.split('\n').map((line) => `    ${printable(line)}`).join('\n')}\n`).join('');
+  return (
+    head +
+    stacks
+      .filter((stack) => stack !== '')
+      .map(
+        (stack) =>
+          `${stack
+            .split('\n')
+            .map((line) => `    ${printable(line)}`)
+            .join('\n')}\n`,
+      )
+      .join('')
+  );
 }
 
 function isError(value: unknown): value is { readonly name: string; readonly message: string; readonly stack: string } {
-  return typeof value === 'object' && value !== null && 'stack' in value && 'name' in value && 'message' in value && typeof value.stack === 'string';
+  return (
+    typeof value === 'object' &&
+    value !== null &&
+    'stack' in value &&
+    'name' in value &&
+    'message' in value &&
+    typeof value.stack === 'string'
+  );
 }

@@ -31,12 +31,22 @@ export interface CliHarness {
 }
 
 const AGENT_JSON = JSON.stringify({
-  version: '0.1.0', pid: 1, startedAt: '2026-01-02T03:02:35Z', doors: { http: { host: '127.0.0.1', port: 7600 }, resp: { host: '127.0.0.1', port: 7601 } }, dataDir: '/srv/.kvtier',
+  version: '0.1.0',
+  pid: 1,
+  startedAt: '2026-01-02T03:02:35Z',
+  doors: { http: { host: '127.0.0.1', port: 7600 }, resp: { host: '127.0.0.1', port: 7601 } },
+  dataDir: '/srv/.kvtier',
 });
 
 function machine(facts: Partial<MachineFacts>, ssdDirs: readonly string[]): MachineFacts {
   return {
-    platform: 'linux', memoryBytes: 64 * GiB, cgroupMemoryBytes: undefined, cores: 8, cgroupCores: undefined, shmFreeBytes: 32 * GiB, shmTotalBytes: 32 * GiB,
+    platform: 'linux',
+    memoryBytes: 64 * GiB,
+    cgroupMemoryBytes: undefined,
+    cores: 8,
+    cgroupCores: undefined,
+    shmFreeBytes: 32 * GiB,
+    shmTotalBytes: 32 * GiB,
     disks: ssdDirs.map((path) => ({ path, fileSystem: 'one', freeBytes: 500 * GiB, totalBytes: 900 * GiB, rememberedBytes: undefined })),
     ...facts,
   };
@@ -44,16 +54,31 @@ function machine(facts: Partial<MachineFacts>, ssdDirs: readonly string[]): Mach
 
 export function createCliHarness(api: ApiHarness = createApiHarness()): CliHarness {
   const harness: CliHarness = {
-    api, files: new Map([['/srv/.kvtier/agent.json', AGENT_JSON]]), env: {}, served: [], asked: [], down: false, terminal: false, facts: {}, probes: {},
+    api,
+    files: new Map([['/srv/.kvtier/agent.json', AGENT_JSON]]),
+    env: {},
+    served: [],
+    asked: [],
+    down: false,
+    terminal: false,
+    facts: {},
+    probes: {},
     offline: { steps: [], folders: [] },
     async run(...argv) {
       const written = { out: '', err: '' };
       const probes: DoctorProbes = {
-        folder: () => ({ exists: true, writable: true, direct: true, problem: '' }), limits: () => ({ openFiles: 65_536, lockedBytes: Infinity }),
-        library: () => undefined, port: () => Promise.resolve(''), ...harness.probes,
+        folder: () => ({ exists: true, writable: true, direct: true, problem: '' }),
+        limits: () => ({ openFiles: 65_536, lockedBytes: Infinity }),
+        library: () => undefined,
+        port: () => Promise.resolve(''),
+        ...harness.probes,
       };
       const deps: CliDeps = {
-        version: '0.1.0', env: harness.env, cwd: '/srv', nowMs: () => HARNESS_NOW_MS, probes,
+        version: '0.1.0',
+        env: harness.env,
+        cwd: '/srv',
+        nowMs: () => HARNESS_NOW_MS,
+        probes,
         stdout: { write: (text) => void (written.out += text), isTerminal: harness.terminal },
         stderr: { write: (text) => void (written.err += text), isTerminal: harness.terminal },
         readFile: (path) => harness.files.get(path),

@@ -2,7 +2,7 @@ import { beforeAll, describe, expect, it } from 'vitest';
 import { diagnose } from '#cli/diagnose.ts';
 import type { Namespace } from '#protocol/rest/chunks.ts';
 import type { Stats } from '#protocol/rest/stats.ts';
-import { createApiHarness } from '../support/api-harness.ts';
+import { createApiHarness } from '#testsupport/api-harness.ts';
 
 let base: Stats;
 beforeAll(async () => {
@@ -21,8 +21,20 @@ function working(changes: Partial<Stats> = {}): Stats {
 
 function namespace(model: string, tenant: string, chunkCount = 10): Namespace {
   return {
-    label: `${model}#${tenant}`, grammar: 'object-key', tenant, model, rank: '', group: '', dtype: '', layer: '', tags: {}, keyPrefix: '', keyTail: '', epoch: 0,
-    chunkCount, bytes: { ram: 0, ssd: 0 },
+    label: `${model}#${tenant}`,
+    grammar: 'object-key',
+    tenant,
+    model,
+    rank: '',
+    group: '',
+    dtype: '',
+    layer: '',
+    tags: {},
+    keyPrefix: '',
+    keyTail: '',
+    epoch: 0,
+    chunkCount,
+    bytes: { ram: 0, ssd: 0 },
   };
 }
 
@@ -55,10 +67,22 @@ describe('diagnose', () => {
   it('names a tenant mismatch where one model is stored under several tenants and nothing is found', () => {
     const split = [namespace('llama', 'a'), namespace('llama', 'b'), namespace('qwen', 'a')];
     const [first, second] = diagnose(nothingFound(), split);
-    expect([first?.severity, first?.cause, first?.message]).toEqual(['problem', 'tenant-mismatch', expect.stringContaining('llama is stored under 2 tenants')]);
+    expect([first?.severity, first?.cause, first?.message]).toEqual([
+      'problem',
+      'tenant-mismatch',
+      expect.stringContaining('llama is stored under 2 tenants'),
+    ]);
     expect([second?.severity, second?.cause]).toEqual(['warning', 'disjoint-hashes']);
     expect(causes(working(), split)).toEqual(['ok hit-rate']);
-    expect(causes(nothingFound(), [namespace('llama', 'a'), namespace('qwen', 'b'), namespace('llama', 'c', 0), namespace('', 'd'), namespace('', 'e')])).toEqual(['problem disjoint-hashes']);
+    expect(
+      causes(nothingFound(), [
+        namespace('llama', 'a'),
+        namespace('qwen', 'b'),
+        namespace('llama', 'c', 0),
+        namespace('', 'd'),
+        namespace('', 'e'),
+      ]),
+    ).toEqual(['problem disjoint-hashes']);
   });
 
   it('names the size guard: a problem where nothing is found, a warning where it explains misses', () => {
@@ -71,7 +95,10 @@ describe('diagnose', () => {
     const none = { tooLarge: 0, shed: 0, draining: 0 };
     expect(causes(nothingFound({ rejectedPuts: { ...none, shed: 400 } }))).toContain('problem shed-writes');
     expect(causes(working({ droppedDirtyChunks: 100 }))).toEqual(['warning shed-writes', 'ok hit-rate']);
-    expect(causes(working({ storeAdmission: { ...base.storeAdmission, shedChunks: 100 } }))).toEqual(['warning shed-writes', 'ok hit-rate']);
+    expect(causes(working({ storeAdmission: { ...base.storeAdmission, shedChunks: 100 } }))).toEqual([
+      'warning shed-writes',
+      'ok hit-rate',
+    ]);
     expect(causes(working({ droppedDirtyChunks: 10 }))).toEqual(['ok hit-rate']);
   });
 
@@ -85,7 +112,11 @@ describe('diagnose', () => {
     const evictions = { hbm: 0, ram: 450, ssd: 0 };
     expect(causes(working({ evictions }))).toEqual(['ok hit-rate']);
     const ssdOff = base.tiers.map((tier) => (tier.tier === 'ssd' ? { ...tier, state: 'off' as const, capacityBytes: 0 } : tier));
-    expect(diagnose(working({ evictions, tiers: ssdOff }))[0]).toMatchObject({ severity: 'warning', cause: 'too-small', advice: expect.stringContaining('--ssd') });
+    expect(diagnose(working({ evictions, tiers: ssdOff }))[0]).toMatchObject({
+      severity: 'warning',
+      cause: 'too-small',
+      advice: expect.stringContaining('--ssd'),
+    });
     expect(causes(nothingFound({ misses: 400, evictions: { hbm: 0, ram: 450, ssd: 450 } }))).toEqual(['problem too-small']);
   });
 
@@ -98,20 +129,47 @@ describe('diagnose', () => {
 
   it('names what the agent itself knows: tiers, folders, checksums, catalog', () => {
     const [ram] = base.tiers;
-    const folder = { path: '/a', id: 'a', reason: '', capacityBytes: 1, usedBytes: 0, chunkCount: 0, readBytesPerSecond: 0, writeBytesPerSecond: 0 };
+    const folder = {
+      path: '/a',
+      id: 'a',
+      reason: '',
+      capacityBytes: 1,
+      usedBytes: 0,
+      chunkCount: 0,
+      readBytesPerSecond: 0,
+      writeBytesPerSecond: 0,
+    };
     const tiers: Stats['tiers'] = [
       { ...(ram as Stats['tiers'][number]) },
-      { ...(ram as Stats['tiers'][number]), tier: 'ssd', state: 'degraded', reasons: ['/b: EIO'], folders: [{ ...folder, state: 'ok', direct: false }, { ...folder, path: '/b', state: 'off', direct: false }] },
+      {
+        ...(ram as Stats['tiers'][number]),
+        tier: 'ssd',
+        state: 'degraded',
+        reasons: ['/b: EIO'],
+        folders: [
+          { ...folder, state: 'ok', direct: false },
+          { ...folder, path: '/b', state: 'off', direct: false },
+        ],
+      },
     ];
-    const found = diagnose(working({ tiers, io: { ...base.io, checksumMismatches: 2, quarantinedFiles: 2 }, catalog: { ...base.catalog, state: 'degraded', reason: 'locked' } }));
+    const found = diagnose(
+      working({
+        tiers,
+        io: { ...base.io, checksumMismatches: 2, quarantinedFiles: 2 },
+        catalog: { ...base.catalog, state: 'degraded', reason: 'locked' },
+      }),
+    );
     expect(found.map((finding) => finding.cause)).toEqual(['tier-degraded', 'checksum-mismatch', 'no-direct-io', 'catalog', 'hit-rate']);
     expect(found[0]?.message).toContain('/b: EIO');
   });
 
   it('gives advice with every problem and warning', () => {
     const every = [
-      ...diagnose(nothingFound(), [namespace('llama', 'a'), namespace('llama', 'b')]), ...diagnose(nothingFound({ sizeGuardMisses: 9, droppedDirtyChunks: 99 })),
-      ...diagnose({ ...base, puts: 0 }), ...diagnose({ ...base, puts: 500 }), ...diagnose(nothingFound({ puts: 0 })),
+      ...diagnose(nothingFound(), [namespace('llama', 'a'), namespace('llama', 'b')]),
+      ...diagnose(nothingFound({ sizeGuardMisses: 9, droppedDirtyChunks: 99 })),
+      ...diagnose({ ...base, puts: 0 }),
+      ...diagnose({ ...base, puts: 500 }),
+      ...diagnose(nothingFound({ puts: 0 })),
     ];
     for (const finding of every) expect(finding.advice, finding.cause).not.toBe('');
   });

@@ -4,10 +4,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { GiB, MiB } from '#core/bytes.ts';
-import { createDoctorProbes } from '#host/doctor-probes.ts';
+import { findLibrary, lookAtFolder, readLimits, tryPort } from '#host/doctor-probes.ts';
 import type { Finding } from '#cli/diagnose.ts';
-import { createApiHarness } from '../support/api-harness.ts';
-import { createCliHarness, type CliHarness } from '../support/cli-harness.ts';
+import { createApiHarness } from '#testsupport/api-harness.ts';
+import { createCliHarness, type CliHarness } from '#testsupport/cli-harness.ts';
 
 let cli: CliHarness;
 beforeEach(() => {
@@ -33,7 +33,19 @@ describe('kvtier doctor', () => {
     expect(exit).toBe(0);
     expect(findings.every((finding) => finding.severity === 'ok')).toBe(true);
     expect(findings.map((finding) => finding.cause)).toEqual([
-      'configuration', 'platform', 'memory', 'shared-memory', 'data-dir', 'ssd', 'o-direct', 'open-files', 'locked-memory', 'driver', 'port', 'port', 'agent',
+      'configuration',
+      'platform',
+      'memory',
+      'shared-memory',
+      'data-dir',
+      'ssd',
+      'o-direct',
+      'open-files',
+      'locked-memory',
+      'driver',
+      'port',
+      'port',
+      'agent',
     ]);
   });
 
@@ -41,7 +53,9 @@ describe('kvtier doctor', () => {
     cli.probes = { port: () => Promise.resolve('something listens there (EADDRINUSE)') };
     const { exit, out } = await cli.run('doctor');
     expect(exit).toBe(1);
-    expect(out).toMatch(/^PROBLEM {2}HTTP cannot listen on 127\.0\.0\.1:7600: something listens there \(EADDRINUSE\)\n {9}-> Stop what listens/m);
+    expect(out).toMatch(
+      /^PROBLEM {2}HTTP cannot listen on 127\.0\.0\.1:7600: something listens there \(EADDRINUSE\)\n {9}-> Stop what listens/m,
+    );
     expect(out).toMatch(/\n2 problems, 0 warnings\n$/);
   });
 
@@ -116,45 +130,52 @@ describe('kvtier doctor', () => {
 
   it('works where the agent is down, was named wrongly, or wants a token', async () => {
     cli.down = true;
-    expect((await doctor('--url', 'http://127.0.0.1:9')).of('agent')).toMatchObject({ severity: 'warning', message: expect.stringContaining('No agent answers') });
+    expect((await doctor('--url', 'http://127.0.0.1:9')).of('agent')).toMatchObject({
+      severity: 'warning',
+      message: expect.stringContaining('No agent answers'),
+    });
     cli = createCliHarness(createApiHarness({ tokens: { admin: 'adm' } }));
-    expect((await doctor()).findings.filter((finding) => finding.cause === 'agent')[1]).toMatchObject({ severity: 'warning', advice: expect.stringContaining('--token') });
+    expect((await doctor()).findings.filter((finding) => finding.cause === 'agent')[1]).toMatchObject({
+      severity: 'warning',
+      advice: expect.stringContaining('--token'),
+    });
   });
 });
 
-describe('createDoctorProbes', () => {
+describe('the probes of the host', () => {
   let root = '';
-  beforeEach(() => { root = mkdtempSync(join(tmpdir(), 'kvtier-doctor-')); });
+  beforeEach(() => {
+    root = mkdtempSync(join(tmpdir(), 'kvtier-doctor-'));
+  });
   afterEach(() => rmSync(root, { recursive: true, force: true }));
 
   it('tries a folder and leaves nothing in it', () => {
-    const probes = createDoctorProbes({});
-    expect(probes.folder(root)).toMatchObject({ exists: true, writable: true, problem: '' });
-    expect(probes.folder(join(root, 'a/b'))).toMatchObject({ exists: false, writable: true });
+    expect(lookAtFolder(root)).toMatchObject({ exists: true, writable: true, problem: '' });
+    expect(lookAtFolder(join(root, 'a/b'))).toMatchObject({ exists: false, writable: true });
     expect(readdirSync(root)).toEqual([]);
     writeFileSync(join(root, 'file'), '');
-    expect(probes.folder(join(root, 'file'))).toMatchObject({ writable: false, problem: expect.stringContaining('is not a folder') });
-    expect(probes.folder(join(root, 'file/below'))).toMatchObject({ writable: false });
-    expect(probes.folder('/proc')).toMatchObject({ writable: false, direct: undefined });
+    expect(lookAtFolder(join(root, 'file'))).toMatchObject({ writable: false, problem: expect.stringContaining('is not a folder') });
+    expect(lookAtFolder(join(root, 'file/below'))).toMatchObject({ writable: false });
+    expect(lookAtFolder('/proc')).toMatchObject({ writable: false, direct: undefined });
   });
 
   it('reads the limits of this process', () => {
-    expect(createDoctorProbes({}).limits().openFiles).toBeGreaterThan(0);
+    expect(readLimits().openFiles).toBeGreaterThan(0);
   });
 
   it('finds a library on LD_LIBRARY_PATH first, and none that is absent', () => {
     mkdirSync(join(root, 'lib'));
     writeFileSync(join(root, 'lib/libkvtier-test.so.1'), '');
-    expect(createDoctorProbes({ LD_LIBRARY_PATH: `:${join(root, 'lib')}` }).library('libkvtier-test.so.1')).toBe(join(root, 'lib/libkvtier-test.so.1'));
-    expect(createDoctorProbes({}).library('libkvtier-test.so.1')).toBeUndefined();
+    expect(findLibrary('libkvtier-test.so.1', { LD_LIBRARY_PATH: `:${join(root, 'lib')}` })).toBe(join(root, 'lib/libkvtier-test.so.1'));
+    expect(findLibrary('libkvtier-test.so.1', {})).toBeUndefined();
   });
 
   it('tells a free port from a taken one', async () => {
     const server = createServer();
     await new Promise<void>((resolve) => server.listen({ host: '127.0.0.1', port: 0 }, resolve));
     const { port } = server.address() as AddressInfo;
-    expect(await createDoctorProbes({}).port({ host: '127.0.0.1', port })).toContain('EADDRINUSE');
+    expect(await tryPort({ host: '127.0.0.1', port })).toContain('EADDRINUSE');
     await new Promise((resolve) => server.close(resolve));
-    expect(await createDoctorProbes({}).port({ host: '127.0.0.1', port })).toBe('');
+    expect(await tryPort({ host: '127.0.0.1', port })).toBe('');
   });
 });

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { renderStartScreen } from '#cli/start-screen.ts';
-import { createCliHarness } from '../support/cli-harness.ts';
+import { createCliHarness } from '#testsupport/cli-harness.ts';
 
 async function screen(argv: readonly string[], extra: { readonly warnings?: readonly string[] } = {}): Promise<string> {
   const cli = createCliHarness();
@@ -9,7 +9,10 @@ async function screen(argv: readonly string[], extra: { readonly warnings?: read
   if (loaded === undefined) throw new Error('serve was not called');
   const listen = loaded.config.resp.listen;
   return renderStartScreen({
-    version: '0.1.0', loaded, readyMs: 152.6, doors: { http: { ...loaded.config.http.listen, port: 7600 }, resp: listen === undefined ? undefined : { ...listen, port: 41_234 } },
+    version: '0.1.0',
+    loaded,
+    readyMs: 152.6,
+    doors: { http: { ...loaded.config.http.listen, port: 7600 }, resp: listen === undefined ? undefined : { ...listen, port: 41_234 } },
     ...(extra.warnings === undefined ? {} : { warnings: extra.warnings }),
   });
 }
@@ -30,7 +33,10 @@ ready in 153 ms
   });
 
   it('names the flag that gave a size, every folder, and what a person must see', async () => {
-    const text = await screen(['--ram', '1GiB', '--ssd-dir', '/a:1GiB', '--ssd-dir', '/b:2GiB', '--token', 'hush-hush', '--http', '0.0.0.0:0'], { warnings: ['/b refuses O_DIRECT'] });
+    const text = await screen(
+      ['--ram', '1GiB', '--ssd-dir', '/a:1GiB', '--ssd-dir', '/b:2GiB', '--token', 'hush-hush', '--http', '0.0.0.0:0'],
+      { warnings: ['/b refuses O_DIRECT'] },
+    );
     expect(text).toContain('by --ram; in /dev/shm');
     expect(text).toMatch(/SSD +3 GiB +the sum of the SSD folders\n +1 GiB +\/a\n +2 GiB +\/b\n/);
     expect(text).toContain('reachable from elsewhere, with a token');

@@ -7,9 +7,9 @@ import { formatAgentFile, localUrl, parseAgentFile } from '#cli/agent-file.ts';
 import { cliPage } from '#cli/reference-page.ts';
 import { commands } from '#cli/run-cli.ts';
 import { formatShare, renderTable } from '#cli/table.ts';
-import { createApiHarness, putSampleChunks } from '../support/api-harness.ts';
-import { createCliHarness, type CliHarness } from '../support/cli-harness.ts';
-import { simNamespace } from '../support/sim-cache-control.ts';
+import { createApiHarness, putSampleChunks } from '#testsupport/api-harness.ts';
+import { createCliHarness, type CliHarness } from '#testsupport/cli-harness.ts';
+import { simNamespace } from '#testsupport/sim-cache-control.ts';
 
 let cli: CliHarness;
 let sample: ReturnType<typeof putSampleChunks>;
@@ -30,7 +30,8 @@ describe('kvtier', () => {
       const { exit, out } = await cli.run(command.name, '--help');
       expect(exit).toBe(0);
       expect(out).toContain(`kvtier ${command.name}`);
-      for (const [flag, arg] of Object.entries(command.args)) if (arg.type !== 'positional') expect(out, command.name).toContain(`--${flag}`);
+      for (const [flag, arg] of Object.entries(command.args))
+        if (arg.type !== 'positional') expect(out, command.name).toContain(`--${flag}`);
       for (const knob of command.knobs) expect(out, command.name).toContain(`--${knob.flag}`);
       expect(out).not.toContain('\u001b');
     }
@@ -40,7 +41,11 @@ describe('kvtier', () => {
   });
 
   it('refuses unknown commands, flags before the command, and names of Object.prototype', async () => {
-    expect(await cli.run('sats')).toEqual({ exit: 64, out: '', err: 'kvtier: Unknown command "sats"; did you mean stats?\nSee kvtier --help\n' });
+    expect(await cli.run('sats')).toEqual({
+      exit: 64,
+      out: '',
+      err: 'kvtier: Unknown command "sats"; did you mean stats?\nSee kvtier --help\n',
+    });
     expect((await cli.run('--json', 'stats')).err).toContain('stands before the command');
     for (const name of ['constructor', 'toString', '__proto__', '\u001b[2J']) {
       const { exit, err } = await cli.run(name);
@@ -56,6 +61,8 @@ describe('kvtier', () => {
     }
     expect((await cli.run('invalidate', '--model', 'm', '--dry-rum')).err).toContain('did you mean --dry-run?');
     expect((await cli.run('stats', '--json', '--json')).err).toContain('given twice');
+    for (const name of ['--__proto__', '--constructor', '--toString=1', '-_', '-j'])
+      expect((await cli.run('ls', name, 'x')).err, name).toContain('Unknown flag');
     expect((await cli.run('stats', '--url')).err).toContain('--url needs a value');
     expect((await cli.run('ls', '--model', '--json')).err).toContain('--model needs a value');
     expect((await cli.run('stats', '--json=yes')).err).toContain('takes no value');
@@ -64,7 +71,11 @@ describe('kvtier', () => {
 
   it('never catches a bug', async () => {
     await expect(async () => {
-      cli.probes = { limits: () => { throw new InvariantError('broken'); } };
+      cli.probes = {
+        limits: () => {
+          throw new InvariantError('broken');
+        },
+      };
       await cli.run('doctor');
     }).rejects.toThrow(InvariantError);
   });
@@ -110,14 +121,23 @@ describe('kvtier config', () => {
 
 describe('finding the agent', () => {
   it('takes --url over KVTIER_URL over agent.json of the data folder', async () => {
-    cli.files.set('/other/agent.json', formatAgentFile({ ...parseAgentFile(cli.files.get('/srv/.kvtier/agent.json') ?? '', ''), doors: { http: { host: '::', port: 7777 } } }));
+    cli.files.set(
+      '/other/agent.json',
+      formatAgentFile({
+        ...parseAgentFile(cli.files.get('/srv/.kvtier/agent.json') ?? '', ''),
+        doors: { http: { host: '::', port: 7777 } },
+      }),
+    );
     await cli.run('stats');
     await cli.run('stats', '--data-dir', '/other');
     cli.env['KVTIER_URL'] = 'http://127.0.0.1:7800';
     await cli.run('stats');
     await cli.run('stats', '--url', 'http://127.0.0.1:7900/');
     expect(cli.asked).toEqual([
-      'http://127.0.0.1:7600/v1/stats', 'http://[::1]:7777/v1/stats', 'http://127.0.0.1:7800/v1/stats', 'http://127.0.0.1:7900/v1/stats',
+      'http://127.0.0.1:7600/v1/stats',
+      'http://[::1]:7777/v1/stats',
+      'http://127.0.0.1:7800/v1/stats',
+      'http://127.0.0.1:7900/v1/stats',
     ]);
   });
 
@@ -125,7 +145,14 @@ describe('finding the agent', () => {
     cli.down = true;
     const down = await cli.run('stats');
     expect([down.exit, down.err]).toEqual([74, expect.stringContaining('address from /srv/.kvtier/agent.json; is the agent running?')]);
-    for (const text of ['', '{', 'null', '[]', '{"doors":{}}', '{"version":"1","pid":1,"startedAt":"","dataDir":"","doors":{"http":{"host":"","port":0}}}']) {
+    for (const text of [
+      '',
+      '{',
+      'null',
+      '[]',
+      '{"doors":{}}',
+      '{"version":"1","pid":1,"startedAt":"","dataDir":"","doors":{"http":{"host":"","port":0}}}',
+    ]) {
       cli.files.set('/srv/.kvtier/agent.json', text);
       expect((await cli.run('stats')).exit, text).toBe(65);
     }
@@ -159,7 +186,9 @@ describe('finding the agent', () => {
     cli.down = true;
     const { err, out } = await cli.run('stats', '--json');
     expect(out).toBe('');
-    expect(JSON.parse(err)).toEqual({ error: { code: 'IO_FAILED', message: expect.stringContaining('Connection refused'), retryable: true } });
+    expect(JSON.parse(err)).toEqual({
+      error: { code: 'IO_FAILED', message: expect.stringContaining('Connection refused'), retryable: true },
+    });
   });
 });
 
@@ -176,7 +205,9 @@ describe('kvtier stats', () => {
   });
 
   it('names what is degraded', async () => {
-    cli.api.control.overrides = { catalog: { state: 'degraded', reason: 'locked\u001b[2J by another', queuedChanges: 0, droppedChanges: 0, walBytes: 0 } };
+    cli.api.control.overrides = {
+      catalog: { state: 'degraded', reason: 'locked\u001b[2J by another', queuedChanges: 0, droppedChanges: 0, walBytes: 0 },
+    };
     const { out } = await cli.run('stats');
     expect(out).toContain('catalog degraded: locked\\u001b[2J by another');
   });
@@ -250,7 +281,9 @@ describe('kvtier invalidate', () => {
   });
 
   it('ands its conditions, and takes keys as arguments', async () => {
-    expect((await cli.run('invalidate', '--tenant', 'default', '--tier', 'ssd', '--older-than', '1h', '--dry-run')).out).toContain('2 chunks');
+    expect((await cli.run('invalidate', '--tenant', 'default', '--tier', 'ssd', '--older-than', '1h', '--dry-run')).out).toContain(
+      '2 chunks',
+    );
     expect((await cli.run('invalidate', sample.keys[0] ?? '', sample.otherKey)).out).toContain('2 chunks');
   });
 
@@ -326,7 +359,15 @@ describe('exit codes', () => {
 
 describe('tables', () => {
   it('align columns and are empty without rows', () => {
-    expect(renderTable([{ head: 'A' }, { head: 'N', right: true }], [['x', '1'], ['long', '100']])).toBe('A       N\nx       1\nlong  100\n');
+    expect(
+      renderTable(
+        [{ head: 'A' }, { head: 'N', right: true }],
+        [
+          ['x', '1'],
+          ['long', '100'],
+        ],
+      ),
+    ).toBe('A       N\nx       1\nlong  100\n');
     expect(renderTable([{ head: 'A' }], [])).toBe('');
     expect(formatShare(1, 0)).toBe('-');
     expect(formatShare(1, 3)).toBe('33.3 %');

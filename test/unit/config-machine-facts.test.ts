@@ -7,7 +7,9 @@ import { readMachineFacts, rememberSsdBudgets, type HostView } from '#host/machi
 import type { MachineFacts } from '#config/derive.ts';
 
 let root = '';
-beforeEach(() => { root = mkdtempSync(join(tmpdir(), 'kvtier-facts-')); });
+beforeEach(() => {
+  root = mkdtempSync(join(tmpdir(), 'kvtier-facts-'));
+});
 afterEach(() => rmSync(root, { recursive: true, force: true }));
 
 function put(path: string, text: string): void {
@@ -48,7 +50,8 @@ describe('readMachineFacts', () => {
   it('falls back to the mount where the path is that of the host', () => {
     put('proc/self/cgroup', '0::/../../system.slice/docker-1.scope\n');
     put('sys/fs/cgroup/memory.max', `${2 * GiB}\n`);
-    expect(facts().cgroupMemoryBytes).toBe(2 * GiB);
+    put('sys/fs/memory.max', '4096\n');
+    expect(facts().cgroupMemoryBytes, 'nothing outside the mount is read').toBe(2 * GiB);
   });
 
   it('reads cgroup v1, whose largest number means no limit', () => {
@@ -80,7 +83,9 @@ describe('readMachineFacts', () => {
 
   it('judges a folder that does not exist by the nearest one above it', () => {
     const disk: HostView['disk'] = (path) => (path === '/mnt' ? { fileSystem: 'nvme', freeBytes: 3, totalBytes: 7 } : undefined);
-    expect(facts({ disk, ssdDirs: ['/mnt/a/b'] }).disks).toEqual([{ path: '/mnt/a/b', fileSystem: 'nvme', freeBytes: 3, totalBytes: 7, rememberedBytes: undefined }]);
+    expect(facts({ disk, ssdDirs: ['/mnt/a/b'] }).disks).toEqual([
+      { path: '/mnt/a/b', fileSystem: 'nvme', freeBytes: 3, totalBytes: 7, rememberedBytes: undefined },
+    ]);
     expect(facts({ disk, ssdDirs: ['/gone'] }).disks[0]).toMatchObject({ freeBytes: 0, totalBytes: 0 });
     expect(facts({ disk }).shmFreeBytes).toBe(0);
   });

@@ -18,16 +18,32 @@ interface Given {
 
 function machine(query: FactsQuery, given: Given): MachineFacts {
   return {
-    platform: 'linux', memoryBytes: 64 * GiB, cgroupMemoryBytes: undefined, cores: 8, cgroupCores: undefined,
-    shmFreeBytes: 32 * GiB, shmTotalBytes: 32 * GiB,
-    disks: query.ssdDirs.map((path) => ({ path, fileSystem: 'one', freeBytes: 500 * GiB, totalBytes: 900 * GiB, rememberedBytes: undefined, ...given.disk })),
+    platform: 'linux',
+    memoryBytes: 64 * GiB,
+    cgroupMemoryBytes: undefined,
+    cores: 8,
+    cgroupCores: undefined,
+    shmFreeBytes: 32 * GiB,
+    shmTotalBytes: 32 * GiB,
+    disks: query.ssdDirs.map((path) => ({
+      path,
+      fileSystem: 'one',
+      freeBytes: 500 * GiB,
+      totalBytes: 900 * GiB,
+      rememberedBytes: undefined,
+      ...given.disk,
+    })),
     ...given.facts,
   };
 }
 
 function load(given: Given = {}): LoadedConfig {
   return loadConfig({
-    argv: given.argv ?? [], env: given.env ?? {}, cwd: '/srv', readFile: (path) => given.files?.[path], facts: (query) => machine(query, given),
+    argv: given.argv ?? [],
+    env: given.env ?? {},
+    cwd: '/srv',
+    readFile: (path) => given.files?.[path],
+    facts: (query) => machine(query, given),
   });
 }
 
@@ -37,7 +53,10 @@ function problemsOf(given: Given): readonly string[] {
   } catch (error) {
     expect(error).toBeInstanceOf(KvtierError);
     expect((error as KvtierError).code).toBe('CONFIG_INVALID');
-    return (error as KvtierError).message.split('\n').slice(1).map((line) => line.replace(/^ {2}- /, ''));
+    return (error as KvtierError).message
+      .split('\n')
+      .slice(1)
+      .map((line) => line.replace(/^ {2}- /, ''));
   }
   return [];
 }
@@ -55,12 +74,23 @@ describe('defaults', () => {
     expect(config.dataDir).toBe('/srv/.kvtier');
     expect(config.http).toEqual({ listen: { host: '127.0.0.1', port: 7600 }, maxBodyBytes: MiB });
     expect(config.resp).toEqual({
-      listen: { host: '127.0.0.1', port: 7601 }, profile: 'auto', maxConnections: 1024, sizeGuard: 'auto', idleMs: undefined, stallMs: 30_000,
+      listen: { host: '127.0.0.1', port: 7601 },
+      profile: 'auto',
+      maxConnections: 1024,
+      sizeGuard: 'auto',
+      idleMs: undefined,
+      stallMs: 30_000,
     });
     expect(config.ram).toEqual({ sizeBytes: 4 * GiB, maxChunkBytes: 128 * MiB, shmDir: '/dev/shm', hugepages: false });
     expect(config.ssd).toEqual({
-      sizeBytes: 20 * GiB, folders: [{ path: '/srv/.kvtier/ssd', sizeBytes: 20 * GiB }], admission: 'idle', idleAfterMs: 2000,
-      writeBudgetBytesPerSecond: 0, freeSpaceFloorBytes: GiB, direct: 'auto', queueBytes: GiB,
+      sizeBytes: 20 * GiB,
+      folders: [{ path: '/srv/.kvtier/ssd', sizeBytes: 20 * GiB }],
+      admission: 'idle',
+      idleAfterMs: 2000,
+      writeBudgetBytesPerSecond: 0,
+      freeSpaceFloorBytes: GiB,
+      direct: 'auto',
+      queueBytes: GiB,
     });
     expect(config.lease.durationMs).toBe(30_000);
     expect(config.put.waitMs).toBe(1000);
@@ -116,7 +146,16 @@ describe('sources', () => {
 
   it('reach every knob by flag, variable and file', () => {
     const sample: Record<string, string> = {
-      size: '64MiB', rate: '5MiB', duration: '5s', count: '7', boolean: 'true', address: '127.0.0.1:9000', path: '/p', folders: '/f', secret: 's', url: 'http://h/',
+      size: '64MiB',
+      rate: '5MiB',
+      duration: '5s',
+      count: '7',
+      boolean: 'true',
+      address: '127.0.0.1:9000',
+      path: '/p',
+      folders: '/f',
+      secret: 's',
+      url: 'http://h/',
     };
     for (const knob of knobs) {
       if (knob.key === 'config') continue;
@@ -129,7 +168,10 @@ describe('sources', () => {
       const adjust = knob.key === 'ssd.queueBytes' || knob.key === 'ram.maxChunk' ? ['--ram', '256MiB', '--ram-max-chunk', '64MiB'] : [];
       const base = { ...roomy, files };
       const argv = [...also, ...adjust.filter((_, index) => knob.key !== 'ram.maxChunk' || index < 2)];
-      expect(load({ ...base, argv: [...argv, `--${knob.flag}`, ...(knob.shape === 'boolean' ? [] : [value])] }).origin(knob.key), knob.key).toBe('flag');
+      expect(
+        load({ ...base, argv: [...argv, `--${knob.flag}`, ...(knob.shape === 'boolean' ? [] : [value])] }).origin(knob.key),
+        knob.key,
+      ).toBe('flag');
       expect(load({ ...base, argv, env: { [knob.variable]: value } }).origin(knob.key), knob.key).toBe('variable');
       expect(load({ ...base, argv: [...argv, '--config', 'c.toml'] }).origin(knob.key), knob.key).toBe('file');
     }
@@ -138,11 +180,17 @@ describe('sources', () => {
   it('read typed TOML values', () => {
     const { config } = load({
       argv: ['--config', 'c.toml'],
-      files: { '/srv/c.toml': '[ram]\nsize = 1073741824\nhugepages = true\n[lease]\nduration = 5000\n[ssd]\ndir = ["/a:1GiB", "/b:2GiB"]\n[http]\nlisten = "[::1]:0"\n' },
+      files: {
+        '/srv/c.toml':
+          '[ram]\nsize = 1073741824\nhugepages = true\n[lease]\nduration = 5000\n[ssd]\ndir = ["/a:1GiB", "/b:2GiB"]\n[http]\nlisten = "[::1]:0"\n',
+      },
     });
     expect(config.ram).toMatchObject({ sizeBytes: GiB, hugepages: true });
     expect(config.lease.durationMs).toBe(5000);
-    expect(config.ssd.folders).toEqual([{ path: '/a', sizeBytes: GiB }, { path: '/b', sizeBytes: 2 * GiB }]);
+    expect(config.ssd.folders).toEqual([
+      { path: '/a', sizeBytes: GiB },
+      { path: '/b', sizeBytes: 2 * GiB },
+    ]);
     expect(config.http.listen).toEqual({ host: '::1', port: 0 });
   });
 
@@ -157,8 +205,9 @@ describe('sources', () => {
   it('refuse unknown names and suggest the near one', () => {
     expect(problemsOf({ argv: ['--ramm', '1GiB'] })).toEqual(['Unknown flag --ramm; did you mean --ram?']);
     expect(problemOf({ env: { KVTIER_RSP: 'off' } })).toBe('Unknown variable KVTIER_RSP; did you mean KVTIER_RESP?');
-    expect(problemOf({ argv: ['--config', 'c.toml'], files: { '/srv/c.toml': '[ssd]\nadmision = "idle"' } }))
-      .toBe('Unknown key ssd.admision in c.toml; did you mean ssd.admission?');
+    expect(problemOf({ argv: ['--config', 'c.toml'], files: { '/srv/c.toml': '[ssd]\nadmision = "idle"' } })).toBe(
+      'Unknown key ssd.admision in c.toml; did you mean ssd.admission?',
+    );
     expect(problemOf({ argv: ['--config', 'c.toml'], files: { '/srv/c.toml': '[gpu]\nsize = 1' } })).toContain('Unknown key gpu in c.toml');
     expect(problemOf({ argv: ['serve'] })).toContain("Unexpected argument 'serve'");
     expect(problemOf({ argv: ['-h'] })).toContain("Unexpected argument '-h'");
@@ -174,8 +223,14 @@ describe('sources', () => {
 
   it('pass over what Kubernetes sets for a Service called kvtier, and the address of the CLI', () => {
     const env = {
-      KVTIER_SERVICE_HOST: '10.0.0.1', KVTIER_SERVICE_PORT: '7600', KVTIER_SERVICE_PORT_HTTP: '7600', KVTIER_PORT: 'tcp://10.0.0.1:7600',
-      KVTIER_PORT_7600_TCP: 'tcp://10.0.0.1:7600', KVTIER_PORT_7600_TCP_ADDR: '10.0.0.1', KVTIER_AGENT_PORT_7601_TCP_PROTO: 'tcp', KVTIER_URL: 'http://h',
+      KVTIER_SERVICE_HOST: '10.0.0.1',
+      KVTIER_SERVICE_PORT: '7600',
+      KVTIER_SERVICE_PORT_HTTP: '7600',
+      KVTIER_PORT: 'tcp://10.0.0.1:7600',
+      KVTIER_PORT_7600_TCP: 'tcp://10.0.0.1:7600',
+      KVTIER_PORT_7600_TCP_ADDR: '10.0.0.1',
+      KVTIER_AGENT_PORT_7601_TCP_PROTO: 'tcp',
+      KVTIER_URL: 'http://h',
     };
     expect(problemsOf({ env })).toEqual([]);
     for (const knob of knobs) expect(isServiceLink(knob.variable), knob.variable).toBe(false);
@@ -185,11 +240,20 @@ describe('sources', () => {
   it('refuse a file that is absent, unreadable or no TOML', () => {
     expect(problemOf({ argv: ['--config', 'gone.toml'] })).toBe('Cannot read gone.toml: there is no such file');
     expect(problemOf({ argv: ['--config', 'c.toml'], files: { '/srv/c.toml': 'ram = {' } })).toContain('Cannot read c.toml as TOML');
-    expect(problemOf({ argv: ['--config', 'c.toml'], files: { '/srv/c.toml': 'config = "d.toml"' } })).toContain('cannot name another file');
-    expect(() => loadConfig({
-      argv: ['--config', 'c'], env: {}, cwd: '/srv', facts: (query) => machine(query, {}),
-      readFile: () => { throw new Error('EACCES'); },
-    })).toThrow('Cannot read c: EACCES');
+    expect(problemOf({ argv: ['--config', 'c.toml'], files: { '/srv/c.toml': 'config = "d.toml"' } })).toContain(
+      'cannot name another file',
+    );
+    expect(() =>
+      loadConfig({
+        argv: ['--config', 'c'],
+        env: {},
+        cwd: '/srv',
+        facts: (query) => machine(query, {}),
+        readFile: () => {
+          throw new Error('EACCES');
+        },
+      }),
+    ).toThrow('Cannot read c: EACCES');
   });
 
   it('never take a table for a value or a value for a table', () => {
@@ -212,24 +276,34 @@ describe('impossible combinations', () => {
     ]);
   });
 
-  it.each(['0.0.0.0:7600', '[::]:7600', '10.0.0.5:7600', 'node7:7600', '[2001:db8::1]:7600', '[::ffff:10.0.0.1]:7600'])('%s is refused for either door without a token', (address) => {
-    expect(problemOf({ argv: ['--http', address, '--resp', 'off'] })).toContain('opens HTTP beyond this machine without a token');
-    expect(problemOf({ argv: ['--resp', address, '--http', '127.0.0.1:0'] })).toContain('opens RESP beyond this machine without a token');
-    expect(problemsOf({ argv: ['--resp', address, '--http', '127.0.0.1:0', '--token', 't'] })).toEqual([]);
-  });
+  it.each(['0.0.0.0:7600', '[::]:7600', '10.0.0.5:7600', 'node7:7600', '[2001:db8::1]:7600', '[::ffff:10.0.0.1]:7600'])(
+    '%s is refused for either door without a token',
+    (address) => {
+      expect(problemOf({ argv: ['--http', address, '--resp', 'off'] })).toContain('opens HTTP beyond this machine without a token');
+      expect(problemOf({ argv: ['--resp', address, '--http', '127.0.0.1:0'] })).toContain('opens RESP beyond this machine without a token');
+      expect(problemsOf({ argv: ['--resp', address, '--http', '127.0.0.1:0', '--token', 't'] })).toEqual([]);
+    },
+  );
 
-  it.each(['127.0.0.1:7700', 'localhost:7700', '127.8.8.8:7700', '[::1]:7700', '[0:0:0:0:0:0:0:1]:7700', '[::ffff:127.0.0.1]:7700'])('%s is loopback and needs no token', (address) => {
-    expect(problemsOf({ argv: ['--http', address] })).toEqual([]);
-  });
+  it.each(['127.0.0.1:7700', 'localhost:7700', '127.8.8.8:7700', '[::1]:7700', '[0:0:0:0:0:0:0:1]:7700', '[::ffff:127.0.0.1]:7700'])(
+    '%s is loopback and needs no token',
+    (address) => {
+      expect(problemsOf({ argv: ['--http', address] })).toEqual([]);
+    },
+  );
 
   it('a read token alone, or equal to the admin token', () => {
     expect(problemOf({ argv: ['--read-token', 'r'] })).toContain('without an admin token');
-    expect(problemOf({ argv: ['--read-token', 'hush', '--token', 'hush'] })).toBe('The read token equals the admin token: give the two different values');
+    expect(problemOf({ argv: ['--read-token', 'hush', '--token', 'hush'] })).toBe(
+      'The read token equals the admin token: give the two different values',
+    );
     expect(load({ argv: ['--read-token', 'r', '--token', 't'] }).config.tokens).toEqual({ admin: 't', read: 'r' });
   });
 
   it('a token and a token file in one place', () => {
-    expect(problemOf({ argv: ['--token', 't', '--token-file', 'f'], files: { '/srv/f': 'x' } })).toBe('--token and --token-file are both given: drop one');
+    expect(problemOf({ argv: ['--token', 't', '--token-file', 'f'], files: { '/srv/f': 'x' } })).toBe(
+      '--token and --token-file are both given: drop one',
+    );
   });
 
   it('token files that are absent or hold no token', () => {
@@ -239,7 +313,9 @@ describe('impossible combinations', () => {
   });
 
   it('two doors on one address', () => {
-    expect(problemOf({ argv: ['--resp', '127.0.0.1:7600'] })).toContain('cannot both listen on port 7600: http.listen 127.0.0.1:7600, --resp 127.0.0.1:7600');
+    expect(problemOf({ argv: ['--resp', '127.0.0.1:7600'] })).toContain(
+      'cannot both listen on port 7600: http.listen 127.0.0.1:7600, --resp 127.0.0.1:7600',
+    );
     expect(problemOf({ argv: ['--resp', 'localhost:7600'] })).toContain('cannot both listen');
     expect(problemOf({ argv: ['--resp', '0.0.0.0:7600', '--token', 't'] })).toContain('cannot both listen');
     expect(problemsOf({ argv: ['--resp', '127.0.0.2:7600'] })).toEqual([]);
@@ -285,11 +361,32 @@ describe('impossible combinations', () => {
   });
 
   it.each([
-    ['--io-workers', '1'], ['--io-workers', '65'], ['--io-workers', '2.5'], ['--io-workers', '0x8'], ['--lease-duration', '0'], ['--ram', '1MiB'], ['--ram', '-1'],
-    ['--ram', '1e3'], ['--resp-max-connections', '0'], ['--http-max-body', '1GiB'], ['--ssd-admission', 'second-use'], ['--log-level', 'loud'],
-    ['--invalidate-webhook', 'ftp://h/'], ['--invalidate-webhook', 'http://'], ['--http', ':7600'], ['--http', '127.0.0.1'], ['--http', '127.0.0.1:70000'],
-    ['--http', '::1:7600'], ['--http', '[::g]:7600'], ['--http', '256.0.0.1:7600'], ['--http', '127.1:7600'], ['--http', 'off'], ['--http', 'a_b:1'],
-    ['--ram-hugepages=yes', ''], ['--token', 'two words'], ['--token', 'é'],
+    ['--io-workers', '1'],
+    ['--io-workers', '65'],
+    ['--io-workers', '2.5'],
+    ['--io-workers', '0x8'],
+    ['--lease-duration', '0'],
+    ['--ram', '1MiB'],
+    ['--ram', '-1'],
+    ['--ram', '1e3'],
+    ['--resp-max-connections', '0'],
+    ['--http-max-body', '1GiB'],
+    ['--ssd-admission', 'second-use'],
+    ['--log-level', 'loud'],
+    ['--invalidate-webhook', 'ftp://h/'],
+    ['--invalidate-webhook', 'http://'],
+    ['--http', ':7600'],
+    ['--http', '127.0.0.1'],
+    ['--http', '127.0.0.1:70000'],
+    ['--http', '::1:7600'],
+    ['--http', '[::g]:7600'],
+    ['--http', '256.0.0.1:7600'],
+    ['--http', '127.1:7600'],
+    ['--http', 'off'],
+    ['--http', 'a_b:1'],
+    ['--ram-hugepages=yes', ''],
+    ['--token', 'two words'],
+    ['--token', 'é'],
   ])('%s %s is refused', (flag, value) => {
     expect(problemsOf({ argv: value === '' ? [flag] : [flag, value] }).length).toBeGreaterThan(0);
   });
@@ -355,7 +452,13 @@ describe('config print', () => {
     });
     const rows = loaded.describe();
     expect(rows.map((row) => row.key)).toEqual(knobs.map((knob) => knob.key));
-    expect(rows.find((row) => row.key === 'ram.size')).toEqual({ key: 'ram.size', value: '1 GiB', origin: 'variable', source: 'KVTIER_RAM', because: '' });
+    expect(rows.find((row) => row.key === 'ram.size')).toEqual({
+      key: 'ram.size',
+      value: '1 GiB',
+      origin: 'variable',
+      source: 'KVTIER_RAM',
+      because: '',
+    });
     expect(rows.find((row) => row.key === 'invalidate.webhook')?.value).toBe('http://********@host:8080/clear-cache?********');
     const text = JSON.stringify(rows);
     for (const hidden of ['tok-admin-1', 'tok-read-2', 'user', 'pass', 'abc']) expect(text).not.toContain(hidden);

@@ -54,7 +54,13 @@ describe('createLog', () => {
     const json = logInto();
     json.log.room('x').error('Write failed', { error });
     expect(JSON.parse(json.lines[0] ?? '')).toMatchObject({
-      error: { name: 'KvtierError', message: 'Cannot write', code: 'NO_SPACE', context: { path: '/a', errno: 28 }, cause: { message: 'inner' } },
+      error: {
+        name: 'KvtierError',
+        message: 'Cannot write',
+        code: 'NO_SPACE',
+        context: { path: '/a', errno: 28 },
+        cause: { message: 'inner' },
+      },
     });
     const pretty = logInto({ format: 'pretty' });
     pretty.log.room('x').error('Write failed', { error });
@@ -75,7 +81,13 @@ describe('createLog', () => {
     const secrets = ['admin-token-123', 'read-token-456', 'abc'];
     for (const format of ['json', 'pretty'] as const) {
       const { lines, log } = logInto({ format, secrets });
-      log.room('x').info('Sent admin-token-123 to http://u:read-token-456@h/', { note: 'read-token-456', deep: { list: ['admin-token-123'] }, 'admin-token-123': 1 });
+      log
+        .room('x')
+        .info('Sent admin-token-123 to http://u:read-token-456@h/', {
+          note: 'read-token-456',
+          deep: { list: ['admin-token-123'] },
+          'admin-token-123': 1,
+        });
       log.room('x').error('Failed', { error: new Error('with admin-token-123'), short: 'abc', word: 'abcdef' });
       const all = lines.join('');
       expect(all).not.toContain('admin-token-123');
@@ -90,9 +102,21 @@ describe('createRedact', () => {
   const redact = createRedact();
 
   it('masks values under the names of secrets, at any depth', () => {
-    const value = { token: 'a', readToken: 'b', read_token: 'c', Authorization: 'd', password: 'e', nested: [{ apiKey: 'f', secret: { part: 'g' } }] };
+    const value = {
+      token: 'a',
+      readToken: 'b',
+      read_token: 'c',
+      Authorization: 'd',
+      password: 'e',
+      nested: [{ apiKey: 'f', secret: { part: 'g' } }],
+    };
     expect(redact(value)).toEqual({
-      token: MASK, readToken: MASK, read_token: MASK, Authorization: MASK, password: MASK, nested: [{ apiKey: MASK, secret: { part: MASK } }],
+      token: MASK,
+      readToken: MASK,
+      read_token: MASK,
+      Authorization: MASK,
+      password: MASK,
+      nested: [{ apiKey: MASK, secret: { part: MASK } }],
     });
     expect(redact({ tokens: 5, tokenCount: 256, tokensPerChunk: 256 })).toEqual({ tokens: 5, tokenCount: 256, tokensPerChunk: 256 });
   });
@@ -105,13 +129,17 @@ describe('createRedact', () => {
   it('shows tenants as the digest that metrics use, and the default tenant by name', () => {
     const key = `meta-llama/L3@0000ff01@0@${'ab'.repeat(16)}@salty-secret`;
     expect(redact({ tenant: 'salty-secret', cacheSalt: 'salty-secret', keyTail: '@salty-secret' })).toEqual({
-      tenant: tenantDigest('salty-secret'), cacheSalt: tenantDigest('salty-secret'), keyTail: tenantDigest('@salty-secret'),
+      tenant: tenantDigest('salty-secret'),
+      cacheSalt: tenantDigest('salty-secret'),
+      keyTail: tenantDigest('@salty-secret'),
     });
     expect(redact({ tenant: 'default' })).toEqual({ tenant: 'default' });
     expect(redact({ key })).toEqual({ key: key.replace('salty-secret', tenantDigest('salty-secret')) });
     expect(redact(`Dropped ${key} from ram`)).not.toContain('salty-secret');
     expect(redact({ namespace: 'L3@0000ff01@0#salty-secret' })).toEqual({ namespace: `L3@0000ff01@0#${tenantDigest('salty-secret')}` });
-    expect(JSON.stringify(redact({ descriptor: { tenant: 'salty-secret', keyPrefix: 'L3@', keyTail: '@salty-secret' } }))).not.toContain('salty');
+    expect(JSON.stringify(redact({ descriptor: { tenant: 'salty-secret', keyPrefix: 'L3@', keyTail: '@salty-secret' } }))).not.toContain(
+      'salty',
+    );
   });
 
   it('leaves a key without a salt as it is', () => {
@@ -130,7 +158,11 @@ describe('createRedact', () => {
     expect(String(redact('x'.repeat(100_000))).length).toBeLessThan(10_000);
     expect(redact(new Uint8Array(4096))).toBe('[4096 bytes]');
     expect(redact({ at: new Date(Number.NaN), f: () => 1, s: Symbol('q'), m: new Map([['token', 'a']]), inf: Infinity })).toEqual({
-      at: 'Invalid Date', f: '[function]', s: '[symbol]', m: { token: MASK }, inf: 'Infinity',
+      at: 'Invalid Date',
+      f: '[function]',
+      s: '[symbol]',
+      m: { token: MASK },
+      inf: 'Infinity',
     });
   });
 });
