@@ -9,8 +9,6 @@ import type { ChunkPage } from './chunk-page.ts';
 /** The columns of `selectSsdChunks` in its order; typed by us alone, since SQLite types values and people can edit the file. */
 type RawRow = readonly unknown[];
 
-const encoder = new TextEncoder();
-
 export class ChunkLoad {
   readonly #connection: Database.Database;
   readonly #rows: Iterator<unknown>;
@@ -64,21 +62,32 @@ export class ChunkLoad {
 
   /** False where the row is not what we would have written. */
   #add(page: ChunkPageWriter, row: RawRow): boolean {
-    const [generation, namespaceId, key, sizeBytes, checksum, createdAtMs, lastUsedAtMs, hitCount, parent, tokenCount, metadata] = row;
-    const namespace = this.#namespaces.get(namespaceId as number);
-    const keyBytes = typeof key === 'string' ? encoder.encode(key) : key;
-    if (namespace === undefined || !(keyBytes instanceof Uint8Array) || !isCount(generation) || !isCount(sizeBytes) || !isCount(hitCount)) return false;
-    if (!isTime(createdAtMs) || !isTime(lastUsedAtMs) || !isOptionalCount(parent) || !isOptionalCount(tokenCount)) return false;
-    if (typeof checksum !== 'string' || !/^[0-9a-f]{16}$/.test(checksum) || !(metadata === null || metadata instanceof Uint8Array)) return false;
-    page.add({
-      numbers: [generation, sizeBytes, createdAtMs, lastUsedAtMs, hitCount, parent ?? Number.NaN, tokenCount ?? Number.NaN],
-      checksum: BigInt(`0x${checksum}`),
-      namespace,
-      key: keyBytes,
-      redisMetadata: metadata ?? undefined,
-    });
+    const [generation, key, sizeBytes, checksum, createdAtMs] = [row[0], row[2], row[3], row[4], row[5]];
+    const [lastUsedAtMs, hitCount, parentGeneration, tokenCount, redisMetadata] = [row[6], row[7], row[8], row[9], row[10]];
+    const namespace = this.#namespaces.get(row[1] as number);
+    if (namespace === undefined || !(typeof key === 'string' || key instanceof Uint8Array)) return false;
+    if (!isCount(generation) || !isCount(sizeBytes) || !isCount(hitCount) || !isOptionalCount(parentGeneration)) return false;
+    if (!isTime(createdAtMs) || !isTime(lastUsedAtMs) || !isOptionalCount(tokenCount)) return false;
+    if (typeof checksum !== 'string' || checksum.length !== 16 || !(redisMetadata === null || redisMetadata instanceof Uint8Array)) return false;
+    const checksumHigh = hexWord(checksum, 0);
+    const checksumLow = hexWord(checksum, 8);
+    if (checksumHigh < 0 || checksumLow < 0) return false;
+    const sizes = { generation, sizeBytes, createdAtMs, lastUsedAtMs, hitCount, parentGeneration, tokenCount };
+    page.add({ ...sizes, checksumHigh, checksumLow, namespace, key, redisMetadata });
     return true;
   }
+}
+
+/** Eight lower-case hexadecimal digits from `start` as a number; -1 where one is none. */
+function hexWord(text: string, start: number): number {
+  let value = 0;
+  for (let at = start; at < start + 8; at += 1) {
+    const code = text.charCodeAt(at);
+    const digit = code >= 48 && code <= 57 ? code - 48 : code >= 97 && code <= 102 ? code - 87 : -1;
+    if (digit < 0) return -1;
+    value = value * 16 + digit;
+  }
+  return value;
 }
 
 function isCount(value: unknown): value is number {

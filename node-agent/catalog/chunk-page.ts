@@ -7,6 +7,9 @@ import type { CatalogChunk, CatalogReplica } from '#ports/catalog-store.ts';
 
 /** Numbers of a chunk: generation, size, created, last used, hits, parent, tokens. NaN where there is none. */
 const NUMBERS = 7;
+/** Which of the two words of a 64-bit number comes first on this machine. */
+const LOW_HALF = new Uint32Array(new BigUint64Array([1n]).buffer)[0] === 1 ? 0 : 1;
+const encoder = new TextEncoder();
 
 export interface ChunkPage {
   readonly count: number;
@@ -33,11 +36,19 @@ export interface ChunkPage {
 }
 
 export interface ChunkPageRow {
-  readonly numbers: readonly [number, number, number, number, number, number, number];
-  readonly checksum: bigint;
-  readonly namespace: NamespaceDescriptor;
-  readonly key: Uint8Array;
-  readonly redisMetadata: Uint8Array | undefined;
+  generation: number;
+  sizeBytes: number;
+  createdAtMs: number;
+  lastUsedAtMs: number;
+  hitCount: number;
+  parentGeneration: number | null;
+  tokenCount: number | null;
+  /** The two halves of the checksum. */
+  checksumHigh: number;
+  checksumLow: number;
+  namespace: NamespaceDescriptor;
+  key: string | Uint8Array;
+  redisMetadata: Uint8Array | null;
 }
 
 /** Collects rows; `capacity` of them at most. */
@@ -46,9 +57,13 @@ export class ChunkPageWriter {
   #skippedRows = 0;
   readonly #capacity: number;
   readonly #namespaces = new Map<NamespaceDescriptor, number>();
+  #lastNamespace: NamespaceDescriptor | undefined;
+  #lastNamespaceIndex = 0;
   readonly #folders = new Map<string, number>();
   readonly #numbers: Float64Array<ArrayBuffer>;
   readonly #checksums: BigUint64Array<ArrayBuffer>;
+  /** `#checksums` in halves, in the order of this machine: a BigInt a row would be most of the time of a load. */
+  readonly #checksumHalves: Uint32Array<ArrayBuffer>;
   readonly #namespaceOf: Uint32Array<ArrayBuffer>;
   readonly #keyEnds: Uint32Array<ArrayBuffer>;
   readonly #metadataEnds: Uint32Array<ArrayBuffer>;
@@ -62,6 +77,7 @@ export class ChunkPageWriter {
     this.#capacity = capacity;
     this.#numbers = new Float64Array(capacity * NUMBERS);
     this.#checksums = new BigUint64Array(capacity);
+    this.#checksumHalves = new Uint32Array(this.#checksums.buffer);
     this.#namespaceOf = new Uint32Array(capacity);
     this.#keyEnds = new Uint32Array(capacity);
     this.#metadataEnds = new Uint32Array(capacity);
@@ -77,15 +93,25 @@ export class ChunkPageWriter {
     return this.#count;
   }
 
+  /** Copies the row; the caller may use the object again. */
   add(row: ChunkPageRow): void {
     const at = this.#count;
     this.#count += 1;
-    this.#numbers.set(row.numbers, at * NUMBERS);
-    this.#checksums[at] = row.checksum;
-    this.#namespaceOf[at] = indexIn(this.#namespaces, row.namespace);
-    this.#keyEnds[at] = this.#keys.add(row.key);
-    this.#metadataPresent[at] = row.redisMetadata === undefined ? 0 : 1;
-    this.#metadataEnds[at] = row.redisMetadata === undefined ? this.#metadata.sizeBytes : this.#metadata.add(row.redisMetadata);
+    const numbers = this.#numbers;
+    const first = at * NUMBERS;
+    numbers[first] = row.generation;
+    numbers[first + 1] = row.sizeBytes;
+    numbers[first + 2] = row.createdAtMs;
+    numbers[first + 3] = row.lastUsedAtMs;
+    numbers[first + 4] = row.hitCount;
+    numbers[first + 5] = row.parentGeneration ?? Number.NaN;
+    numbers[first + 6] = row.tokenCount ?? Number.NaN;
+    this.#checksumHalves[at * 2 + LOW_HALF] = row.checksumLow;
+    this.#checksumHalves[at * 2 + 1 - LOW_HALF] = row.checksumHigh;
+    this.#namespaceOf[at] = this.#namespaceIndex(row.namespace);
+    this.#keyEnds[at] = typeof row.key === 'string' ? this.#keys.addText(row.key) : this.#keys.add(row.key);
+    this.#metadataPresent[at] = row.redisMetadata === null ? 0 : 1;
+    this.#metadataEnds[at] = row.redisMetadata === null ? this.#metadata.sizeBytes : this.#metadata.add(row.redisMetadata);
     this.#replicaEnds[at] = this.#replicaFolders.length;
   }
 
@@ -97,6 +123,15 @@ export class ChunkPageWriter {
 
   skip(): void {
     this.#skippedRows += 1;
+  }
+
+  /** Neighbours in time are often of one namespace. */
+  #namespaceIndex(namespace: NamespaceDescriptor): number {
+    if (namespace !== this.#lastNamespace) {
+      this.#lastNamespace = namespace;
+      this.#lastNamespaceIndex = indexIn(this.#namespaces, namespace);
+    }
+    return this.#lastNamespaceIndex;
   }
 
   finish(last: boolean): ChunkPage {
@@ -179,15 +214,26 @@ class ByteHeap {
 
   /** Returns the end. */
   add(bytes: Uint8Array): number {
-    const end = this.sizeBytes + bytes.length;
-    if (end > this.#bytes.length) {
-      const larger = new Uint8Array(Math.max(this.#bytes.length * 2, end));
-      larger.set(this.#bytes.subarray(0, this.sizeBytes));
-      this.#bytes = larger;
-    }
+    this.#reserve(bytes.length);
     this.#bytes.set(bytes, this.sizeBytes);
-    this.sizeBytes = end;
-    return end;
+    this.sizeBytes += bytes.length;
+    return this.sizeBytes;
+  }
+
+  /** As UTF-8. Returns the end. */
+  addText(text: string): number {
+    // UTF-8 has at most three bytes for each UTF-16 unit.
+    this.#reserve(text.length * 3);
+    this.sizeBytes += encoder.encodeInto(text, this.#bytes.subarray(this.sizeBytes)).written;
+    return this.sizeBytes;
+  }
+
+  #reserve(count: number): void {
+    const wanted = this.sizeBytes + count;
+    if (wanted <= this.#bytes.length) return;
+    const larger = new Uint8Array(Math.max(this.#bytes.length * 2, wanted));
+    larger.set(this.#bytes.subarray(0, this.sizeBytes));
+    this.#bytes = larger;
   }
 
   take(): Uint8Array<ArrayBuffer> {
