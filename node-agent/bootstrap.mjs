@@ -36,8 +36,10 @@ function fail(exitCode, message) {
 function requireBun() {
   const pinned = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')).packageManager.split('@')[1];
   const running = process.versions.bun;
-  if (running === undefined) fail(exitUnavailable, `Cannot run on Node ${process.versions.node}: want Bun, as in \`npx -y bun@${pinned} run agent\``);
-  if (Bun.semver.order(running, pinned) < 0) fail(exitUnavailable, `Cannot run on Bun ${running}: want ${pinned} or newer, as in \`npx -y bun@${pinned} run agent\``);
+  if (running === undefined)
+    fail(exitUnavailable, `Cannot run on Node ${process.versions.node}: want Bun, as in \`npx -y bun@${pinned} run agent\``);
+  if (Bun.semver.order(running, pinned) < 0)
+    fail(exitUnavailable, `Cannot run on Bun ${running}: want ${pinned} or newer, as in \`npx -y bun@${pinned} run agent\``);
 }
 
 /** What node_modules depends on: the manifest, the lock file and the platform whose native packages were chosen. */
@@ -55,7 +57,11 @@ function ensureInstalled() {
   const result = spawnSync(process.execPath, ['install', '--frozen-lockfile'], { cwd: root, stdio: ['ignore', 2, 2] });
   if (result.error !== undefined) fail(exitUnavailable, `Cannot start ${process.execPath} install: ${result.error.message}`);
   if (result.signal !== null) process.kill(process.pid, result.signal);
-  if (result.status !== 0) fail(exitUnavailable, `Cannot install dependencies: \`bun install --frozen-lockfile\` ended with ${result.status}; its messages are above`);
+  if (result.status !== 0)
+    fail(
+      exitUnavailable,
+      `Cannot install dependencies: \`bun install --frozen-lockfile\` ended with ${result.status}; its messages are above`,
+    );
   writeFileSync(stampPath, wanted);
   return true;
 }

@@ -39,13 +39,19 @@ const work = mkdtempSync(join(tmpdir(), 'kvtier-run-all-'));
 const script = (name: string, ...rest: readonly string[]): readonly string[] => [process.execPath, 'run', name, ...rest];
 
 function stages(): readonly Stage[] {
-  const { scripts } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as { readonly scripts: Readonly<Record<string, string>> };
+  const { scripts } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as {
+    readonly scripts: Readonly<Record<string, string>>;
+  };
   const checks = ['format', 'lint', 'types', 'types:src', 'unused'];
   const benches = Object.keys(scripts).filter((name) => name.startsWith('bench:'));
   const programs = [...new Bun.Glob('test/e2e/*/run.ts').scanSync({ cwd: root })].toSorted();
   return [
     ...checks.map((name) => stage(`check:${name}`, script('check', name), { limitMs: 5 * minute, count: () => undefined })),
-    vitestStage('test', lanes.filter((lane) => lane.fast), 15 * minute),
+    vitestStage(
+      'test',
+      lanes.filter((lane) => lane.fast),
+      15 * minute,
+    ),
     ...lanes.filter((lane) => !lane.fast).map((lane) => vitestStage(`test:${lane.name}`, [lane], 15 * minute)),
     ...benches.map((name) => {
       const reportPath = join(work, `${name.replaceAll(':', '-')}.json`);
@@ -180,7 +186,11 @@ const chosen = stages().filter((candidate) => wanted.length === 0 || wanted.some
 const lines: string[] = [];
 let [passed, failed, skipped] = [0, 0, 0];
 if (chosen.length === 0) {
-  lines.push(`Cannot run ${wanted.join(', ')}: want ${stages().map((known) => known.name).join(', ')}`);
+  lines.push(
+    `Cannot run ${wanted.join(', ')}: want ${stages()
+      .map((known) => known.name)
+      .join(', ')}`,
+  );
   failed = 1;
 }
 for (const current of chosen) {
@@ -191,7 +201,9 @@ for (const current of chosen) {
   passed += count.passed;
   failed += count.failed;
   skipped += count.skipped;
-  lines.push(`${count.failed === 0 ? 'ok  ' : 'FAIL'} ${current.name}: ${count.passed} passed, ${count.failed} failed, ${count.skipped} skipped, ${seconds} s`);
+  lines.push(
+    `${count.failed === 0 ? 'ok  ' : 'FAIL'} ${current.name}: ${count.passed} passed, ${count.failed} failed, ${count.skipped} skipped, ${seconds} s`,
+  );
   lines.push(...count.notes.map((note) => `       ${note}`));
 }
 if (wanted.length === 0) {

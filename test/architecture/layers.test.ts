@@ -30,7 +30,9 @@ describe('the table', () => {
   test('names the rooms as package.json does', () => {
     const wrong = rooms.filter((room) => {
       const [alias, ...below] = room.alias.split('/');
-      return manifest.imports[`${alias}/*`] !== `./${room.folder.slice(0, room.folder.length - below.join('/').length).replace(/\/$/, '')}/*`;
+      return (
+        manifest.imports[`${alias}/*`] !== `./${room.folder.slice(0, room.folder.length - below.join('/').length).replace(/\/$/, '')}/*`
+      );
     });
     expect(wrong.map((room) => room.folder)).toEqual([]);
   });
@@ -38,25 +40,37 @@ describe('the table', () => {
   test('allows rooms and packages that exist, and only agent packages that are no devDependencies', () => {
     const aliases = rooms.map((room) => room.alias);
     for (const room of rooms) {
-      for (const pattern of room.rooms) expect(aliases.some((alias) => pattern.startsWith(alias.split('/')[0] ?? alias)), pattern).toBe(true);
+      for (const pattern of room.rooms)
+        expect(
+          aliases.some((alias) => pattern.startsWith(alias.split('/')[0] ?? alias)),
+          pattern,
+        ).toBe(true);
       for (const pattern of room.packages) expect(Object.keys(manifest.dependencies)).toContain(pattern.replace(/\/\*\*$/, ''));
     }
   });
 
   test('points down only: no two rooms see each other', () => {
-    const sees = (from: Room, to: Room): boolean => from !== to && from.rooms.some((pattern) => pattern.startsWith(`${to.alias}/`) || pattern === `${to.alias.split('/')[0]}/**`);
-    const circles = rooms.flatMap((from) => rooms.filter((to) => sees(from, to) && sees(to, from)).map((to) => `${from.folder} <-> ${to.folder}`));
+    const sees = (from: Room, to: Room): boolean =>
+      from !== to && from.rooms.some((pattern) => pattern.startsWith(`${to.alias}/`) || pattern === `${to.alias.split('/')[0]}/**`);
+    const circles = rooms.flatMap((from) =>
+      rooms.filter((to) => sees(from, to) && sees(to, from)).map((to) => `${from.folder} <-> ${to.folder}`),
+    );
     expect(circles).toEqual([]);
   });
 
-  test('lets src see src only, and only host/ the effects of the host', () => {
+  test('lets src see src only, and only host/ and the database the effects of the host', () => {
     const portable = new Set(rooms.filter((room) => room.folder.startsWith('src/')).map((room) => `${room.alias}/**`));
     for (const room of rooms.filter((candidate) => candidate.folder.startsWith('src/'))) {
-      expect(room.rooms.filter((pattern) => !portable.has(pattern)), room.folder).toEqual([]);
+      expect(
+        room.rooms.filter((pattern) => !portable.has(pattern)),
+        room.folder,
+      ).toEqual([]);
       expect(room.builtins, room.folder).toEqual([]);
     }
-    const effects = rooms.filter((room) => room.hostGlobals || room.builtins.some((name) => name !== 'node:path' && name !== 'node:crypto'));
-    expect(effects.map((room) => room.folder)).toEqual(['node-agent/host']);
+    const effects = rooms.filter(
+      (room) => room.hostGlobals || room.builtins.some((name) => name !== 'node:path' && name !== 'node:crypto'),
+    );
+    expect(effects.map((room) => room.folder)).toEqual(['node-agent/host', 'node-agent/catalog']);
   });
 });
 

@@ -12,7 +12,7 @@ export interface Room {
   readonly rooms: readonly string[];
   /** Packages of package.json, with `/**` where their subpaths are meant too. */
   readonly packages: readonly string[];
-  /** Modules of the host. `node:path` and `node:crypto` compute and touch nothing; all others are effects and belong to host/. */
+  /** Modules of the host. `node:path` and `node:crypto` compute and touch nothing; all others are effects, host/'s and the database's. */
   readonly builtins: readonly string[];
   /** Whether the globals of the host (Bun, process, timers) may be used. Elsewhere time and effects come through ports. */
   readonly hostGlobals: boolean;
@@ -62,7 +62,8 @@ export const rooms: readonly Room[] = [
     alias: '#catalog',
     rooms: ['#core/**', '#ports/**', '#schema/**'],
     packages: ['better-sqlite3', 'drizzle-orm', 'drizzle-orm/**'],
-    builtins: ['node:path'],
+    // The database opens its files itself, so the Worker that owns it also moves them aside and reads migrations/ itself.
+    builtins: ['node:fs', 'node:path'],
   },
   { ...pure, folder: 'node-agent/servers', alias: '#servers', rooms: ['#core/**', '#ports/**', '#protocol/**', ...cacheInterface] },
   {
@@ -93,7 +94,8 @@ export const rooms: readonly Room[] = [
 
 /** Files that stand outside of the rooms and may import everything, each with its reason. Files, never folders. */
 export const outside: readonly { readonly file: string; readonly why: string }[] = [
-  { file: 'node-agent/main.ts', why: 'the composition root: the only file that may import every room' },
+  { file: 'node-agent/main.ts', why: 'the composition root: with agent.ts the only file that may import every room' },
+  { file: 'node-agent/agent.ts', why: 'the half of the composition root that builds and stops the agent' },
   { file: 'node-agent/config/write-docs.ts', why: 'a program that writes docs/configuration.md from the knobs' },
   { file: 'node-agent/cli/write-docs.ts', why: 'a program that writes docs/cli.md from the commands' },
 ];

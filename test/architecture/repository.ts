@@ -10,7 +10,9 @@ export function repositoryFiles(): readonly string[] {
   const listed = Bun.spawnSync(['git', 'ls-files', '--cached', '--others', '--exclude-standard', '-z'], { cwd: root });
   if (listed.exitCode === 0) return existing(listed.stdout.toString().split('\0').filter(Boolean)).toSorted();
   // A source archive has no git; everything in it was tracked.
-  return [...new Bun.Glob('**/*').scanSync({ cwd: root, dot: true })].filter((path) => !/^(node_modules|\.git|\.kvtier)\//.test(path)).toSorted();
+  return [...new Bun.Glob('**/*').scanSync({ cwd: root, dot: true })]
+    .filter((path) => !/^(node_modules|\.git|\.kvtier)\//.test(path))
+    .toSorted();
 }
 
 function existing(paths: readonly string[]): readonly string[] {
@@ -59,7 +61,9 @@ export class Workshop {
 
   /** Everything tsc says about src/tsconfig.json, sorted. */
   typeCheckSources(): readonly Finding[] {
-    const run = Bun.spawnSync([join(root, 'node_modules/.bin/tsc'), '--noEmit', '--pretty', 'false', '-p', 'src/tsconfig.json'], { cwd: this.folder });
+    const run = Bun.spawnSync([join(root, 'node_modules/.bin/tsc'), '--noEmit', '--pretty', 'false', '-p', 'src/tsconfig.json'], {
+      cwd: this.folder,
+    });
     const findings: Finding[] = [];
     for (const line of run.stdout.toString().split('\n')) {
       const match = /^(.+)\((\d+),\d+\): error (TS\d+):/.exec(line);

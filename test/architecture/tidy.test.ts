@@ -23,7 +23,8 @@ describe.each(tidyChecks)('$name', (check) => {
 
 test('the list of files is the repository and not a part of it', () => {
   expect(paths.length).toBeGreaterThan(100);
-  for (const path of ['package.json', 'bun.lock', 'src/core/errors.ts', 'node-agent/bootstrap.mjs', '.gitignore']) expect(paths).toContain(path);
+  for (const path of ['package.json', 'bun.lock', 'src/core/errors.ts', 'node-agent/bootstrap.mjs', '.gitignore'])
+    expect(paths).toContain(path);
 });
 
 test('files of more than 300 lines are listed', () => {

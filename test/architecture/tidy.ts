@@ -22,7 +22,8 @@ export const wantedFileLines = 300;
 const isCode = (path: string): boolean => /\.(ts|mjs)$/.test(path);
 const isText = (path: string): boolean => !/\.(png|ico|bin|sqlite|db|gz)$/.test(path) && path !== 'LICENSE';
 /** Names that people and tools give to whole documents, and folders whose names are not ours. */
-const isForeignName = (path: string): boolean => /^(docs\/|migrations\/|test\/fixtures\/|\.)|\/\.|(^|\/)[A-Z]+(\.md)?$|(^|\/)Dockerfile$/.test(path);
+const isForeignName = (path: string): boolean =>
+  /^(docs\/|migrations\/|test\/fixtures\/|\.)|\/\.|(^|\/)[A-Z]+(\.md)?$|(^|\/)Dockerfile$/.test(path);
 
 export const tidyChecks: readonly TidyCheck[] = [
   {
@@ -46,7 +47,13 @@ export const tidyChecks: readonly TidyCheck[] = [
   {
     name: 'no path of one machine and no host of a registry',
     applies: isText,
-    find: onLines(new RegExp(['/ro' + 'ot(?:/|\\b)', '/ho' + 'me/', '/wo' + 'rk/', 'registry\\.npm' + 'js', 'files\\.python' + 'hosted', 'py' + 'pi\\.org'].join('|'))),
+    find: onLines(
+      new RegExp(
+        ['/ro' + 'ot(?:/|\\b)', '/ho' + 'me/', '/wo' + 'rk/', 'registry\\.npm' + 'js', 'files\\.python' + 'hosted', 'py' + 'pi\\.org'].join(
+          '|',
+        ),
+      ),
+    ),
     bad: { path: 'bench/a.ts', text: `const folder = '${'/ro' + 'ot/kvtier'}';\n` },
   },
   {
@@ -58,7 +65,8 @@ export const tidyChecks: readonly TidyCheck[] = [
   {
     name: 'kebab-case names',
     applies: (path) => !isForeignName(path),
-    find: ({ path }) => (path.split('/').every((part) => /^[a-z0-9]+(?:[-._][a-z0-9]+)*$/.test(part)) && !/_[^/]*\.ts$/.test(path) ? [] : ['not kebab-case']),
+    find: ({ path }) =>
+      path.split('/').every((part) => /^[a-z0-9]+(?:[-._][a-z0-9]+)*$/.test(part)) && !/_[^/]*\.ts$/.test(path) ? [] : ['not kebab-case'],
     bad: { path: 'node-agent/cache/ChunkIndex.ts', text: '' },
   },
   {
@@ -89,7 +97,9 @@ export const tidyChecks: readonly TidyCheck[] = [
     name: 'exact versions',
     applies: (path) => path === 'package.json',
     find: ({ text }) => {
-      const manifest = JSON.parse(text) as Readonly<Record<'dependencies' | 'devDependencies', Readonly<Record<string, string>> | undefined>>;
+      const manifest = JSON.parse(text) as Readonly<
+        Record<'dependencies' | 'devDependencies', Readonly<Record<string, string>> | undefined>
+      >;
       const versions = Object.entries({ ...manifest.dependencies, ...manifest.devDependencies });
       return versions.filter(([, version]) => !/^\d+\.\d+\.\d+/.test(version)).map(([name, version]) => `${name} ${version}`);
     },
