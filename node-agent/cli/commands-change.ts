@@ -11,7 +11,7 @@ import { tiers } from './commands-read.ts';
 import type { CliDeps, VerifyMismatch, VerifyStep } from './deps.ts';
 import { EXIT_FOUND, EXIT_OK } from './exit-codes.ts';
 import { findAgent, withHint } from './find-agent.ts';
-import { formatCount, renderTable } from './table.ts';
+import { columns, formatCount, renderTable } from './table.ts';
 import type { Words } from './words.ts';
 
 const selectorFlags = [
@@ -44,7 +44,7 @@ function selectorOf(words: Words): WireSelector {
     return { all: true };
   }
   if (fields.length === 0) throw badRequest('invalidate needs keys, a selector flag, or --all');
-  return selector as WireSelector;
+  return selector;
 }
 
 export const invalidateCommand: Command = agentCommand({
@@ -114,7 +114,7 @@ class VerifyReport {
     else {
       this.#deps.stdout.write(
         renderTable(
-          [{ head: 'FILE' }, { head: 'PROBLEM' }, { head: 'KEY' }],
+          columns('FILE', 'PROBLEM', 'KEY'),
           mismatches.map((row) => [row.path, row.problem, row.key]),
         ),
       );

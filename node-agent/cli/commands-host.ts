@@ -10,7 +10,7 @@ import { diagnose, type Finding } from './diagnose.ts';
 import { checkMachine } from './doctor.ts';
 import { EXIT_FOUND, EXIT_OK } from './exit-codes.ts';
 import { findAgent } from './find-agent.ts';
-import { renderTable } from './table.ts';
+import { columns, renderTable } from './table.ts';
 import type { Words } from './words.ts';
 
 function load(words: Words, deps: CliDeps): LoadedConfig {
@@ -39,7 +39,7 @@ export const configCommand: Command = {
     else {
       deps.stdout.write(
         renderTable(
-          [{ head: 'SETTING' }, { head: 'VALUE' }, { head: 'FROM' }, { head: '' }],
+          columns('SETTING', 'VALUE', 'FROM', ''),
           rows.map((row) => [row.key, row.value === '' ? '-' : row.value, row.source === '' ? row.origin : row.source, row.because]),
         ),
       );

@@ -1,15 +1,13 @@
 /** Commands that only look: stats, ls, lookup. */
 import { formatBytes } from '#core/bytes.ts';
-import { formatDuration } from '#core/duration.ts';
 import { badRequest } from '#core/errors.ts';
 import { restLimits } from '#protocol/rest/limits.ts';
-import type { Chunk, ChunkQuery } from '#protocol/rest/chunks.ts';
-import type { KvtierClient } from '#client/kvtier-client.ts';
+import type { ChunkQuery } from '#protocol/rest/chunks.ts';
 import { agentArgs, agentCommand, countOf, oneOf, printJson, type Command } from './command.ts';
-import type { CliDeps } from './deps.ts';
 import { EXIT_FOUND, EXIT_OK } from './exit-codes.ts';
+import { listerOf, lsWhat } from './listers.ts';
 import { renderStats } from './render-stats.ts';
-import { formatCount, renderTable } from './table.ts';
+import { columns, renderTable } from './table.ts';
 import type { Words } from './words.ts';
 
 export const tiers = ['hbm', 'ram', 'ssd'] as const;
@@ -26,150 +24,6 @@ export const statsCommand: Command = agentCommand({
     return EXIT_OK;
   },
 });
-
-const lsWhat = ['chunks', 'namespaces', 'tenants', 'invalidations'] as const;
-
-/** A page of any list: JSON for programs, a table for people. */
-interface Listed {
-  readonly rows: readonly unknown[];
-  readonly cursor: string | null;
-}
-
-interface Lister {
-  page(client: KvtierClient, query: { readonly limit: number; readonly cursor?: string }): Promise<Listed>;
-  render(rows: readonly unknown[]): string;
-}
-
-function lister<Row>(
-  page: (
-    client: KvtierClient,
-    query: { readonly limit: number; readonly cursor?: string },
-  ) => Promise<{ readonly rows: readonly Row[]; readonly cursor: string | null }>,
-  render: (rows: readonly Row[]) => string,
-): Lister {
-  return { page, render: (rows) => render(rows as readonly Row[]) };
-}
-
-function ago(deps: CliDeps, atMs: number): string {
-  return `${formatDuration(Math.max(0, deps.nowMs() - atMs))} ago`;
-}
-
-function chunkLister(filter: ChunkQuery, deps: CliDeps): Lister {
-  return lister(
-    async (client, query) => {
-      const { chunks, cursor } = await client.chunks({ ...filter, ...query });
-      return { rows: chunks, cursor };
-    },
-    (rows: readonly Chunk[]) =>
-      renderTable(
-        [
-          { head: 'ID' },
-          { head: 'SIZE', right: true },
-          { head: 'TIERS' },
-          { head: 'HITS', right: true },
-          { head: 'LAST USE', right: true },
-          { head: 'STATE' },
-          { head: 'KEY' },
-        ],
-        rows.map((chunk) => [
-          chunk.id,
-          formatBytes(chunk.sizeBytes),
-          chunk.tiers.join('+'),
-          formatCount(chunk.hitCount),
-          ago(deps, chunk.lastUsedAtMs),
-          [chunk.dirty ? 'dirty' : '', chunk.leased ? 'leased' : ''].filter((word) => word !== '').join(','),
-          chunk.key,
-        ]),
-      ),
-  );
-}
-
-function listerOf(what: (typeof lsWhat)[number], filter: ChunkQuery, deps: CliDeps): Lister {
-  if (what === 'chunks') return chunkLister(filter, deps);
-  if (what === 'namespaces') {
-    return lister(
-      async (client, query) => {
-        const { namespaces, cursor } = await client.namespaces(query);
-        return { rows: namespaces, cursor };
-      },
-      (rows) =>
-        renderTable(
-          [
-            { head: 'NAMESPACE' },
-            { head: 'MODEL' },
-            { head: 'TENANT' },
-            { head: 'EPOCH', right: true },
-            { head: 'CHUNKS', right: true },
-            { head: 'RAM', right: true },
-            { head: 'SSD', right: true },
-          ],
-          rows.map((row) => [
-            row.label,
-            row.model,
-            row.tenant,
-            String(row.epoch),
-            formatCount(row.chunkCount),
-            formatBytes(row.bytes.ram),
-            formatBytes(row.bytes.ssd),
-          ]),
-        ),
-    );
-  }
-  if (what === 'tenants') {
-    return lister(
-      async (client, query) => {
-        const { tenants, cursor } = await client.tenants(query);
-        return { rows: tenants, cursor };
-      },
-      (rows) =>
-        renderTable(
-          [
-            { head: 'TENANT' },
-            { head: 'DIGEST' },
-            { head: 'NAMESPACES', right: true },
-            { head: 'CHUNKS', right: true },
-            { head: 'RAM', right: true },
-            { head: 'SSD', right: true },
-          ],
-          rows.map((row) => [
-            row.tenant,
-            row.digest,
-            formatCount(row.namespaceCount),
-            formatCount(row.chunkCount),
-            formatBytes(row.bytes.ram),
-            formatBytes(row.bytes.ssd),
-          ]),
-        ),
-    );
-  }
-  return lister(
-    async (client, query) => {
-      const { invalidations, cursor } = await client.invalidations(query);
-      return { rows: invalidations, cursor };
-    },
-    (rows) =>
-      renderTable(
-        [
-          { head: 'ID' },
-          { head: 'WHEN', right: true },
-          { head: 'BY' },
-          { head: 'CHUNKS', right: true },
-          { head: 'BYTES', right: true },
-          { head: 'SELECTOR' },
-          { head: 'REASON' },
-        ],
-        rows.map((row) => [
-          row.id,
-          ago(deps, row.atMs),
-          row.actor,
-          formatCount(row.matchedChunks),
-          formatBytes(row.removedBytes),
-          JSON.stringify(row.selector),
-          row.reason,
-        ]),
-      ),
-  );
-}
 
 const filterArgs = {
   model: { type: 'string', description: 'Chunks of this model.' },
@@ -221,14 +75,14 @@ export const lsCommand: Command = agentCommand({
     const filter = chunkFilter(words);
     if (what !== 'chunks' && Object.keys(filter).length > 0)
       throw badRequest(`ls ${what} takes no filter: ${Object.keys(filter).join(', ')} is for chunks`);
-    const list = listerOf(what, filter, deps);
+    const list = listerOf(what, filter, deps.nowMs());
     const limit = countOf(words, 'limit', { fallback: restLimits.defaultPageSize, min: 1, max: restLimits.pageSize });
     const json: unknown[] = [];
     let cursor: string | null = words.text.get('cursor') ?? null;
     do {
-      const page = await list.page(client, cursor === null ? { limit } : { limit, cursor });
+      const page = await list(client, cursor === null ? { limit } : { limit, cursor });
       if (words.on.has('json')) json.push(...page.rows);
-      else deps.stdout.write(list.render(page.rows));
+      else deps.stdout.write(page.table);
       cursor = page.cursor;
     } while (words.on.has('all') && cursor !== null);
     if (words.on.has('json')) printJson(deps, { [what]: json, cursor });
@@ -253,7 +107,7 @@ export const lookupCommand: Command = agentCommand({
         answer.reason,
         answer.key,
       ]);
-      deps.stdout.write(renderTable([{ head: 'TIER' }, { head: 'SIZE', right: true }, { head: 'REASON' }, { head: 'KEY' }], rows));
+      deps.stdout.write(renderTable(columns('TIER', '>SIZE', 'REASON', 'KEY'), rows));
     }
     return response.answers.every((answer) => answer.tier !== null) ? EXIT_OK : EXIT_FOUND;
   },

@@ -3,7 +3,7 @@ import { formatBytes } from '#core/bytes.ts';
 import { formatDuration } from '#core/duration.ts';
 import { printable } from '#core/printable.ts';
 import type { Stats } from '#protocol/rest/stats.ts';
-import { formatCount, formatShare, renderTable } from './table.ts';
+import { columns, formatCount, formatShare, renderTable } from './table.ts';
 
 function tiers(stats: Stats): string {
   const rows = stats.tiers.map((tier) => [
@@ -16,19 +16,7 @@ function tiers(stats: Stats): string {
     formatBytes(tier.dirtyBytes),
     formatBytes(tier.leasedBytes),
   ]);
-  const table = renderTable(
-    [
-      { head: 'TIER' },
-      { head: 'STATE' },
-      { head: 'USED', right: true },
-      { head: 'CAPACITY', right: true },
-      { head: 'FULL', right: true },
-      { head: 'CHUNKS', right: true },
-      { head: 'ONLY HERE', right: true },
-      { head: 'LEASED', right: true },
-    ],
-    rows,
-  );
+  const table = renderTable(columns('TIER', 'STATE', '>USED', '>CAPACITY', '>FULL', '>CHUNKS', '>ONLY HERE', '>LEASED'), rows);
   const reasons = stats.tiers.flatMap((tier) => tier.reasons.map((reason) => `  ${tier.tier}: ${printable(reason)}\n`));
   return table + reasons.join('');
 }
@@ -47,88 +35,59 @@ function folders(stats: Stats): string {
       `${formatBytes(folder.writeBytesPerSecond)}/s`,
       folder.reason,
     ]);
-  return renderTable(
-    [
-      { head: 'FOLDER' },
-      { head: 'STATE' },
-      { head: 'USED', right: true },
-      { head: 'CAPACITY', right: true },
-      { head: 'CHUNKS', right: true },
-      { head: 'DIRECT' },
-      { head: 'READ', right: true },
-      { head: 'WRITE', right: true },
-      { head: 'REASON' },
-    ],
-    rows,
-  );
+  return renderTable(columns('FOLDER', 'STATE', '>USED', '>CAPACITY', '>CHUNKS', 'DIRECT', '>READ', '>WRITE', 'REASON'), rows);
 }
 
 function traffic(stats: Stats): string {
   const { hits, rejectedPuts: rejected, storeAdmission: admission, io } = stats;
   const found = hits.hbm + hits.ram + hits.ssd;
   const hbm = hits.hbm === 0 ? '' : `, hbm ${formatCount(hits.hbm)}`;
-  return renderTable(
-    [{ head: 'COUNT' }, { head: 'SINCE START', right: true }, { head: 'OF IT' }],
+  return renderTable(columns('COUNT', '>SINCE START', 'OF IT'), [
     [
-      [
-        'probes',
-        formatCount(stats.probes),
-        `${formatCount(stats.probeHits)} yes (${formatShare(stats.probeHits, stats.probes)}), ${formatCount(stats.leases)} leases alive`,
-      ],
-      [
-        'lookups',
-        formatCount(stats.lookups),
-        `${formatCount(found)} hits (${formatShare(found, stats.lookups)}): ram ${formatCount(hits.ram)}, ssd ${formatCount(hits.ssd)}${hbm}`,
-      ],
-      ['misses', formatCount(stats.misses), `${formatCount(stats.sizeGuardMisses)} by the size guard`],
-      ['puts', formatCount(stats.puts), `${formatBytes(stats.putBytes)}, ${formatCount(stats.duplicatePuts)} already there`],
-      [
-        'rejected puts',
-        formatCount(rejected.shed + rejected.tooLarge + rejected.draining),
-        `too large ${formatCount(rejected.tooLarge)}, shed ${formatCount(rejected.shed)}, draining ${formatCount(rejected.draining)}`,
-      ],
-      [
-        'evictions',
-        formatCount(stats.evictions.ram + stats.evictions.ssd + stats.evictions.hbm),
-        `ram ${formatCount(stats.evictions.ram)}, ssd ${formatCount(stats.evictions.ssd)}; dropped unwritten ${formatCount(stats.droppedDirtyChunks)}`,
-      ],
-      [
-        'moves',
-        formatCount(stats.demotions + stats.promotions),
-        `down ${formatCount(stats.demotions)}, up ${formatCount(stats.promotions)}`,
-      ],
-      [
-        'ssd admission',
-        formatCount(admission.admittedChunks),
-        `${printable(admission.mode)}; skipped ${formatCount(admission.skippedChunks)}, shed ${formatCount(admission.shedChunks)}`,
-      ],
-      ['invalidated', formatCount(stats.invalidatedChunks), `deleted ${formatCount(stats.deletes)}`],
-      [
-        'ssd reads',
-        formatBytes(io.readBytes),
-        `p50 ${io.readLatencyMs.p50.toFixed(1)} ms, p99 ${io.readLatencyMs.p99.toFixed(1)} ms, errors ${formatCount(io.readErrors)}, mismatches ${formatCount(io.checksumMismatches)}`,
-      ],
-      [
-        'ssd writes',
-        formatBytes(io.writtenBytes),
-        `p50 ${io.writeLatencyMs.p50.toFixed(1)} ms, p99 ${io.writeLatencyMs.p99.toFixed(1)} ms, errors ${formatCount(io.writeErrors)}, queued ${formatCount(io.queueDepth)}`,
-      ],
+      'probes',
+      formatCount(stats.probes),
+      `${formatCount(stats.probeHits)} yes (${formatShare(stats.probeHits, stats.probes)}), ${formatCount(stats.leases)} leases alive`,
     ],
-  );
+    [
+      'lookups',
+      formatCount(stats.lookups),
+      `${formatCount(found)} hits (${formatShare(found, stats.lookups)}): ram ${formatCount(hits.ram)}, ssd ${formatCount(hits.ssd)}${hbm}`,
+    ],
+    ['misses', formatCount(stats.misses), `${formatCount(stats.sizeGuardMisses)} by the size guard`],
+    ['puts', formatCount(stats.puts), `${formatBytes(stats.putBytes)}, ${formatCount(stats.duplicatePuts)} already there`],
+    [
+      'rejected puts',
+      formatCount(rejected.shed + rejected.tooLarge + rejected.draining),
+      `too large ${formatCount(rejected.tooLarge)}, shed ${formatCount(rejected.shed)}, draining ${formatCount(rejected.draining)}`,
+    ],
+    [
+      'evictions',
+      formatCount(stats.evictions.ram + stats.evictions.ssd + stats.evictions.hbm),
+      `ram ${formatCount(stats.evictions.ram)}, ssd ${formatCount(stats.evictions.ssd)}; dropped unwritten ${formatCount(stats.droppedDirtyChunks)}`,
+    ],
+    ['moves', formatCount(stats.demotions + stats.promotions), `down ${formatCount(stats.demotions)}, up ${formatCount(stats.promotions)}`],
+    [
+      'ssd admission',
+      formatCount(admission.admittedChunks),
+      `${printable(admission.mode)}; skipped ${formatCount(admission.skippedChunks)}, shed ${formatCount(admission.shedChunks)}`,
+    ],
+    ['invalidated', formatCount(stats.invalidatedChunks), `deleted ${formatCount(stats.deletes)}`],
+    [
+      'ssd reads',
+      formatBytes(io.readBytes),
+      `p50 ${io.readLatencyMs.p50.toFixed(1)} ms, p99 ${io.readLatencyMs.p99.toFixed(1)} ms, errors ${formatCount(io.readErrors)}, mismatches ${formatCount(io.checksumMismatches)}`,
+    ],
+    [
+      'ssd writes',
+      formatBytes(io.writtenBytes),
+      `p50 ${io.writeLatencyMs.p50.toFixed(1)} ms, p99 ${io.writeLatencyMs.p99.toFixed(1)} ms, errors ${formatCount(io.writeErrors)}, queued ${formatCount(io.queueDepth)}`,
+    ],
+  ]);
 }
 
 function doors(stats: Stats): string {
   return renderTable(
-    [
-      { head: 'DOOR' },
-      { head: 'ADDRESS' },
-      { head: 'OPEN', right: true },
-      { head: 'ACCEPTED', right: true },
-      { head: 'REQUESTS', right: true },
-      { head: 'ERRORS', right: true },
-      { head: 'IN', right: true },
-      { head: 'OUT', right: true },
-    ],
+    columns('DOOR', 'ADDRESS', '>OPEN', '>ACCEPTED', '>REQUESTS', '>ERRORS', '>IN', '>OUT'),
     stats.doors.map((door) => [
       door.door,
       door.address,
@@ -144,13 +103,7 @@ function doors(stats: Stats): string {
 
 function owners(stats: Stats): string {
   const models = renderTable(
-    [
-      { head: 'MODEL' },
-      { head: 'EPOCH', right: true },
-      { head: 'CHUNKS', right: true },
-      { head: 'RAM', right: true },
-      { head: 'SSD', right: true },
-    ],
+    columns('MODEL', '>EPOCH', '>CHUNKS', '>RAM', '>SSD'),
     stats.models.map((row) => [
       row.model === '' ? '(opaque keys)' : row.model,
       String(row.epoch),
@@ -160,7 +113,7 @@ function owners(stats: Stats): string {
     ]),
   );
   const tenants = renderTable(
-    [{ head: 'TENANT' }, { head: 'CHUNKS', right: true }, { head: 'RAM', right: true }, { head: 'SSD', right: true }],
+    columns('TENANT', '>CHUNKS', '>RAM', '>SSD'),
     stats.tenants.map((row) => [row.tenant, formatCount(row.chunkCount), formatBytes(row.bytes.ram), formatBytes(row.bytes.ssd)]),
   );
   return [

@@ -6,14 +6,19 @@ export interface Column {
   readonly right?: true;
 }
 
+/** Heads of columns; one that starts with `>` stands right. */
+export function columns(...heads: readonly string[]): readonly Column[] {
+  return heads.map((head) => (head.startsWith('>') ? { head: head.slice(1), right: true } : { head }));
+}
+
 /** A table for people: two spaces between columns, no lines, text of others made printable. '' where there are no rows. */
-export function renderTable(columns: readonly Column[], rows: readonly (readonly string[])[]): string {
+export function renderTable(heads: readonly Column[], rows: readonly (readonly string[])[]): string {
   if (rows.length === 0) return '';
-  const cells = [columns.map((column) => column.head), ...rows.map((row) => columns.map((_, index) => printable(row[index] ?? '')))];
-  const widths = columns.map((_, index) => Math.max(...cells.map((row) => row[index]?.length ?? 0)));
+  const cells = [heads.map((column) => column.head), ...rows.map((row) => heads.map((_, index) => printable(row[index] ?? '')))];
+  const widths = heads.map((_, index) => Math.max(...cells.map((row) => row[index]?.length ?? 0)));
   const line = (row: readonly string[]): string =>
     row
-      .map((cell, index) => (columns[index]?.right === true ? cell.padStart(widths[index] ?? 0) : cell.padEnd(widths[index] ?? 0)))
+      .map((cell, index) => (heads[index]?.right === true ? cell.padStart(widths[index] ?? 0) : cell.padEnd(widths[index] ?? 0)))
       .join('  ')
       .trimEnd();
   return `${cells.map(line).join('\n')}\n`;

@@ -88,7 +88,7 @@ export function toggle(): z.ZodType<boolean> {
 }
 
 export function choice<const Options extends readonly [string, ...string[]]>(options: Options): z.ZodType<Options[number]> {
-  return z.enum(options, { error: `one of ${options.join(', ')} is wanted` }) as unknown as z.ZodType<Options[number]>;
+  return z.enum(options, { error: `one of ${options.join(', ')} is wanted` });
 }
 
 export function text(wanted: string): z.ZodType<string> {

@@ -23,7 +23,7 @@ const metas = z.registry<KnobMeta>();
 
 /** A knob with a fixed default. */
 function knob<Value>(type: z.ZodType<Value>, fallback: NoInfer<Value>, meta: KnobMeta): z.ZodDefault<z.ZodType<Value>> {
-  const schema = z._default(type, fallback as never) as unknown as z.ZodDefault<z.ZodType<Value>>;
+  const schema = z._default(type, fallback as never);
   metas.add(schema, meta);
   return schema;
 }

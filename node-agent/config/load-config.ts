@@ -231,7 +231,7 @@ function showValue(key: KnobKey, config: AgentConfig, values: KnobValues): strin
   if (shown !== undefined) return shown;
   const value = values[key];
   if (value === undefined) return '';
-  if (typeof value === 'object' && 'host' in value) return formatAddress(value);
+  if (typeof value === 'object') return 'host' in value ? formatAddress(value) : value.map((dir) => dir.path).join(', ');
   if (typeof value !== 'number') return String(value);
   const { shape } = knobOf(key);
   return shape === 'size' ? formatBytes(value) : shape === 'duration' ? formatDuration(value) : String(value);

@@ -3,6 +3,7 @@ import { diagnose } from '#cli/diagnose.ts';
 import type { Namespace } from '#protocol/rest/chunks.ts';
 import type { Stats } from '#protocol/rest/stats.ts';
 import { createApiHarness } from '#testsupport/api-harness.ts';
+import { stringContaining } from '#testsupport/matchers.ts';
 
 let base: Stats;
 beforeAll(async () => {
@@ -70,7 +71,7 @@ describe('diagnose', () => {
     expect([first?.severity, first?.cause, first?.message]).toEqual([
       'problem',
       'tenant-mismatch',
-      expect.stringContaining('llama is stored under 2 tenants'),
+      stringContaining('llama is stored under 2 tenants'),
     ]);
     expect([second?.severity, second?.cause]).toEqual(['warning', 'disjoint-hashes']);
     expect(causes(working(), split)).toEqual(['ok hit-rate']);
@@ -115,7 +116,7 @@ describe('diagnose', () => {
     expect(diagnose(working({ evictions, tiers: ssdOff }))[0]).toMatchObject({
       severity: 'warning',
       cause: 'too-small',
-      advice: expect.stringContaining('--ssd'),
+      advice: stringContaining('--ssd'),
     });
     expect(causes(nothingFound({ misses: 400, evictions: { hbm: 0, ram: 450, ssd: 450 } }))).toEqual(['problem too-small']);
   });

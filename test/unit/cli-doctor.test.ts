@@ -7,6 +7,7 @@ import { GiB, MiB } from '#core/bytes.ts';
 import { findLibrary, lookAtFolder, readLimits, tryPort } from '#host/doctor-probes.ts';
 import type { Finding } from '#cli/diagnose.ts';
 import { createApiHarness } from '#testsupport/api-harness.ts';
+import { stringContaining } from '#testsupport/matchers.ts';
 import { createCliHarness, type CliHarness } from '#testsupport/cli-harness.ts';
 
 let cli: CliHarness;
@@ -105,7 +106,7 @@ describe('kvtier doctor', () => {
   });
 
   it('names the driver where there is one, and is content without', async () => {
-    expect((await doctor()).of('driver')).toMatchObject({ severity: 'ok', message: expect.stringContaining('not installed') });
+    expect((await doctor()).of('driver')).toMatchObject({ severity: 'ok', message: stringContaining('not installed') });
     cli.probes = { library: (name) => `/usr/lib/${name}` };
     expect((await doctor()).of('driver')?.message).toBe('libcuda.so.1 is at /usr/lib/libcuda.so.1');
   });
@@ -132,12 +133,12 @@ describe('kvtier doctor', () => {
     cli.down = true;
     expect((await doctor('--url', 'http://127.0.0.1:9')).of('agent')).toMatchObject({
       severity: 'warning',
-      message: expect.stringContaining('No agent answers'),
+      message: stringContaining('No agent answers'),
     });
     cli = createCliHarness(createApiHarness({ tokens: { admin: 'adm' } }));
     expect((await doctor()).findings.filter((finding) => finding.cause === 'agent')[1]).toMatchObject({
       severity: 'warning',
-      advice: expect.stringContaining('--token'),
+      advice: stringContaining('--token'),
     });
   });
 });
@@ -154,7 +155,7 @@ describe('the probes of the host', () => {
     expect(lookAtFolder(join(root, 'a/b'))).toMatchObject({ exists: false, writable: true });
     expect(readdirSync(root)).toEqual([]);
     writeFileSync(join(root, 'file'), '');
-    expect(lookAtFolder(join(root, 'file'))).toMatchObject({ writable: false, problem: expect.stringContaining('is not a folder') });
+    expect(lookAtFolder(join(root, 'file'))).toMatchObject({ writable: false, problem: stringContaining('is not a folder') });
     expect(lookAtFolder(join(root, 'file/below'))).toMatchObject({ writable: false });
     expect(lookAtFolder('/proc')).toMatchObject({ writable: false, direct: undefined });
   });

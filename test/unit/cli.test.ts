@@ -6,8 +6,9 @@ import { exitCodeOf, exitTable } from '#cli/exit-codes.ts';
 import { formatAgentFile, localUrl, parseAgentFile } from '#cli/agent-file.ts';
 import { cliPage } from '#cli/reference-page.ts';
 import { commands } from '#cli/run-cli.ts';
-import { formatShare, renderTable } from '#cli/table.ts';
+import { columns, formatShare, renderTable } from '#cli/table.ts';
 import { createApiHarness, putSampleChunks } from '#testsupport/api-harness.ts';
+import { stringContaining, stringMatching } from '#testsupport/matchers.ts';
 import { createCliHarness, type CliHarness } from '#testsupport/cli-harness.ts';
 import { simNamespace } from '#testsupport/sim-cache-control.ts';
 
@@ -144,7 +145,7 @@ describe('finding the agent', () => {
   it('exits 66 where none is known, 74 where it does not answer, 65 where agent.json is damaged, 64 for no URL', async () => {
     cli.down = true;
     const down = await cli.run('stats');
-    expect([down.exit, down.err]).toEqual([74, expect.stringContaining('address from /srv/.kvtier/agent.json; is the agent running?')]);
+    expect([down.exit, down.err]).toEqual([74, stringContaining('address from /srv/.kvtier/agent.json; is the agent running?')]);
     for (const text of [
       '',
       '{',
@@ -157,7 +158,7 @@ describe('finding the agent', () => {
       expect((await cli.run('stats')).exit, text).toBe(65);
     }
     cli.files.delete('/srv/.kvtier/agent.json');
-    expect(await cli.run('stats')).toMatchObject({ exit: 66, err: expect.stringContaining('Start one with `kvtier serve`') });
+    expect(await cli.run('stats')).toMatchObject({ exit: 66, err: stringContaining('Start one with `kvtier serve`') });
     expect((await cli.run('stats', '--url', 'ftp://x')).exit).toBe(64);
   });
 
@@ -187,7 +188,7 @@ describe('finding the agent', () => {
     const { err, out } = await cli.run('stats', '--json');
     expect(out).toBe('');
     expect(JSON.parse(err)).toEqual({
-      error: { code: 'IO_FAILED', message: expect.stringContaining('Connection refused'), retryable: true },
+      error: { code: 'IO_FAILED', message: stringContaining('Connection refused'), retryable: true },
     });
   });
 });
@@ -266,14 +267,14 @@ describe('kvtier lookup', () => {
   });
 
   it('takes keys that start with a dash behind --', async () => {
-    expect(await cli.run('lookup', '--', '--json')).toMatchObject({ exit: 1, out: expect.stringMatching(/^miss .*--json$/m) });
+    expect(await cli.run('lookup', '--', '--json')).toMatchObject({ exit: 1, out: stringMatching(/^miss .*--json$/m) });
   });
 });
 
 describe('kvtier invalidate', () => {
   it('counts on a dry run and changes nothing, then takes away', async () => {
     const dry = await cli.run('invalidate', '--model', 'meta/llama-3', '--dry-run');
-    expect(dry).toMatchObject({ exit: 0, out: expect.stringContaining('Would take away 3 chunks') });
+    expect(dry).toMatchObject({ exit: 0, out: stringContaining('Would take away 3 chunks') });
     expect((await cli.run('lookup', ...sample.keys)).exit).toBe(0);
     expect((await cli.run('invalidate', '--model', 'meta/llama-3')).out).toContain('Took away 3 chunks');
     expect((await cli.run('lookup', ...sample.keys)).exit).toBe(1);
@@ -300,7 +301,7 @@ describe('kvtier invalidate', () => {
 
 describe('kvtier verify', () => {
   it('exits 0 where all files match and 1 where one does not, and names it', async () => {
-    expect(await cli.run('verify')).toMatchObject({ exit: 0, out: expect.stringContaining('all as they were written') });
+    expect(await cli.run('verify')).toMatchObject({ exit: 0, out: stringContaining('all as they were written') });
     cli.api.control.corruptKeys.add(sample.keys[1] ?? '');
     const { exit, out } = await cli.run('verify');
     expect(exit).toBe(1);
@@ -318,7 +319,7 @@ describe('kvtier verify', () => {
   });
 
   it('reads the configured folders offline, and refuses while an agent answers', async () => {
-    expect(await cli.run('verify', '--offline')).toMatchObject({ exit: 73, err: expect.stringContaining('running agent') });
+    expect(await cli.run('verify', '--offline')).toMatchObject({ exit: 73, err: stringContaining('running agent') });
     cli.down = true;
     cli.offline.steps = [
       { checkedFiles: 1, totalFiles: 2, checkedBytes: 10, mismatches: [{ path: '/a/x', key: 'k', problem: 'checksum' }], done: false },
@@ -336,7 +337,7 @@ describe('kvtier verify', () => {
   it('never calls a reading that broke off a success', async () => {
     cli.down = true;
     cli.offline.steps = [{ checkedFiles: 1, totalFiles: 2, checkedBytes: 10, mismatches: [], done: false }];
-    expect(await cli.run('verify', '--offline')).toMatchObject({ exit: 74, err: expect.stringContaining('before the last file') });
+    expect(await cli.run('verify', '--offline')).toMatchObject({ exit: 74, err: stringContaining('before the last file') });
   });
 });
 
@@ -360,15 +361,12 @@ describe('exit codes', () => {
 describe('tables', () => {
   it('align columns and are empty without rows', () => {
     expect(
-      renderTable(
-        [{ head: 'A' }, { head: 'N', right: true }],
-        [
-          ['x', '1'],
-          ['long', '100'],
-        ],
-      ),
+      renderTable(columns('A', '>N'), [
+        ['x', '1'],
+        ['long', '100'],
+      ]),
     ).toBe('A       N\nx       1\nlong  100\n');
-    expect(renderTable([{ head: 'A' }], [])).toBe('');
+    expect(renderTable(columns('A'), [])).toBe('');
     expect(formatShare(1, 0)).toBe('-');
     expect(formatShare(1, 3)).toBe('33.3 %');
   });

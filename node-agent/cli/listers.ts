@@ -1,0 +1,136 @@
+/** Lists of `kvtier ls`: how a page is fetched and how it is printed. */
+import { formatBytes } from '#core/bytes.ts';
+import { formatDuration } from '#core/duration.ts';
+import type { Chunk, ChunkQuery } from '#protocol/rest/chunks.ts';
+import type { KvtierClient } from '#client/kvtier-client.ts';
+import { columns, formatCount, renderTable } from './table.ts';
+
+export const lsWhat = ['chunks', 'namespaces', 'tenants', 'invalidations'] as const;
+
+interface PageQuery {
+  readonly limit: number;
+  readonly cursor?: string;
+}
+
+interface Page<Row> {
+  readonly rows: readonly Row[];
+  /** Null on the last page. */
+  readonly cursor: string | null;
+}
+
+/** A page as JSON rows and as a table. */
+export interface ListedPage extends Page<unknown> {
+  readonly table: string;
+}
+
+/** Fetches one page. */
+export type Lister = (client: KvtierClient, query: PageQuery) => Promise<ListedPage>;
+
+function lister<Row>(
+  fetchPage: (client: KvtierClient, query: PageQuery) => Promise<Page<Row>>,
+  render: (rows: readonly Row[]) => string,
+): Lister {
+  return async (client, query) => {
+    const page = await fetchPage(client, query);
+    return { ...page, table: render(page.rows) };
+  };
+}
+
+function ago(nowMs: number, atMs: number): string {
+  return `${formatDuration(Math.max(0, nowMs - atMs))} ago`;
+}
+
+function stateOf(chunk: Chunk): string {
+  return [chunk.dirty ? 'dirty' : '', chunk.leased ? 'leased' : ''].filter((word) => word !== '').join(',');
+}
+
+function chunkLister(filter: ChunkQuery, nowMs: number): Lister {
+  return lister(
+    async (client, query) => {
+      const { chunks, cursor } = await client.chunks({ ...filter, ...query });
+      return { rows: chunks, cursor };
+    },
+    (rows) =>
+      renderTable(
+        columns('ID', '>SIZE', 'TIERS', '>HITS', '>LAST USE', 'STATE', 'KEY'),
+        rows.map((row) => [
+          row.id,
+          formatBytes(row.sizeBytes),
+          row.tiers.join('+'),
+          formatCount(row.hitCount),
+          ago(nowMs, row.lastUsedAtMs),
+          stateOf(row),
+          row.key,
+        ]),
+      ),
+  );
+}
+
+const namespaceLister: Lister = lister(
+  async (client, query) => {
+    const { namespaces, cursor } = await client.namespaces(query);
+    return { rows: namespaces, cursor };
+  },
+  (rows) =>
+    renderTable(
+      columns('NAMESPACE', 'MODEL', 'TENANT', '>EPOCH', '>CHUNKS', '>RAM', '>SSD'),
+      rows.map((row) => [
+        row.label,
+        row.model,
+        row.tenant,
+        String(row.epoch),
+        formatCount(row.chunkCount),
+        formatBytes(row.bytes.ram),
+        formatBytes(row.bytes.ssd),
+      ]),
+    ),
+);
+
+const tenantLister: Lister = lister(
+  async (client, query) => {
+    const { tenants, cursor } = await client.tenants(query);
+    return { rows: tenants, cursor };
+  },
+  (rows) =>
+    renderTable(
+      columns('TENANT', 'DIGEST', '>NAMESPACES', '>CHUNKS', '>RAM', '>SSD'),
+      rows.map((row) => [
+        row.tenant,
+        row.digest,
+        formatCount(row.namespaceCount),
+        formatCount(row.chunkCount),
+        formatBytes(row.bytes.ram),
+        formatBytes(row.bytes.ssd),
+      ]),
+    ),
+);
+
+function invalidationLister(nowMs: number): Lister {
+  return lister(
+    async (client, query) => {
+      const { invalidations, cursor } = await client.invalidations(query);
+      return { rows: invalidations, cursor };
+    },
+    (rows) =>
+      renderTable(
+        columns('ID', '>WHEN', 'BY', '>CHUNKS', '>BYTES', 'SELECTOR', 'REASON'),
+        rows.map((row) => [
+          row.id,
+          ago(nowMs, row.atMs),
+          row.actor,
+          formatCount(row.matchedChunks),
+          formatBytes(row.removedBytes),
+          JSON.stringify(row.selector),
+          row.reason,
+        ]),
+      ),
+  );
+}
+
+/** `filter` is for chunks only; `nowMs` is what ages count from. */
+export function listerOf(what: (typeof lsWhat)[number], filter: ChunkQuery, nowMs: number): Lister {
+  if (what === 'chunks') return chunkLister(filter, nowMs);
+  if (what === 'namespaces') return namespaceLister;
+  if (what === 'tenants') return tenantLister;
+  return invalidationLister(nowMs);
+}
