@@ -55,8 +55,9 @@ export interface AgentOptions {
 }
 
 const WEBHOOK_TIMEOUT_MS = 5000;
-/** Requests of operators end within this at shutdown, or are cut. */
 const MIN_SOCKET_WORKERS = 1;
+const LOCK_RETRY_MS = 50;
+const LOCK_PATIENCE_MS = 5000;
 
 /** Runs until a signal; resolves with the exit code. Throws KvtierError where the start fails. */
 export async function runAgent(options: AgentOptions): Promise<number> {
@@ -105,7 +106,7 @@ class Agent {
   async start(startedAt: number): Promise<void> {
     const config = this.#config;
     this.#fileSystem.mkdir(config.dataDir);
-    this.#lock = this.#fileSystem.lock(`${config.dataDir}/agent.lock`);
+    this.#lock = await this.#waitForLock(`${config.dataDir}/agent.lock`);
     if (this.#lock === undefined) {
       throw new KvtierError('DATA_DIR_LOCKED', `Cannot start: another agent owns ${config.dataDir}; stop it or name another --data-dir`, {
         context: { dataDir: config.dataDir },
@@ -125,6 +126,15 @@ class Agent {
       renderStartScreen({ version: this.#options.version, loaded: this.#options.loaded, doors: this.#addresses(), readyMs, warnings }),
     );
     this.#logger.info('Ready', { readyMs: Math.round(readyMs), loadedChunks: cache.chunkCount });
+  }
+
+  /** A process that was killed holds its lock until the kernel has unmapped its arenas; a restart that is quick waits for it. */
+  async #waitForLock(path: string): Promise<{ release(): void } | undefined> {
+    for (let waitedMs = 0; ; waitedMs += LOCK_RETRY_MS) {
+      const lock = this.#fileSystem.lock(path);
+      if (lock !== undefined || waitedMs >= LOCK_PATIENCE_MS) return lock;
+      await Bun.sleep(LOCK_RETRY_MS);
+    }
   }
 
   #startRam(pool: HostIoPool): void {
