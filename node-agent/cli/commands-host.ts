@@ -1,12 +1,14 @@
 /** Commands about this machine: serve, doctor, config, version. */
 import { KvtierError } from '#core/errors.ts';
 import { printable } from '#core/printable.ts';
+import { restLimits } from '#protocol/rest/limits.ts';
+import type { Stats } from '#protocol/rest/stats.ts';
 import { knobs } from '#config/knobs.ts';
 import { loadConfig, type LoadedConfig } from '#config/load-config.ts';
 import type { KvtierClient } from '#client/kvtier-client.ts';
 import { agentArgs, jsonArg, oneOf, printJson, type Command } from './command.ts';
 import type { CliDeps } from './deps.ts';
-import { diagnose, type Finding } from './diagnose.ts';
+import { diagnose, type Finding, type ModelSample } from './diagnose.ts';
 import { checkMachine } from './doctor.ts';
 import { EXIT_FOUND, EXIT_OK } from './exit-codes.ts';
 import { findAgent } from './find-agent.ts';
@@ -84,10 +86,23 @@ function namesAgent(words: Words, deps: CliDeps): boolean {
   return words.text.has('url') || (deps.env['KVTIER_URL'] ?? '') !== '';
 }
 
+/** Bounds what doctor asks of a busy agent. */
+const SAMPLED_MODELS = 5;
+
 interface TriedAgent {
   readonly client: KvtierClient | undefined;
   /** Why there is none. */
   readonly note: Finding;
+}
+
+/** A page of chunks of each of the largest models. */
+async function sampleModels(client: KvtierClient, stats: Stats): Promise<readonly ModelSample[]> {
+  const samples: ModelSample[] = [];
+  for (const { model } of stats.models.filter((row) => row.model !== '').slice(0, SAMPLED_MODELS)) {
+    const { chunks } = await client.chunks({ model, limit: restLimits.pageSize });
+    samples.push({ model, chunks: chunks.length, everRead: chunks.filter((chunk) => chunk.hitCount > 0).length });
+  }
+  return samples;
 }
 
 /** An agent that answers, or why there is none: doctor works without. */
@@ -146,8 +161,8 @@ async function agentFindings(agent: TriedAgent): Promise<readonly Finding[]> {
   if (agent.client === undefined) return [agent.note];
   try {
     const stats = await agent.client.stats();
-    const { namespaces } = await agent.client.namespaces({ limit: 1000 });
-    return [agent.note, ...diagnose(stats, namespaces)];
+    const { namespaces } = await agent.client.namespaces({ limit: restLimits.pageSize });
+    return [agent.note, ...diagnose(stats, { namespaces, samples: await sampleModels(agent.client, stats) })];
   } catch (error) {
     if (!(error instanceof KvtierError)) throw error;
     const advice = error.code === 'UNAUTHORIZED' ? 'Give --token, --token-file or --read-token.' : 'See the log of the agent.';

@@ -3,6 +3,7 @@
  * statistics can only suggest are worded as such; nothing is changed.
  */
 import { formatBytes } from '#core/bytes.ts';
+import { DEFAULT_TENANT } from '#core/namespace.ts';
 import type { Namespace } from '#protocol/rest/chunks.ts';
 import type { Stats } from '#protocol/rest/stats.ts';
 
@@ -23,9 +24,31 @@ const ENOUGH = 20;
 /** Share of puts above which losing them explains misses. */
 const MUCH = 0.05;
 
-/** Findings, problems first. `namespaces` is the first page of /v1/namespaces, or empty. */
-export function diagnose(stats: Stats, namespaces: readonly Namespace[] = []): readonly Finding[] {
-  const found = [...trafficFindings(stats), ...missFindings(stats, namespaces), ...lossFindings(stats), ...stateFindings(stats)];
+/** Chunks of one model that were looked at one by one. */
+export interface ModelSample {
+  readonly model: string;
+  readonly chunks: number;
+  /** How many of them were ever read. */
+  readonly everRead: number;
+}
+
+export interface Evidence {
+  /** The first page of /v1/namespaces. */
+  readonly namespaces?: readonly Namespace[];
+  /** Of the largest models: counters are of the whole agent, and one healthy model would hide a broken one. */
+  readonly samples?: readonly ModelSample[];
+}
+
+/** Findings, problems first. */
+export function diagnose(stats: Stats, evidence: Evidence = {}): readonly Finding[] {
+  const misses = missFindings(stats, evidence.namespaces ?? []);
+  const found = [
+    ...trafficFindings(stats),
+    ...misses,
+    ...neverRead(stats, evidence.samples ?? []),
+    ...lossFindings(stats),
+    ...stateFindings(stats),
+  ];
   const order: readonly Severity[] = ['problem', 'warning', 'ok'];
   return found.sort((left, right) => order.indexOf(left.severity) - order.indexOf(right.severity));
 }
@@ -105,39 +128,60 @@ function missFindings(stats: Stats, namespaces: readonly Namespace[]): Finding[]
   }
   if (found > 0 || stats.puts < ENOUGH || asked < ENOUGH) return findings;
   const split = splitTenants(namespaces);
-  for (const { model, tenants } of split) {
-    findings.push({
-      severity: 'problem',
-      cause: 'tenant-mismatch',
-      message: `${model} is stored under ${count(tenants, 'tenant')}, and nothing was found: chunks of one cache_salt do not exist for another`,
-      advice: 'Send the same cache_salt with every request that may share KV; a salt per request or per session makes every prompt new.',
-    });
-  }
+  for (const { model, tenants } of split) findings.push(tenantFinding(model, tenants));
   const evictions = stats.evictions.ram + stats.evictions.ssd;
   if (stats.sizeGuardMisses === 0 && stats.duplicatePuts === 0 && evictions < stats.puts * MUCH) {
     const models = stats.models.filter((row) => row.chunkCount > 0 && row.model !== '').map((row) => row.model);
     const of =
       models.length === 0 ? '' : ` of ${models.slice(0, 3).join(', ')}${models.length > 3 ? `, and ${models.length - 3} more` : ''}`;
     findings.push({
-      severity: split.length > 0 ? 'warning' : 'problem',
+      severity: split.some(({ tenants }) => tenants > 1) ? 'warning' : 'problem',
       cause: 'disjoint-hashes',
       message: `${count(stats.puts, 'chunk')}${of} were stored and ${count(asked, 'key')} asked for, and the two have no key in common`,
-      advice:
-        'If prompts do repeat, the engines hash them differently: set PYTHONHASHSEED to one value (0) for every engine and worker, and use one hash algorithm, ' +
-        'tokens per chunk and LMCache version. If no prompt was repeated yet, this is as it should be.',
+      advice: HASH_ADVICE,
     });
   }
   return findings;
 }
 
-/** Models that are stored under more than one tenant. */
+const HASH_ADVICE =
+  'If prompts do repeat, the engines hash them differently: set PYTHONHASHSEED to one value (0) for every engine and worker, and use one hash algorithm, ' +
+  'tokens per chunk and LMCache version. If no prompt was repeated yet, this is as it should be.';
+
+/** Several tenants explain it; one that is not the default may. */
+function tenantFinding(model: string, tenants: number): Finding {
+  const under = tenants === 1 ? 'one cache_salt' : `${tenants} tenants`;
+  return {
+    severity: tenants > 1 ? 'problem' : 'warning',
+    cause: 'tenant-mismatch',
+    message: `${model} is stored under ${under}, and nothing was found: chunks of one cache_salt do not exist for another, or for requests without`,
+    advice: 'Send the same cache_salt with every request that may share KV; a salt per request or per session makes every prompt new.',
+  };
+}
+
+/** Models of which many chunks are held and none was ever read, beside others that are. */
+function neverRead(stats: Stats, samples: readonly ModelSample[]): Finding[] {
+  if (totals(stats).found === 0) return []; // Then the whole agent is judged, see missFindings.
+  return samples
+    .filter((sample) => sample.chunks >= ENOUGH && sample.everRead === 0)
+    .map((sample) => ({
+      severity: 'warning',
+      cause: 'disjoint-hashes',
+      message: `Of ${count(sample.chunks, 'chunk')} of ${sample.model} that were looked at, none was ever read, while others are`,
+      advice: HASH_ADVICE,
+    }));
+}
+
+/** Models that are stored under more than one tenant, or under one that is not the default. */
 function splitTenants(namespaces: readonly Namespace[]): readonly { readonly model: string; readonly tenants: number }[] {
   const byModel = new Map<string, Set<string>>();
   for (const row of namespaces) {
     if (row.model === '' || row.chunkCount === 0) continue;
     byModel.set(row.model, (byModel.get(row.model) ?? new Set()).add(row.tenant));
   }
-  return [...byModel].filter(([, tenants]) => tenants.size > 1).map(([model, tenants]) => ({ model, tenants: tenants.size }));
+  return [...byModel]
+    .filter(([, tenants]) => tenants.size > 1 || !tenants.has(DEFAULT_TENANT))
+    .map(([model, tenants]) => ({ model, tenants: tenants.size }));
 }
 
 /** What was stored and lost, or refused. */

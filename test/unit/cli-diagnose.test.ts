@@ -40,7 +40,7 @@ function namespace(model: string, tenant: string, chunkCount = 10): Namespace {
 }
 
 function causes(stats: Stats, namespaces: readonly Namespace[] = []): string[] {
-  return diagnose(stats, namespaces).map((finding) => `${finding.severity} ${finding.cause}`);
+  return diagnose(stats, { namespaces }).map((finding) => `${finding.severity} ${finding.cause}`);
 }
 
 describe('diagnose', () => {
@@ -66,8 +66,8 @@ describe('diagnose', () => {
   });
 
   it('names a tenant mismatch where one model is stored under several tenants and nothing is found', () => {
-    const split = [namespace('llama', 'a'), namespace('llama', 'b'), namespace('qwen', 'a')];
-    const [first, second] = diagnose(nothingFound(), split);
+    const split = [namespace('llama', 'a'), namespace('llama', 'b'), namespace('qwen', 'default')];
+    const [first, second] = diagnose(nothingFound(), { namespaces: split });
     expect([first?.severity, first?.cause, first?.message]).toEqual([
       'problem',
       'tenant-mismatch',
@@ -75,15 +75,34 @@ describe('diagnose', () => {
     ]);
     expect([second?.severity, second?.cause]).toEqual(['warning', 'disjoint-hashes']);
     expect(causes(working(), split)).toEqual(['ok hit-rate']);
-    expect(
-      causes(nothingFound(), [
-        namespace('llama', 'a'),
-        namespace('qwen', 'b'),
-        namespace('llama', 'c', 0),
-        namespace('', 'd'),
-        namespace('', 'e'),
-      ]),
-    ).toEqual(['problem disjoint-hashes']);
+  });
+
+  it('suspects a tenant mismatch where a model is stored under one cache_salt, and none where it is under the default only', () => {
+    expect(causes(nothingFound(), [namespace('llama', 'a')])).toEqual(['problem disjoint-hashes', 'warning tenant-mismatch']);
+    const innocent = [
+      namespace('llama', 'default'),
+      namespace('qwen', 'default'),
+      namespace('llama', 'c', 0),
+      namespace('', 'd'),
+      namespace('', 'e'),
+    ];
+    expect(causes(nothingFound(), innocent)).toEqual(['problem disjoint-hashes']);
+  });
+
+  it('suspects disjoint hashes of one model that is never read beside others that are', () => {
+    const samples = [
+      { model: 'llama', chunks: 500, everRead: 40 },
+      { model: 'qwen', chunks: 20, everRead: 0 },
+      { model: 'new', chunks: 19, everRead: 0 },
+    ];
+    const [finding, ...rest] = diagnose(working(), { samples });
+    expect([finding?.severity, finding?.cause, finding?.message]).toEqual([
+      'warning',
+      'disjoint-hashes',
+      stringContaining('20 chunks of qwen'),
+    ]);
+    expect(rest.map(({ cause }) => cause)).toEqual(['hit-rate']);
+    expect(diagnose(nothingFound(), { samples }), 'nothing found is told once').toHaveLength(1);
   });
 
   it('names the size guard: a problem where nothing is found, a warning where it explains misses', () => {
@@ -166,7 +185,7 @@ describe('diagnose', () => {
 
   it('gives advice with every problem and warning', () => {
     const every = [
-      ...diagnose(nothingFound(), [namespace('llama', 'a'), namespace('llama', 'b')]),
+      ...diagnose(nothingFound(), { namespaces: [namespace('llama', 'a'), namespace('llama', 'b')] }),
       ...diagnose(nothingFound({ sizeGuardMisses: 9, droppedDirtyChunks: 99 })),
       ...diagnose({ ...base, puts: 0 }),
       ...diagnose({ ...base, puts: 500 }),

@@ -7,6 +7,7 @@ import { GiB, MiB } from '#core/bytes.ts';
 import { findLibrary, lookAtFolder, readLimits, tryPort } from '#host/doctor-probes.ts';
 import type { Finding } from '#cli/diagnose.ts';
 import { createApiHarness } from '#testsupport/api-harness.ts';
+import { simNamespace } from '#testsupport/sim-cache-control.ts';
 import { stringContaining } from '#testsupport/matchers.ts';
 import { createCliHarness, type CliHarness } from '#testsupport/cli-harness.ts';
 
@@ -127,6 +128,19 @@ describe('kvtier doctor', () => {
     expect(of('agent')?.message).toContain('http://127.0.0.1:7600');
     const remote = await doctor('--url', 'http://127.0.0.1:9');
     expect(remote.of('port')?.severity, 'an agent elsewhere holds no port here').toBe('problem');
+  });
+
+  it('looks at chunks of each model, so that a healthy model does not hide one that is never read', async () => {
+    cli = createCliHarness();
+    const namespace = simNamespace({ model: 'never-read' });
+    for (let index = 0; index < 25; index += 1) cli.api.control.put({ key: `k${index}`, namespace, sizeBytes: 1, tiers: ['ram'] });
+    cli.api.control.overrides = { puts: 500, probes: 400, probeHits: 300 };
+    const { exit, of } = await doctor();
+    expect([exit, of('disjoint-hashes')?.severity, of('disjoint-hashes')?.message]).toEqual([
+      0,
+      'warning',
+      stringContaining('25 chunks of never-read'),
+    ]);
   });
 
   it('works where the agent is down, was named wrongly, or wants a token', async () => {
