@@ -1,5 +1,5 @@
 /** The page docs/configuration.md, made from the knobs. write-docs.ts writes it, a test compares it. */
-import { knobs, otherVariables, type Knob } from './knobs.ts';
+import { knobs, otherVariables, testPrefixes, type Knob } from './knobs.ts';
 
 const intro = `# Configuration
 
@@ -43,7 +43,7 @@ All problems are listed at once, with the values in them, and the exit code is 7
 - A write queue smaller than the largest chunk, or a write queue or read-ahead above half of the RAM tier.
 - A flag given twice, a variable that is set but empty, a \`KVTIER_*\` variable that is no setting. Variables that Kubernetes sets for a
   Service called kvtier (\`KVTIER_SERVICE_HOST\`, \`KVTIER_PORT_7600_TCP\`, …) are passed over; ${otherVariables.map((name) => `\`${name}\``).join(', ')} is the
-  agent that the other commands talk to.
+  agent that the other commands talk to; ${testPrefixes.map((prefix) => `\`${prefix}*\``).join(', ')} belong to the tests.
 `;
 
 function escapeCell(text: string): string {

@@ -3,7 +3,7 @@
  * appends a sentence to `problems` for everything else; nobody throws, so that all problems are told at once.
  */
 import { parse as parseToml, TomlError } from 'smol-toml';
-import { knobs, otherVariables, type Knob, type KnobKey } from './knobs.ts';
+import { knobs, otherVariables, testPrefixes, type Knob, type KnobKey } from './knobs.ts';
 
 export type Origin = 'flag' | 'variable' | 'file' | 'default' | 'derived';
 
@@ -125,7 +125,14 @@ export function isServiceLink(variable: string): boolean {
 export function readVariables(env: Readonly<Record<string, string | undefined>>, problems: string[]): RawValues {
   const values: RawValues = new Map();
   for (const [name, value] of Object.entries(env)) {
-    if (!name.startsWith(PREFIX) || value === undefined || otherVariables.includes(name) || isServiceLink(name)) continue;
+    if (
+      !name.startsWith(PREFIX) ||
+      value === undefined ||
+      otherVariables.includes(name) ||
+      isServiceLink(name) ||
+      testPrefixes.some((prefix) => name.startsWith(prefix))
+    )
+      continue;
     const knob = byVariable.get(name);
     if (knob === undefined)
       problems.push(

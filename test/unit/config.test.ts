@@ -221,7 +221,7 @@ describe('sources', () => {
     expect(problemOf({ env: { KVTIER_TOKEN: '' } })).toContain('KVTIER_TOKEN is set but empty');
   });
 
-  it('pass over what Kubernetes sets for a Service called kvtier, and the address of the CLI', () => {
+  it('pass over what Kubernetes sets for a Service called kvtier, the address of the CLI, and variables of the tests', () => {
     const env = {
       KVTIER_SERVICE_HOST: '10.0.0.1',
       KVTIER_SERVICE_PORT: '7600',
@@ -231,6 +231,8 @@ describe('sources', () => {
       KVTIER_PORT_7600_TCP_ADDR: '10.0.0.1',
       KVTIER_AGENT_PORT_7601_TCP_PROTO: 'tcp',
       KVTIER_URL: 'http://h',
+      KVTIER_E2E_VENV: '/v',
+      KVTIER_TEST_RESP: 'redis',
     };
     expect(problemsOf({ env })).toEqual([]);
     for (const knob of knobs) expect(isServiceLink(knob.variable), knob.variable).toBe(false);
