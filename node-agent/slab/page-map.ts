@@ -152,15 +152,11 @@ export class PageMap {
     return unaligned;
   }
 
-  /** First page of the longest free run, or -1. */
+  /** First page of a longest free run, or -1; from 64 pages on the longest but for 1/16, which no slab shape minds. */
   findLongest(): number {
     for (let bin = BIN_COUNT - 1; bin > 0; bin -= 1) {
-      let longest = this.#binHead[bin] as number;
-      if (longest === NONE) continue;
-      for (let run = longest; run !== NONE; run = this.#runNext[run] as number) {
-        if ((this.#runPages[run] as number) > (this.#runPages[longest] as number)) longest = run;
-      }
-      return longest;
+      const run = this.#binHead[bin] as number;
+      if (run !== NONE) return run;
     }
     return NONE;
   }
@@ -189,7 +185,7 @@ export class PageMap {
     for (const arena of this.arenas) {
       const end = arena.firstPage + arena.pageCount;
       assert(this.owner[end] === PAGE_ABSENT, `Guard page ${end} is in use`);
-      for (let page = arena.firstPage; page < end; ) {
+      for (let page = arena.firstPage; page < end;) {
         if (this.owner[page] !== PAGE_FREE) {
           if (this.owner[page] === PAGE_ABSENT) absent += 1;
           page += 1;
@@ -198,7 +194,8 @@ export class PageMap {
         const length = this.#runPages[page] as number;
         assert(length > 0 && page + length <= end, `Run at ${page} of ${length} pages leaves its arena`);
         assert(this.#runPages[page + length - 1] === length, `Last page of the run at ${page} does not know its length`);
-        for (let inside = page; inside < page + length; inside += 1) assert(this.owner[inside] === PAGE_FREE, `Run page ${inside} has an owner`);
+        for (let inside = page; inside < page + length; inside += 1)
+          assert(this.owner[inside] === PAGE_FREE, `Run page ${inside} has an owner`);
         assert(this.owner[page + length] !== PAGE_FREE, `Run at ${page} is not joined with its neighbour`);
         assert(this.#isBinned(page, length), `Run at ${page} is not in its bin`);
         free += length;
@@ -209,7 +206,10 @@ export class PageMap {
     let binned = 0;
     for (const head of this.#binHead) for (let run = head; run !== NONE; run = this.#runNext[run] as number) binned += 1;
     assert(binned === runs, `Bins hold ${binned} runs, the pages ${runs}`);
-    assert(free === this.#freePages && absent === this.#absentPages, `Counted ${free} free and ${absent} absent pages, kept ${this.#freePages} and ${this.#absentPages}`);
+    assert(
+      free === this.#freePages && absent === this.#absentPages,
+      `Counted ${free} free and ${absent} absent pages, kept ${this.#freePages} and ${this.#absentPages}`,
+    );
   }
 
   #isBinned(first: number, length: number): boolean {

@@ -102,7 +102,7 @@ export class ReclaimPlanner {
     const behind = first + request.shape.pages;
     let heat = 0;
     this.#placeUsed = 0;
-    for (let page = first; page < behind; ) {
+    for (let page = first; page < behind;) {
       const slab = owner[page] as number;
       if (slab === PAGE_ABSENT) return UNTOUCHABLE;
       if (slab === PAGE_FREE) {
@@ -121,7 +121,7 @@ export class ReclaimPlanner {
   #collectPlace(first: number, need: number): SlotIndex[] {
     const { owner } = this.#pages;
     const plan: SlotIndex[] = [];
-    for (let page = first; page < first + need; ) {
+    for (let page = first; page < first + need;) {
       const slab = owner[page] as number;
       if (slab === PAGE_FREE) {
         page += 1;

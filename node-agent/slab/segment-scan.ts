@@ -85,7 +85,7 @@ export class SegmentScan {
     const { owner } = this.#pages;
     const end = arena.firstPage + arena.pageCount;
     let judged = 0;
-    for (let page = arena.firstPage; page < end; ) {
+    for (let page = arena.firstPage; page < end;) {
       const slab = owner[page] as number;
       const segment = this.#addSegment(page, slab);
       if (slab === PAGE_FREE) {
@@ -99,7 +99,7 @@ export class SegmentScan {
         this.#length[segment] = this.#slabs.pages(slab);
         judged += this.#scanSlab(request, segment, arena);
       }
-      page += this.#length[segment] as number;
+      page += this.#length[segment];
     }
     return judged;
   }
@@ -117,7 +117,7 @@ export class SegmentScan {
     }
     this.#used[segment] = this.#slabs.used(slab);
     this.#heat[segment] = judgeSlab(this.#slabs, slab, request, UNTOUCHABLE);
-    return this.#used[segment] as number;
+    return this.#used[segment];
   }
 
   /** Every run of segments of at least `pages` pages that would be too short without its first. */

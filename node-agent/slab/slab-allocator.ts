@@ -56,13 +56,13 @@ export interface SlabStats {
 }
 
 /**
- * Page size for a tier: at most 65,536 pages below 64 GiB and 524,288 at 1 TiB, so that page tables are small and a scan of
- * them takes well under a millisecond; at least 1024 pages from 4 MiB on, so that page rounding is below 1.6 % of tier / 16.
+ * Page size for a tier: at most 262,144 pages up to 512 GiB (16 bytes of tables each), and at least 1024 from 4 MiB on, so that
+ * page rounding is below 1.6 % of a chunk of tier / 16. Small pages make short slabs, and short slabs make cheap reclaim plans.
  */
 export function choosePageBytes(tierBytes: number): number {
   let pageBytes = BLOCK_BYTES;
   while (pageBytes < 64 * KiB && pageBytes * 2048 <= tierBytes) pageBytes *= 2;
-  while (pageBytes < 2 * MiB && pageBytes * 65_536 < tierBytes) pageBytes *= 2;
+  while (pageBytes < 2 * MiB && pageBytes * 262_144 < tierBytes) pageBytes *= 2;
   return pageBytes;
 }
 
@@ -218,7 +218,7 @@ export class SlabAllocator {
   forEachUsedSlot(visit: (slot: SlotIndex) => void): void {
     for (let slab = 0; slab < this.#slabCount; slab += 1) {
       if (this.#slabClass[slab] === NONE) continue;
-      for (let slot = this.#slabUsedHead[slab] as number; slot !== NONE; ) {
+      for (let slot = this.#slabUsedHead[slab] as number; slot !== NONE;) {
         const next = this.#slotNext[slot] as number;
         visit(slot as SlotIndex);
         slot = next;
@@ -343,7 +343,7 @@ export class SlabAllocator {
 
   #releaseSlab(slab: number): void {
     this.#unlinkPartial(slab);
-    for (let slot = this.#slabFreeHead[slab] as number; slot !== NONE; ) {
+    for (let slot = this.#slabFreeHead[slab] as number; slot !== NONE;) {
       const next = this.#slotNext[slot] as number;
       this.#slotSlab[slot] = NONE;
       this.#slotNext[slot] = this.#unboundSlot;
@@ -493,14 +493,20 @@ export class SlabAllocator {
     for (let page = firstPage; page < firstPage + pages; page += 1) {
       assert(this.#pages.owner[page] === slab, `Page ${page} of slab ${slab} belongs to ${this.#pages.owner[page]} (${PAGE_FREE} is free)`);
     }
-    assert(slots * classBytes <= pages * this.#pages.pageBytes, `Slab ${slab}: ${slots} slots of ${classBytes} bytes leave its ${pages} pages`);
+    assert(
+      slots * classBytes <= pages * this.#pages.pageBytes,
+      `Slab ${slab}: ${slots} slots of ${classBytes} bytes leave its ${pages} pages`,
+    );
     assert(this.#slabAddress[slab] === this.#pages.addressOf(firstPage), `Slab ${slab} does not start at its first page`);
     const ordinals = new Uint8Array(slots);
     const check = (slot: number, isUsed: boolean): void => {
       const ordinal = this.#slotOrdinal[slot] as number;
       assert(seen[slot] === 0, `Slot ${slot} is in two lists`);
       assert(this.#slotSlab[slot] === slab, `Slot ${slot} does not know its slab ${slab}`);
-      assert(ordinal < (this.#slabCarved[slab] as number) && ordinals[ordinal] === 0, `Place ${ordinal} of slab ${slab} is given twice or not carved`);
+      assert(
+        ordinal < (this.#slabCarved[slab] as number) && ordinals[ordinal] === 0,
+        `Place ${ordinal} of slab ${slab} is given twice or not carved`,
+      );
       assert(this.#isUsed(slot) === isUsed, `Slot ${slot} is in the wrong list of slab ${slab}`);
       assert((this.#slotGeneration[slot] as number) > 0, `Slot ${slot} was carved but never given out`);
       seen[slot] = 1;
@@ -512,7 +518,7 @@ export class SlabAllocator {
     for (let slot = this.#slabFreeHead[slab] as number; slot !== NONE; slot = this.#slotNext[slot] as number, free += 1) check(slot, false);
     assert(used === this.#slabUsed[slab] && used > 0, `Slab ${slab} lists ${used} used slots, keeps ${this.#slabUsed[slab]}`);
     assert(used + free === this.#slabCarved[slab], `Slab ${slab} lists ${used + free} slots, carved ${this.#slabCarved[slab]}`);
-    assert((this.#slabCarved[slab] as number) <= slots, `Slab ${slab} carved more than its ${slots} slots`);
+    assert(this.#slabCarved[slab] <= slots, `Slab ${slab} carved more than its ${slots} slots`);
   }
 
   #checkClasses(sums: ReadonlyMap<number, { slabs: number; slots: number; used: number }>): void {

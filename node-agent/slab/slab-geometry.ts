@@ -51,7 +51,7 @@ export function slabShape(classBytes: number, options: { pageBytes: number; maxP
   shape.pages = 0;
   shape.minPages = 0;
   let bestWaste = 1;
-  for (let wanted = 1; ; ) {
+  for (let wanted = 1; ;) {
     const pages = Math.ceil((wanted * classBytes) / pageBytes);
     if (pages > maxPages) break;
     const slots = Math.floor((pages * pageBytes) / classBytes);

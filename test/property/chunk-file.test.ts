@@ -15,7 +15,14 @@ const int32 = fc.integer({ min: -(2 ** 31), max: 2 ** 31 - 1 });
 
 const namespace: fc.Arbitrary<NamespaceDescriptor> = fc.record({
   grammar: fc.constantFrom('object-key', 'cache-engine-key', 'opaque'),
-  tenant: text, model: text, rank: text, group: text, dtype: text, layer: text, keyPrefix: text, keyTail: text,
+  tenant: text,
+  model: text,
+  rank: text,
+  group: text,
+  dtype: text,
+  layer: text,
+  keyPrefix: text,
+  keyTail: text,
   tags: fc.array(fc.tuple(text, text), { maxLength: 4 }).map((entries) => Object.fromEntries(entries)),
 });
 
@@ -33,7 +40,19 @@ const header: fc.Arbitrary<ChunkFileHeader> = fc.record(
     redisMetadata: fc.uint8Array({ maxLength: 512 }),
     lm: fc.record({ fmt: int32, dtype: int32, shape: fc.tuple(int32, int32, int32, int32) }),
   },
-  { requiredKeys: ['generation', 'sizeBytes', 'checksum', 'createdAtMs', 'expiresAtMs', 'parentGeneration', 'tokenCount', 'namespace', 'key'] },
+  {
+    requiredKeys: [
+      'generation',
+      'sizeBytes',
+      'checksum',
+      'createdAtMs',
+      'expiresAtMs',
+      'parentGeneration',
+      'tokenCount',
+      'namespace',
+      'key',
+    ],
+  },
 );
 
 function encoded(value: ChunkFileHeader): Uint8Array<ArrayBuffer> | undefined {

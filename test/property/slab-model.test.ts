@@ -26,7 +26,12 @@ const steps: fc.Arbitrary<Step> = fc.oneof(
   { weight: 5, arbitrary: fc.record({ kind: fc.constant('free' as const), pick: fc.nat() }) },
   {
     weight: 2,
-    arbitrary: fc.record({ kind: fc.constant('back' as const), arena: fc.nat({ max: 1 }), pick: fc.nat(), pages: fc.integer({ min: 1, max: 30 }) }),
+    arbitrary: fc.record({
+      kind: fc.constant('back' as const),
+      arena: fc.nat({ max: 1 }),
+      pick: fc.nat(),
+      pages: fc.integer({ min: 1, max: 30 }),
+    }),
   },
   { weight: 2, arbitrary: fc.record({ kind: fc.constant('reclaim' as const), sizeBytes: sizes, locks: fc.integer({ min: 2, max: 9 }) }) },
 );
@@ -120,7 +125,10 @@ class Model {
     const index = arenas.findIndex((arena) => address >= arena.address && address < arena.address + arena.sizeBytes);
     const arena = arenas[index];
     if (arena === undefined || endAddress > arena.address + arena.sizeBytes) return false;
-    const pages = (this.backed[index] as boolean[]).slice(Math.floor((address - arena.address) / PAGE), Math.ceil((endAddress - arena.address) / PAGE));
+    const pages = (this.backed[index] as boolean[]).slice(
+      Math.floor((address - arena.address) / PAGE),
+      Math.ceil((endAddress - arena.address) / PAGE),
+    );
     return pages.every(Boolean);
   }
 
@@ -181,18 +189,24 @@ describe('SlabAllocator against a model of intervals', () => {
     const chunkPages = fc.integer({ min: 1, max: 5 });
     const heatTables = fc.array(fc.integer({ min: 0, max: 50 }), { minLength: 104, maxLength: 104 });
     fc.assert(
-      fc.property(chunkPages, fc.integer({ min: 6, max: 20 }), heatTables, fc.integer({ min: 2, max: 40 }), (small, large, heats, locks) => {
-        const model = new Model();
-        model.back({ arena: 0, pick: 0, pages: 64 });
-        model.back({ arena: 1, pick: 0, pages: 40 });
-        while (model.allocate(small * PAGE));
-        const heat = (slot: SlotIndex): number => heats[slot] as number;
-        const isLocked = (slot: SlotIndex): boolean => slot % locks === 1;
-        const expected = coldestPlace(model, large * PAGE, { heat, isLocked });
-        const plan = model.allocator.planReclaim(large * PAGE, heat, isLocked);
-        if (expected === Number.POSITIVE_INFINITY) return;
-        expect(plan?.reduce((sum, slot) => sum + heat(slot), 0)).toBe(expected);
-      }),
+      fc.property(
+        chunkPages,
+        fc.integer({ min: 6, max: 20 }),
+        heatTables,
+        fc.integer({ min: 2, max: 40 }),
+        (small, large, heats, locks) => {
+          const model = new Model();
+          model.back({ arena: 0, pick: 0, pages: 64 });
+          model.back({ arena: 1, pick: 0, pages: 40 });
+          while (model.allocate(small * PAGE));
+          const heat = (slot: SlotIndex): number => heats[slot] as number;
+          const isLocked = (slot: SlotIndex): boolean => slot % locks === 1;
+          const expected = coldestPlace(model, large * PAGE, { heat, isLocked });
+          const plan = model.allocator.planReclaim(large * PAGE, heat, isLocked);
+          if (expected === Number.POSITIVE_INFINITY) return;
+          expect(plan?.reduce((sum, slot) => sum + heat(slot), 0)).toBe(expected);
+        },
+      ),
       { numRuns: 100 },
     );
   });

@@ -4,7 +4,10 @@ import { GiB, MiB } from '#core/bytes.ts';
 import { choosePageBytes, SlabAllocator } from '#slab/slab-allocator.ts';
 
 /** All arenas available; neighbouring arenas touch in the address space, which must not join them. */
-export function slabTier(tierBytes: number, options: { maxSlotBytes?: number; pageBytes?: number; arenaBytes?: number } = {}): SlabAllocator {
+export function slabTier(
+  tierBytes: number,
+  options: { maxSlotBytes?: number; pageBytes?: number; arenaBytes?: number } = {},
+): SlabAllocator {
   const pageBytes = options.pageBytes ?? choosePageBytes(tierBytes);
   const allocator = new SlabAllocator({ pageBytes, maxSlotBytes: options.maxSlotBytes ?? Math.min(128 * MiB, tierBytes / 4) });
   const arenaBytes = options.arenaBytes ?? GiB;

@@ -46,7 +46,9 @@ const goldenStart = [
   '61626364 010203 64656661756c74 6d 30', // abcd, metadata, default, m, 0...
   '30303030303030 31 6d40303030303030', // ...0000000, 1, m@000000...
   '3030403140 0300 656e76 0300 646576 00', // ...00@1@, env, dev
-].join('').replaceAll(' ', '');
+]
+  .join('')
+  .replaceAll(' ', '');
 const goldenChecksum = 'f3eea06bb253bf04';
 
 function encoded(header: ChunkFileHeader): Uint8Array<ArrayBuffer> {
@@ -94,14 +96,26 @@ describe('chunk file header', () => {
   });
 
   test('keeps a byte order mark, a tag named __proto__ and characters of four bytes', () => {
-    const namespace = { ...example.namespace, model: '\ufeffm', tags: Object.fromEntries([['__proto__', '\u{1f600}'], ['', '']]) };
+    const namespace = {
+      ...example.namespace,
+      model: '\ufeffm',
+      tags: Object.fromEntries([
+        ['__proto__', '\u{1f600}'],
+        ['', ''],
+      ]),
+    };
     expect(decodeChunkHeader(encoded({ ...example, namespace }), hash)).toEqual({ ok: true, header: { ...example, namespace } });
   });
 
   test('refuses what does not fit, to the byte', () => {
     const key = new Uint8Array(2048);
     const redisMetadata = new Uint8Array(512);
-    const bare = { ...example, key, redisMetadata, namespace: { ...example.namespace, tags: {}, keyPrefix: '', tenant: '', model: '', rank: '', group: '' } };
+    const bare = {
+      ...example,
+      key,
+      redisMetadata,
+      namespace: { ...example.namespace, tags: {}, keyPrefix: '', tenant: '', model: '', rank: '', group: '' },
+    };
     const room = 4088 - 128 - 2048 - 512;
     const withTail = (length: number): ChunkFileHeader => ({ ...bare, namespace: { ...bare.namespace, keyTail: 'x'.repeat(length) } });
     expect(decodeChunkHeader(encoded(withTail(room)), hash)).toEqual({ ok: true, header: withTail(room) });
@@ -119,8 +133,15 @@ describe('chunk file header', () => {
 
   test('takes numbers that no chunk can have as bugs', () => {
     const wrong: Partial<ChunkFileHeader>[] = [
-      { generation: 0 }, { generation: 2 ** 53 }, { sizeBytes: -1 }, { sizeBytes: 1.5 }, { parentGeneration: -1 }, { tokenCount: 2 ** 32 },
-      { createdAtMs: Number.NaN }, { expiresAtMs: -1 }, { lm: { fmt: 2 ** 31, dtype: 0, shape: [0, 0, 0, 0] } },
+      { generation: 0 },
+      { generation: 2 ** 53 },
+      { sizeBytes: -1 },
+      { sizeBytes: 1.5 },
+      { parentGeneration: -1 },
+      { tokenCount: 2 ** 32 },
+      { createdAtMs: Number.NaN },
+      { expiresAtMs: -1 },
+      { lm: { fmt: 2 ** 31, dtype: 0, shape: [0, 0, 0, 0] } },
     ];
     for (const change of wrong) expect(() => encodeChunkHeader({ ...example, ...change }, hash)).toThrow(InvariantError);
   });
@@ -198,8 +219,20 @@ describe('chunk file names', () => {
   test('are nothing else: no temporary name, capital, sign, path or generation out of range', () => {
     expect(parseChunkFileName('001fffffffffffff.kv')).toBe(Number.MAX_SAFE_INTEGER);
     for (const name of [
-      '', '.kv', '0000000000000000.kv', '0020000000000000.kv', 'ffffffffffffffff.kv', '00000001000000AB.kv', '00000001000000ab.kv.tmp',
-      '00000001000000ab', '0x000001000000ab.kv', '-0000001000000ab.kv', ' 0000001000000ab.kv', '00000001000000ab.kv\n', 'ab/00000001000000ab.kv',
-    ]) expect(parseChunkFileName(name)).toBeUndefined();
+      '',
+      '.kv',
+      '0000000000000000.kv',
+      '0020000000000000.kv',
+      'ffffffffffffffff.kv',
+      '00000001000000AB.kv',
+      '00000001000000ab.kv.tmp',
+      '00000001000000ab',
+      '0x000001000000ab.kv',
+      '-0000001000000ab.kv',
+      ' 0000001000000ab.kv',
+      '00000001000000ab.kv\n',
+      'ab/00000001000000ab.kv',
+    ])
+      expect(parseChunkFileName(name)).toBeUndefined();
   });
 });

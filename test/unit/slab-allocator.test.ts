@@ -3,7 +3,8 @@ import { InvariantError } from '#core/assert.ts';
 import type { Address, SlotIndex } from '#core/brand.ts';
 import { GiB, KiB, MiB } from '#core/bytes.ts';
 import { choosePageBytes, SlabAllocator } from '#slab/slab-allocator.ts';
-import { slabTier } from '../support/slab-tier.ts';
+import { slabShape } from '#slab/slab-geometry.ts';
+import { slabTier } from '#testsupport/slab-tier.ts';
 
 const base = 2 ** 40;
 
@@ -80,12 +81,18 @@ describe('SlabAllocator', () => {
 
   test('rounds sizes from 16 KiB on up to 4 KiB exactly while few classes are live', () => {
     const allocator = slabTier(GiB);
-    expect([16 * KiB, 16 * KiB + 1, 2 * MiB + 1].map((size) => allocator.slotClassBytes(size))).toEqual([16 * KiB, 20 * KiB, 2 * MiB + 4 * KiB]);
+    expect([16 * KiB, 16 * KiB + 1, 2 * MiB + 1].map((size) => allocator.slotClassBytes(size))).toEqual([
+      16 * KiB,
+      20 * KiB,
+      2 * MiB + 4 * KiB,
+    ]);
   });
 
   test('wastes at most an eighth on small objects of 512 bytes and more', () => {
     const allocator = slabTier(64 * MiB);
-    for (let size = 512; size < 16 * KiB; size += 1) expect(size / allocator.slotClassBytes(size)).toBeGreaterThanOrEqual(0.875);
+    let worst = 1;
+    for (let size = 512; size < 16 * KiB; size += 1) worst = Math.min(worst, size / allocator.slotClassBytes(size));
+    expect(worst).toBeGreaterThanOrEqual(0.875);
   });
 
   test('keeps the number of classes bounded when very many sizes arrive, at no more than an eighth of waste', () => {
@@ -103,7 +110,8 @@ describe('SlabAllocator', () => {
   test('keeps an exact class that is live exact, however many classes there are', () => {
     const allocator = slabTier(4 * GiB);
     for (let step = 0; step < 300; step += 1) allocator.allocate(32 * KiB + step * 4096);
-    expect(allocator.slotClassBytes(36 * KiB)).toBe(36 * KiB);
+    expect(allocator.slotClassBytes(108 * KiB)).toBe(108 * KiB);
+    expect(allocator.slotClassBytes(2 * MiB - 4096)).toBe(2 * MiB);
     expect(allocator.slotClassBytes(100 * MiB + 4096)).toBe(104 * MiB);
   });
 
@@ -112,7 +120,13 @@ describe('SlabAllocator', () => {
     expect(allocator.canEverFit(16 * MiB)).toBe(true);
     expect(allocator.canEverFit(16 * MiB + 1)).toBe(false);
     expect(allocator.allocate(16 * MiB + 1)).toBe(-1);
-    expect(allocator.planReclaim(16 * MiB + 1, () => 0, () => false)).toBeUndefined();
+    expect(
+      allocator.planReclaim(
+        16 * MiB + 1,
+        () => 0,
+        () => false,
+      ),
+    ).toBeUndefined();
     expect(allocator.stats().slabCount).toBe(0);
   });
 
@@ -150,7 +164,7 @@ describe('SlabAllocator', () => {
     expect(generations).toEqual([1, 2, 3]);
   });
 
-  test('treats a double free, a free slot\'s address and an unknown slot as bugs', () => {
+  test("treats a double free, a free slot's address and an unknown slot as bugs", () => {
     const allocator = slabTier(64 * MiB);
     const [kept, freed] = [allocator.allocate(32 * KiB) as SlotIndex, allocator.allocate(32 * KiB) as SlotIndex];
     allocator.free(freed);
@@ -192,7 +206,37 @@ describe('SlabAllocator', () => {
 describe('choosePageBytes', () => {
   test('keeps page tables small on huge tiers and rounding small on small ones', () => {
     expect([4 * MiB, 64 * MiB, GiB, 4 * GiB, 64 * GiB, 1024 * GiB].map(choosePageBytes)).toEqual([
-      4 * KiB, 64 * KiB, 64 * KiB, 64 * KiB, MiB, 2 * MiB,
+      4 * KiB,
+      64 * KiB,
+      64 * KiB,
+      64 * KiB,
+      256 * KiB,
+      2 * MiB,
     ]);
+  });
+});
+
+describe('slabShape', () => {
+  test('leaves at least 1 % above 87.5 % payload for the ends of arenas, for the worst size of every class and every page size', () => {
+    const shape = { slots: 0, pages: 0, minPages: 0 };
+    let worst = 1;
+    let longestBytes = 0;
+    for (let pageBytes = 4 * KiB; pageBytes <= 2 * MiB; pageBytes *= 2) {
+      for (let classBytes = 36 * KiB; classBytes <= 8 * MiB; classBytes += 4 * KiB) {
+        slabShape(classBytes, { pageBytes, maxPages: GiB / pageBytes }, shape);
+        worst = Math.min(worst, (shape.slots * (classBytes - 4095)) / (shape.pages * pageBytes));
+        longestBytes = Math.max(longestBytes, shape.pages * pageBytes);
+      }
+    }
+    expect(worst).toBeGreaterThanOrEqual(0.885);
+    expect(longestBytes).toBeLessThanOrEqual(72 * MiB);
+  });
+
+  test('is the best there is where no slab of little waste fits an arena, and empty where not one slot does', () => {
+    const shape = { slots: 0, pages: 0, minPages: 0 };
+    slabShape(36 * KiB, { pageBytes: 64 * KiB, maxPages: 2 }, shape);
+    expect(shape).toEqual({ slots: 3, pages: 2, minPages: 2 });
+    slabShape(36 * KiB, { pageBytes: 16 * KiB, maxPages: 2 }, shape);
+    expect(shape).toEqual({ slots: 0, pages: 0, minPages: 0 });
   });
 });

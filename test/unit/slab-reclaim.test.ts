@@ -2,7 +2,7 @@ import { describe, expect, test } from 'vitest';
 import type { SlotIndex } from '#core/brand.ts';
 import { KiB, MiB } from '#core/bytes.ts';
 import type { SlabAllocator } from '#slab/slab-allocator.ts';
-import { slabTier } from '../support/slab-tier.ts';
+import { slabTier } from '#testsupport/slab-tier.ts';
 
 const never = (): boolean => false;
 
@@ -38,15 +38,35 @@ describe('SlabAllocator.planReclaim', () => {
     expect(allocator.planReclaim(16 * MiB, () => 1, never)).toEqual([]);
   });
 
+  test('asks for nothing where a slab of the class, or a slightly larger slot, has room', () => {
+    const allocator = slabTier(64 * MiB);
+    allocator.allocate(48 * KiB);
+    fill(allocator, 2 * MiB);
+    fill(allocator, 64 * KiB);
+    expect(allocator.planReclaim(48 * KiB, () => 1, never)).toEqual([]);
+    expect(allocator.planReclaim(44 * KiB, () => 1, never)).toEqual([]);
+    expect(allocator.planReclaim(40 * KiB, () => 1, never)).not.toEqual([]);
+  });
+
   test('never plans a locked slot: it goes off the grid rather, and gives up where no run is free of locks', () => {
     const allocator = slabTier(64 * MiB);
     const slots = fill(allocator, 2 * MiB);
     const locked = new Set([7, 8, 17, 24, 31].map((index) => slots[index] as SlotIndex));
-    const plan = allocator.planReclaim(16 * MiB, () => 1, (slot) => locked.has(slot));
+    const plan = allocator.planReclaim(
+      16 * MiB,
+      () => 1,
+      (slot) => locked.has(slot),
+    );
     expect(plan).toHaveLength(8);
     expect(plan?.toSorted((a, b) => a - b)).toEqual(slots.slice(9, 17).toSorted((a, b) => a - b));
     for (const index of [3, 12, 16, 20]) locked.add(slots[index] as SlotIndex);
-    expect(allocator.planReclaim(16 * MiB, () => 1, (slot) => locked.has(slot))).toBeUndefined();
+    expect(
+      allocator.planReclaim(
+        16 * MiB,
+        () => 1,
+        (slot) => locked.has(slot),
+      ),
+    ).toBeUndefined();
   });
 
   test('falls back to a shorter slab where locks leave no room for a whole one', () => {
@@ -54,7 +74,11 @@ describe('SlabAllocator.planReclaim', () => {
     const slots = fill(allocator, 64 * KiB);
     // Every third slab is free to go: no nine pages in a row for 36 KiB, whose shortest good slab has three.
     const locked = new Set(slots.filter((_, index) => index % 5 < 2));
-    const plan = allocator.planReclaim(36 * KiB, () => 1, (slot) => locked.has(slot));
+    const plan = allocator.planReclaim(
+      36 * KiB,
+      () => 1,
+      (slot) => locked.has(slot),
+    );
     expect(plan).toHaveLength(3);
     for (const slot of plan ?? []) allocator.free(slot);
     expect(allocator.allocate(36 * KiB)).not.toBe(-1);
@@ -91,7 +115,11 @@ describe('SlabAllocator.planReclaim', () => {
     let locked = new Set([slots[0] as SlotIndex, slots[5] as SlotIndex]);
     const own = new Set<SlotIndex>();
     const place = (): SlotIndex[] | undefined => {
-      const plan = allocator.planReclaim(12 * MiB, (slot) => (own.has(slot) ? 100 : 1), (slot) => locked.has(slot));
+      const plan = allocator.planReclaim(
+        12 * MiB,
+        (slot) => (own.has(slot) ? 100 : 1),
+        (slot) => locked.has(slot),
+      );
       for (const slot of plan ?? []) {
         own.delete(slot);
         allocator.free(slot);

@@ -86,11 +86,15 @@ export interface ChunkFileHeader {
 
 /** Why a chunk has no header: it stays in RAM only. Neither can be helped by a retry. */
 export type EncodeProblem = 'too-large' | 'ill-formed-text';
-export type EncodeOutcome = { readonly ok: true; readonly bytes: Uint8Array<ArrayBuffer> } | { readonly ok: false; readonly problem: EncodeProblem };
+export type EncodeOutcome =
+  | { readonly ok: true; readonly bytes: Uint8Array<ArrayBuffer> }
+  | { readonly ok: false; readonly problem: EncodeProblem };
 
 /** 'version' is a whole file of another kvtier; the others are damage, or no chunk file at all. */
 export type DecodeProblem = 'magic' | 'version' | 'checksum' | 'malformed';
-export type DecodeOutcome = { readonly ok: true; readonly header: ChunkFileHeader } | { readonly ok: false; readonly problem: DecodeProblem };
+export type DecodeOutcome =
+  | { readonly ok: true; readonly header: ChunkFileHeader }
+  | { readonly ok: false; readonly problem: DecodeProblem };
 
 const encoder = new TextEncoder();
 /** A byte order mark is text like any other; ill-formed UTF-8 throws. */
@@ -107,8 +111,10 @@ export function encodeChunkHeader(header: ChunkFileHeader, hash: BlockHash): Enc
   const texts = [...textFields.map((field) => namespace[field]), ...tags.flat()];
   if (!texts.every((text) => text.isWellFormed())) return { ok: false, problem: 'ill-formed-text' };
   const encoded = texts.map((text) => encoder.encode(text));
-  const variableEnd = at.variable + key.length + (redisMetadata?.length ?? 0) + tags.length * 4 + encoded.reduce((sum, text) => sum + text.length, 0);
-  const isTooLarge = variableEnd > at.headerChecksum || key.length > MAX_KEY_BYTES || (redisMetadata?.length ?? 0) > MAX_REDIS_METADATA_BYTES;
+  const variableEnd =
+    at.variable + key.length + (redisMetadata?.length ?? 0) + tags.length * 4 + encoded.reduce((sum, text) => sum + text.length, 0);
+  const isTooLarge =
+    variableEnd > at.headerChecksum || key.length > MAX_KEY_BYTES || (redisMetadata?.length ?? 0) > MAX_REDIS_METADATA_BYTES;
   if (isTooLarge) return { ok: false, problem: 'too-large' };
 
   const bytes = new Uint8Array(CHUNK_HEADER_BYTES);
@@ -233,7 +239,8 @@ function readVariable(bytes: Uint8Array, view: DataView, hasRedisMetadata: boole
   });
   const tags = new Map<string, string>();
   const tagCount = view.getUint16(at.tagCount, true);
-  for (let tag = 0; tag < tagCount && !cursor.failed; tag += 1) tags.set(cursor.takeText(cursor.takeUint16()), cursor.takeText(cursor.takeUint16()));
+  for (let tag = 0; tag < tagCount && !cursor.failed; tag += 1)
+    tags.set(cursor.takeText(cursor.takeUint16()), cursor.takeText(cursor.takeUint16()));
   if (cursor.failed || cursor.offset !== end || tags.size !== tagCount) return undefined;
   // fromEntries defines own properties: a tag named __proto__ stays a tag.
   const namespace: NamespaceDescriptor = { grammar, ...texts, tags: Object.fromEntries(tags) };
