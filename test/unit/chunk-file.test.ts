@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
 import { InvariantError } from '#core/assert.ts';
 import type { BlockHash } from '#core/checksum.ts';
@@ -79,6 +80,16 @@ describe('chunk file header', () => {
     expect(bytes.subarray(176, 4088).every((byte) => byte === 0)).toBe(true);
     expect(Buffer.from(bytes.subarray(4088)).toString('hex')).toBe(goldenChecksum);
     expect(decodeChunkHeader(bytes, hash)).toEqual({ ok: true, header: example });
+  });
+
+  test('is printed in its format document as it is', () => {
+    const page = readFileSync(new URL('../../docs/formats/chunk-file.md', import.meta.url), 'utf8');
+    const lines = [...page.matchAll(/^ *(\d+) {2}((?:[0-9a-f]{2} ?){16})$/gm)];
+    expect(lines).toHaveLength(12);
+    const bytes = Buffer.from(encoded(example));
+    for (const [, offset, hex] of lines) {
+      expect(hex?.replaceAll(' ', '')).toBe(bytes.subarray(Number(offset), Number(offset) + 16).toString('hex'));
+    }
   });
 
   test('tells an absent metadata twin and lm block from empty ones', () => {
