@@ -10,7 +10,7 @@ import { agentArgs, agentCommand, oneOf, printJson, type Command } from './comma
 import { tiers } from './commands-read.ts';
 import type { CliDeps, VerifyMismatch, VerifyStep } from './deps.ts';
 import { EXIT_FOUND, EXIT_OK } from './exit-codes.ts';
-import { findAgent, withHint } from './find-agent.ts';
+import { factsToShow, findAgent, withHint } from './find-agent.ts';
 import { columns, formatCount, renderTable } from './table.ts';
 import type { Words } from './words.ts';
 
@@ -137,7 +137,13 @@ export const verifyCommand: Command = {
   async run(words, deps) {
     const report = new VerifyReport(deps, words.on.has('json'));
     if (words.on.has('offline')) {
-      const { config } = loadConfig({ argv: words.config, env: deps.env, readFile: deps.readFile, facts: deps.facts, cwd: deps.cwd });
+      const { config } = loadConfig({
+        argv: words.config,
+        env: deps.env,
+        readFile: deps.readFile,
+        facts: factsToShow(deps),
+        cwd: deps.cwd,
+      });
       if (config.ssd.folders.length === 0) throw badRequest('verify --offline has nothing to read: the SSD tier is off');
       await refuseLive(words, deps);
       for await (const step of deps.verifyOffline(config.ssd.folders.map((folder) => folder.path))) report.add(step);

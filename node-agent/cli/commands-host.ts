@@ -11,12 +11,12 @@ import type { CliDeps } from './deps.ts';
 import { diagnose, type Finding, type ModelSample } from './diagnose.ts';
 import { checkMachine } from './doctor.ts';
 import { EXIT_FOUND, EXIT_OK } from './exit-codes.ts';
-import { findAgent } from './find-agent.ts';
+import { factsToShow, findAgent } from './find-agent.ts';
 import { columns, renderTable } from './table.ts';
 import type { Words } from './words.ts';
 
-function load(words: Words, deps: CliDeps): LoadedConfig {
-  return loadConfig({ argv: words.config, env: deps.env, readFile: deps.readFile, facts: deps.facts, cwd: deps.cwd });
+function load(words: Words, deps: CliDeps, facts: CliDeps['facts'] = deps.facts): LoadedConfig {
+  return loadConfig({ argv: words.config, env: deps.env, readFile: deps.readFile, facts, cwd: deps.cwd });
 }
 
 export const serveCommand: Command = {
@@ -36,7 +36,7 @@ export const configCommand: Command = {
   maxPositionals: 1,
   async run(words, deps) {
     oneOf('config', words.positionals[0], ['print']);
-    const rows = load(words, deps).describe();
+    const rows = load(words, deps, factsToShow(deps)).describe();
     if (words.on.has('json')) printJson(deps, { settings: rows });
     else {
       deps.stdout.write(
@@ -135,7 +135,7 @@ function ok(cause: string, message: string): Finding {
 
 async function machineFindings(words: Words, deps: CliDeps, agentRuns: boolean): Promise<readonly Finding[]> {
   try {
-    const { config } = load(words, deps);
+    const { config } = load(words, deps, factsToShow(deps));
     const facts = deps.facts({
       dataDir: config.dataDir,
       shmDir: config.ram.shmDir,

@@ -52,6 +52,17 @@ function agentUrl(words: Words, deps: CliDeps, read: ReadValues): { readonly url
   return { url: localUrl(parseAgentFile(text, path).doors.http), source: path };
 }
 
+/**
+ * Facts for commands that start nothing. The agent of the data folder has its shared memory already, so what it took counts as free:
+ * otherwise the settings that it runs with would be refused.
+ */
+export function factsToShow(deps: CliDeps): CliDeps['facts'] {
+  return (query) => {
+    const facts = deps.facts(query);
+    return deps.readFile(join(query.dataDir, AGENT_FILE_NAME)) === undefined ? facts : { ...facts, shmFreeBytes: facts.shmTotalBytes };
+  };
+}
+
 /** The error with what a person can do about it: only for an agent that does not answer. */
 export function withHint(error: unknown, agent: FoundAgent): unknown {
   if (!(error instanceof KvtierError) || error.code !== 'IO_FAILED' || error.context['status'] !== undefined) return error;

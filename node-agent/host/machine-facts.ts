@@ -5,11 +5,12 @@
  * Sources: Linux kernel Documentation/admin-guide/cgroup-v2.rst (memory.max, cpu.max, cpuset.cpus.effective),
  * admin-guide/cgroup-v1/{memory,cpusets}.rst and scheduler/sched-bwc.rst (cpu.cfs_quota_us), proc(5).
  */
-import { mkdirSync, readFileSync, renameSync, statfsSync, statSync, writeFileSync } from 'node:fs';
+import { fstatSync, mkdirSync, readdirSync, readFileSync, renameSync, statfsSync, statSync, writeFileSync } from 'node:fs';
 import { availableParallelism, totalmem } from 'node:os';
 import { dirname, join } from 'node:path';
 import type { DiskFacts, MachineFacts } from '#config/derive.ts';
 import type { FactsQuery } from '#config/load-config.ts';
+import { addressOf, cString, libc, LOCK_EX, LOCK_NB, O_CLOEXEC, O_RDWR } from './libc.ts';
 
 /** v1 says "no limit" with the largest multiple of a page below 2^63. */
 const NO_LIMIT_BYTES = 2 ** 60;
@@ -22,6 +23,8 @@ export interface HostView {
   readonly platform: string;
   readonly memoryBytes: number;
   readonly cores: number;
+  /** Bytes of arenas in a folder whose owner is gone. */
+  readonly orphanBytes: (folder: string) => number;
   /** Sizes of the file system that holds a path, and a name equal for equal file systems; undefined where the path is absent. */
   readonly disk: (path: string) => { readonly fileSystem: string; readonly freeBytes: number; readonly totalBytes: number } | undefined;
 }
@@ -32,6 +35,7 @@ function realHost(): HostView {
     platform: process.platform,
     memoryBytes: totalmem(),
     cores: availableParallelism(),
+    orphanBytes,
     disk(path) {
       try {
         const stat = statfsSync(path);
@@ -46,7 +50,7 @@ function realHost(): HostView {
 /** Reads everything that derive.ts needs. Folders that do not exist yet are judged by the nearest folder above. */
 export function readMachineFacts(query: FactsQuery, host: HostView = realHost()): MachineFacts {
   const groups = cgroupFolders(host.root);
-  const shm = host.disk(query.shmDir);
+  const shm = nearestDisk(host, query.shmDir);
   const remembered = readBudgets(query.dataDir);
   return {
     platform: host.platform,
@@ -54,8 +58,9 @@ export function readMachineFacts(query: FactsQuery, host: HostView = realHost())
     cgroupMemoryBytes: memoryLimit(groups),
     cores: host.cores,
     cgroupCores: coreLimit(groups),
-    shmFreeBytes: shm?.freeBytes ?? 0,
-    shmTotalBytes: shm?.totalBytes ?? 0,
+    // What a killed agent left is removed at start, before the first arena is made.
+    shmFreeBytes: shm.freeBytes + host.orphanBytes(query.shmDir),
+    shmTotalBytes: shm.totalBytes,
     disks: query.ssdDirs.map((path): DiskFacts => {
       const disk = nearestDisk(host, path);
       return { path, ...disk, rememberedBytes: remembered[path] };
@@ -96,6 +101,34 @@ function nearestDisk(
     const disk = host.disk(folder);
     if (disk !== undefined) return disk;
     if (dirname(folder) === folder) return { fileSystem: folder, freeBytes: 0, totalBytes: 0 };
+  }
+}
+
+/** Names of arenas, see shared-memory.ts; a test compares. */
+const arenaName = /^kvtier-[0-9a-f]{12}-[a-z0-9-]+\.arena$/;
+
+/**
+ * Bytes of arenas in a folder whose owner is gone: an owner holds a lock while it lives. A file that cannot be opened or locked is
+ * somebody's and not counted.
+ */
+export function orphanBytes(folder: string): number {
+  if (process.platform !== 'linux') return 0;
+  let bytes = 0;
+  for (const name of listFolder(folder).filter((candidate) => arenaName.test(candidate))) {
+    const path = cString(join(folder, name));
+    const fd = libc.open(addressOf(path), O_RDWR | O_CLOEXEC, 0);
+    if (fd < 0) continue;
+    if (libc.flock(fd, LOCK_EX | LOCK_NB) === 0) bytes += fstatSync(fd).blocks * 512;
+    libc.close(fd);
+  }
+  return bytes;
+}
+
+function listFolder(path: string): readonly string[] {
+  try {
+    return readdirSync(path);
+  } catch {
+    return []; // absent: nothing is left there
   }
 }
 

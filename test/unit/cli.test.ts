@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { beforeEach, describe, expect, it } from 'vitest';
 import { InvariantError } from '#core/assert.ts';
+import { GiB } from '#core/bytes.ts';
 import { errorTable, KvtierError, type ErrorCode } from '#core/errors.ts';
 import { exitCodeOf, exitTable } from '#cli/exit-codes.ts';
 import { formatAgentFile, localUrl, parseAgentFile } from '#cli/agent-file.ts';
@@ -117,6 +118,21 @@ describe('kvtier config', () => {
     expect((JSON.parse(json.out) as { settings: { key: string }[] }).settings.map((row) => row.key)).toContain('ram.size');
     expect(out + json.out).not.toContain('very-secret');
     expect((await cli.run('config', 'set')).exit).toBe(64);
+  });
+});
+
+describe('an agent that holds its shared memory', () => {
+  it('does not make config, doctor and verify refuse the very settings it runs with; serve refuses them', async () => {
+    cli.facts = { shmFreeBytes: GiB, shmTotalBytes: 4 * GiB };
+    cli.down = true;
+    cli.offline.steps = [{ checkedFiles: 0, totalFiles: 0, checkedBytes: 0, mismatches: [], done: true }];
+    for (const argv of [['config'], ['doctor'], ['verify', '--offline']]) {
+      const { out, err } = await cli.run(...argv, '--ram', '3GiB');
+      expect(out + err, argv.join(' ')).not.toContain('does not fit');
+    }
+    expect((await cli.run('serve', '--ram', '3GiB')).err).toContain('does not fit /dev/shm');
+    cli.files.delete('/srv/.kvtier/agent.json');
+    expect((await cli.run('config', '--ram', '3GiB')).exit).toBe(78);
   });
 });
 

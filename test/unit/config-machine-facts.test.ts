@@ -1,9 +1,10 @@
 import { mkdirSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { dirname, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { GiB } from '#core/bytes.ts';
-import { readMachineFacts, rememberSsdBudgets, type HostView } from '#host/machine-facts.ts';
+import { orphanBytes, readMachineFacts, rememberSsdBudgets, type HostView } from '#host/machine-facts.ts';
+import { HostSharedMemory } from '#host/shared-memory.ts';
 import type { MachineFacts } from '#config/derive.ts';
 
 let root = '';
@@ -18,11 +19,18 @@ function put(path: string, text: string): void {
   writeFileSync(full, text);
 }
 
-function facts(options: { readonly disk?: HostView['disk']; readonly ssdDirs?: readonly string[] } = {}): MachineFacts {
+interface FactsOptions {
+  readonly disk?: HostView['disk'];
+  readonly ssdDirs?: readonly string[];
+  readonly shmDir?: string;
+  readonly orphanBytes?: HostView['orphanBytes'];
+}
+
+function facts(options: FactsOptions = {}): MachineFacts {
   const disk: HostView['disk'] = options.disk ?? (() => ({ fileSystem: 'f', freeBytes: 5, totalBytes: 9 }));
   return readMachineFacts(
-    { dataDir: join(root, 'data'), shmDir: '/dev/shm', ssdDirs: options.ssdDirs ?? ['/x'] },
-    { root, platform: 'linux', memoryBytes: 64 * GiB, cores: 16, disk },
+    { dataDir: join(root, 'data'), shmDir: options.shmDir ?? '/dev/shm', ssdDirs: options.ssdDirs ?? ['/x'] },
+    { root, platform: 'linux', memoryBytes: 64 * GiB, cores: 16, orphanBytes: options.orphanBytes ?? (() => 0), disk },
   );
 }
 
@@ -88,6 +96,7 @@ describe('readMachineFacts', () => {
     ]);
     expect(facts({ disk, ssdDirs: ['/gone'] }).disks[0]).toMatchObject({ freeBytes: 0, totalBytes: 0 });
     expect(facts({ disk }).shmFreeBytes).toBe(0);
+    expect(facts({ disk, shmDir: '/mnt/not-yet' }).shmFreeBytes, 'a folder that will be made').toBe(3);
   });
 
   it('gives back the capacities that an earlier start remembered, and nothing from a damaged file', () => {
@@ -98,6 +107,18 @@ describe('readMachineFacts', () => {
       put('data/ssd-budgets.json', text);
       expect(facts().disks[0]?.rememberedBytes, text).toBeUndefined();
     }
+  });
+
+  it('counts what a killed agent left in shared memory as free, and what a living one holds not', () => {
+    const arena = new HostSharedMemory(root).create('1', 1 << 20);
+    arena.allocate(0, 1 << 20);
+    expect(orphanBytes(root)).toBe(0);
+    writeFileSync(join(root, basename(arena.path).replace('-1.', '-2.')), new Uint8Array(1 << 20));
+    expect(orphanBytes(root)).toBe(1 << 20);
+    expect(facts({ orphanBytes }).shmFreeBytes).toBe(5);
+    expect(facts({ orphanBytes, shmDir: root }).shmFreeBytes).toBe(5 + (1 << 20));
+    arena.close();
+    expect(orphanBytes(join(root, 'absent'))).toBe(0);
   });
 
   it('reads the machine it runs on', () => {
