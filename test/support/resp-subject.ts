@@ -2,7 +2,7 @@
  * What the RESP conformance suites test: the server at KVTIER_TEST_RESP (`host:port`; it is flushed!), or an agent started for the suite.
  * `KVTIER_TEST_RESP=redis` compares redis with itself, which tests the suite.
  */
-import { existsSync } from 'node:fs';
+import { startAgent } from './agent.ts';
 import { startRedisServer } from './redis-server.ts';
 
 export interface RespSubject {
@@ -13,15 +13,7 @@ export interface RespSubject {
   stop(): Promise<void>;
 }
 
-interface AgentModule {
-  startAgent(
-    options: Record<string, never>,
-  ): Promise<{ readonly resp: { readonly host: string; readonly port: number }; stop(): Promise<void> }>;
-}
-
-/** Loaded by address, so that this file stands without it. */
-const agentModule = new URL('./agent.ts', import.meta.url);
-const address = process.env['KVTIER_TEST_RESP'] ?? (existsSync(agentModule) ? '' : 'redis');
+const address = process.env['KVTIER_TEST_RESP'] ?? '';
 
 /** Known before the subject runs, so that a suite can say what it skips. */
 export const respSubjectKind: RespSubject['kind'] = address === 'redis' ? 'redis' : 'kvtier';
@@ -35,7 +27,10 @@ export async function startRespSubject(): Promise<RespSubject> {
     const [host = '', port = ''] = address.split(/:(?=\d+$)/);
     return { host, port: Number(port), kind: 'kvtier', stop: () => Promise.resolve() };
   }
-  const { startAgent } = (await import(agentModule.href)) as AgentModule;
-  const agent = await startAgent({});
-  return { host: agent.resp.host, port: agent.resp.port, kind: 'kvtier', stop: () => agent.stop() };
+  const agent = await startAgent();
+  const stop = async (): Promise<void> => {
+    const code = await agent.stop();
+    if (code !== 0) throw new Error(`The agent ended with code ${code}:\n${agent.output()}`);
+  };
+  return { host: agent.resp.host, port: agent.resp.port, kind: 'kvtier', stop };
 }

@@ -142,8 +142,8 @@ describe.skipIf(redisServerVersion() === undefined)(`RESP door beside redis-serv
     subject = await startRespSubject();
   });
   afterAll(async () => {
-    await subject?.stop();
     await redis?.stop();
+    await subject?.stop();
   });
 
   async function pair(): Promise<[RawRespClient, RawRespClient]> {

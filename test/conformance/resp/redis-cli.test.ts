@@ -12,7 +12,8 @@ interface Address {
 
 function run(program: string, args: readonly string[], input: string): Promise<{ code: number | null; output: string }> {
   return new Promise((resolve, reject) => {
-    const child = spawn(program, args, { stdio: ['pipe', 'pipe', 'pipe'] });
+    // redis-benchmark knocks at a door that is gone for ever.
+    const child = spawn(program, args, { stdio: ['pipe', 'pipe', 'pipe'], timeout: 40_000, killSignal: 'SIGKILL' });
     let output = '';
     child.stdout.on('data', (data: Buffer) => (output += data.toString('latin1')));
     child.stderr.on('data', (data: Buffer) => (output += data.toString('latin1')));
