@@ -51,8 +51,14 @@ export class Workshop {
 
   /** Everything oxlint says, sorted; throws when it could not run or linted no file. */
   lint(): readonly Finding[] {
-    const run = Bun.spawnSync([join(root, 'node_modules/.bin/oxlint'), '--format=json', '.'], { cwd: this.folder });
-    const text = run.stdout.toString();
+    // Through a file: oxlint ends before a pipe has taken a long report.
+    const reportPath = join(this.folder, 'report.json');
+    const run = Bun.spawnSync([join(root, 'node_modules/.bin/oxlint'), '--format=json', '.'], {
+      cwd: this.folder,
+      stdout: Bun.file(reportPath),
+    });
+    const text = readFileSync(reportPath, 'utf8');
+    rmSync(reportPath);
     if (!text.trimStart().startsWith('{')) throw new Error(`Cannot lint: oxlint printed ${text || run.stderr.toString()}`);
     const report = JSON.parse(text) as LintReport;
     if (report.number_of_files === 0) throw new Error('Cannot lint: oxlint saw no file');
