@@ -27,6 +27,8 @@ export interface ArenaPages {
   /** Number of its first page in the common space. */
   readonly firstPage: number;
   readonly pageCount: number;
+  /** As it was added; may end in a part of a page. */
+  readonly sizeBytes: number;
 }
 
 export class PageMap {
@@ -39,6 +41,8 @@ export class PageMap {
   #runNext = new Int32Array(0);
   #runPrevious = new Int32Array(0);
   readonly #binHead = new Int32Array(BIN_COUNT).fill(NONE);
+  /** No bin above this one holds a run. */
+  #topBin = 0;
   #pageCount = 0;
   #freePages = 0;
   #absentPages = 0;
@@ -67,12 +71,11 @@ export class PageMap {
     return this.#largestArenaPages;
   }
 
-  /** Adds a range whose pages are all absent; a remainder below one page is left out. Returns the arena's index. */
+  /** Adds a range whose pages are all absent; a remainder below one page is never used. Returns the arena's index. */
   addArena(address: number, sizeBytes: number): number {
     assert(Number.isSafeInteger(address + sizeBytes) && address >= 0, `Arena at ${address} must end below 2^53`);
     assert(address % BLOCK_BYTES === 0, `Arena at ${address} must be aligned to ${BLOCK_BYTES} bytes`);
     const pageCount = Math.floor(sizeBytes / this.pageBytes);
-    assert(pageCount > 0, `Arena of ${sizeBytes} bytes must hold a page of ${this.pageBytes} bytes`);
     const firstPage = this.#pageCount;
     this.#pageCount += pageCount + 1;
     this.owner = grow(this.owner, this.#pageCount).fill(PAGE_ABSENT, firstPage, this.#pageCount);
@@ -81,27 +84,26 @@ export class PageMap {
     this.#runPrevious = grow(this.#runPrevious, this.#pageCount);
     this.#absentPages += pageCount;
     this.#largestArenaPages = Math.max(this.#largestArenaPages, pageCount);
-    this.arenas.push({ address, firstPage, pageCount });
+    this.arenas.push({ address, firstPage, pageCount, sizeBytes });
     return this.arenas.length - 1;
   }
 
-  /** Turns absent pages into free ones. Offset and length are multiples of the page size. */
+  /** Turns absent pages into free ones. Offset and length are multiples of the page size, or end where the arena ends. */
   makeAvailable(arenaIndex: number, offsetBytes: number, lengthBytes: number): void {
     const arena = this.arenas[arenaIndex];
     assert(arena !== undefined, `Arena ${arenaIndex} does not exist`);
+    const action = `Cannot make ${lengthBytes} bytes at ${offsetBytes} available`;
+    const endBytes = offsetBytes + lengthBytes;
+    assert(offsetBytes >= 0 && lengthBytes > 0 && endBytes <= arena.sizeBytes, `${action}: the arena has ${arena.sizeBytes} bytes`);
     assert(
-      offsetBytes % this.pageBytes === 0 && lengthBytes % this.pageBytes === 0,
-      `Cannot make ${lengthBytes} bytes at ${offsetBytes} available: not a multiple of the page size ${this.pageBytes}`,
+      offsetBytes % this.pageBytes === 0 && (lengthBytes % this.pageBytes === 0 || endBytes === arena.sizeBytes),
+      `${action}: not a multiple of the page size ${this.pageBytes}`,
     );
-    const pages = lengthBytes / this.pageBytes;
-    const offset = offsetBytes / this.pageBytes;
-    assert(
-      offset >= 0 && pages > 0 && offset + pages <= arena.pageCount,
-      `Cannot make ${pages} pages at ${offset} available: the arena has ${arena.pageCount} pages`,
-    );
-    const first = arena.firstPage + offset;
+    const first = arena.firstPage + offsetBytes / this.pageBytes;
+    const pages = Math.floor(lengthBytes / this.pageBytes);
+    if (pages === 0) return;
     for (let page = first; page < first + pages; page += 1) {
-      assert(this.owner[page] === PAGE_ABSENT, `Cannot make page ${page - arena.firstPage} available: it is not absent`);
+      assert(this.owner[page] === PAGE_ABSENT, `${action}: page ${page - arena.firstPage} is not absent`);
     }
     this.#absentPages -= pages;
     this.#addRun(first, pages);
@@ -137,7 +139,7 @@ export class PageMap {
   find(pages: number): number {
     const lowest = binOf(pages);
     let unaligned = NONE;
-    for (let bin = lowest; bin < BIN_COUNT; bin += 1) {
+    for (let bin = lowest; bin <= this.#topBin; bin += 1) {
       let tries = 0;
       for (let run = this.#binHead[bin] as number; run !== NONE; run = this.#runNext[run] as number) {
         const length = this.#runPages[run] as number;
@@ -154,11 +156,8 @@ export class PageMap {
 
   /** First page of a longest free run, or -1; from 64 pages on the longest but for 1/16, which no slab shape minds. */
   findLongest(): number {
-    for (let bin = BIN_COUNT - 1; bin > 0; bin -= 1) {
-      const run = this.#binHead[bin] as number;
-      if (run !== NONE) return run;
-    }
-    return NONE;
+    while (this.#topBin > 0 && this.#binHead[this.#topBin] === NONE) this.#topBin -= 1;
+    return this.#binHead[this.#topBin] as number;
   }
 
   /** Gives `pages` free pages from `first` on, all of one run, to a slab. */
@@ -203,6 +202,10 @@ export class PageMap {
         page += length;
       }
     }
+    assert(
+      this.#binHead.subarray(this.#topBin + 1).every((head) => head === NONE),
+      `A bin above ${this.#topBin} holds a run`,
+    );
     let binned = 0;
     for (const head of this.#binHead) for (let run = head; run !== NONE; run = this.#runNext[run] as number) binned += 1;
     assert(binned === runs, `Bins hold ${binned} runs, the pages ${runs}`);
@@ -255,6 +258,7 @@ export class PageMap {
     this.#runPages[start] = length;
     this.#runPages[start + length - 1] = length;
     const bin = binOf(length);
+    if (bin > this.#topBin) this.#topBin = bin;
     const head = this.#binHead[bin] as number;
     this.#runPrevious[start] = NONE;
     this.#runNext[start] = head;

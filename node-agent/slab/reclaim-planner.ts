@@ -13,10 +13,11 @@
  * Search 1 is the usual one. It judges places in an order that spreads them evenly over the tier, and stops when it has a plan
  * and has judged JUDGE_LIMIT slots: up to there (4 GiB of 1 MiB chunks) the plan is the coldest of all places, beyond it the
  * coldest of a sample of hundreds; the next plan continues behind it. Cost stays below a millisecond or so however many chunks
- * there are. Searches 2 to 4 look at everything.
+ * there are. Searches 2 to 4 look at everything; when they fail too (everything is leased, or waits to be written), the thorough
+ * part is left out of as many of the next calls as it cost samples, so that calls in a row cost a sample or two each.
  */
 import type { SlotIndex } from '#core/brand.ts';
-import { PAGE_ABSENT, PAGE_FREE, type PageMap } from './page-map.ts';
+import { type ArenaPages, PAGE_ABSENT, PAGE_FREE, type PageMap } from './page-map.ts';
 import { SegmentScan } from './segment-scan.ts';
 import { judgeSlab, type ReclaimRequest, type SlabView } from './slab-view.ts';
 
@@ -28,8 +29,14 @@ export class ReclaimPlanner {
   readonly #pages: PageMap;
   readonly #slabs: SlabView;
   readonly #scan: SegmentScan;
+  /** Calls that are to be content with a sample of places. */
+  #rationedCalls = 0;
+  /** Slots and places that this call looked at. */
+  #judged = 0;
   /** Where the next sample of places goes on; reduced modulo their number. */
   #cursor = 0;
+  /** Places in the arenas before each arena. */
+  #placesBefore = new Int32Array(64);
   /** Used slots in the place judged last, as far as it was judged. */
   #placeUsed = 0;
 
@@ -41,26 +48,36 @@ export class ReclaimPlanner {
 
   /** The slots to free, or undefined. Requires that the class has no room now. */
   plan(request: ReclaimRequest): SlotIndex[] | undefined {
-    return this.#findPlace(request) ?? this.#findElsewhere(request);
+    const isRationed = this.#rationedCalls > 0;
+    if (isRationed) this.#rationedCalls -= 1;
+    this.#judged = 0;
+    const place = this.#findPlace(request, isRationed);
+    if (place !== undefined || isRationed) return place;
+    const elsewhere = this.#findElsewhere(request);
+    if (elsewhere === undefined) this.#rationedCalls = Math.floor(this.#judged / JUDGE_LIMIT);
+    return elsewhere;
   }
 
-  #findPlace(request: ReclaimRequest): SlotIndex[] | undefined {
+  #findPlace(request: ReclaimRequest, isRationed: boolean): SlotIndex[] | undefined {
     const need = request.shape.pages;
     const { arenas } = this.#pages;
+    if (this.#placesBefore.length < arenas.length) this.#placesBefore = new Int32Array(arenas.length * 2);
     let places = 0;
-    for (const arena of arenas) places += Math.floor(arena.pageCount / need);
+    for (let index = 0; index < arenas.length; index += 1) {
+      this.#placesBefore[index] = places;
+      places += Math.floor((arenas[index] as ArenaPages).pageCount / need);
+    }
     if (places === 0) return undefined;
     const stride = spreadingStride(places);
     let best = NONE;
     let bestHeat = UNTOUCHABLE;
     let bestUsed = 0;
-    let judged = 0;
     this.#cursor %= places;
-    for (let tried = 0; tried < places && (judged < JUDGE_LIMIT || best === NONE); tried += 1) {
+    for (let tried = 0; tried < places && (this.#judged < JUDGE_LIMIT || (best === NONE && !isRationed)); tried += 1) {
       this.#cursor = (this.#cursor + stride) % places;
       const first = this.#placeStart(this.#cursor, need);
       const heat = this.#judgePlace(request, first, bestHeat);
-      judged += 1 + this.#placeUsed;
+      this.#judged += 1 + this.#placeUsed;
       if (heat === UNTOUCHABLE || heat > bestHeat || (heat === bestHeat && this.#placeUsed >= bestUsed)) continue;
       best = first;
       bestHeat = heat;
@@ -76,7 +93,10 @@ export class ReclaimPlanner {
       if (search === 3 && shape.minPages >= shape.pages) continue;
       for (let done = 0; done < this.#pages.arenas.length; done += this.#scan.arenaCount) {
         // A batch that covers all arenas is scanned once for all searches.
-        if (scanned !== done) this.#scan.scan(request, done);
+        if (scanned !== done) {
+          this.#scan.scan(request, done);
+          this.#judged += this.#scan.judgedCount;
+        }
         scanned = done;
         const plan = search === 4 ? this.#scan.findSpan(request) : this.#scan.findRun(search === 2 ? shape.pages : shape.minPages);
         if (plan !== undefined) return plan;
@@ -87,13 +107,15 @@ export class ReclaimPlanner {
 
   /** First page of a place, counted over all arenas. */
   #placeStart(place: number, need: number): number {
-    let left = place;
-    for (const arena of this.#pages.arenas) {
-      const places = Math.floor(arena.pageCount / need);
-      if (left < places) return arena.firstPage + left * need;
-      left -= places;
+    const { arenas } = this.#pages;
+    let low = 0;
+    let high = arenas.length - 1;
+    while (low < high) {
+      const middle = (low + high + 1) >>> 1;
+      if ((this.#placesBefore[middle] as number) <= place) low = middle;
+      else high = middle - 1;
     }
-    return NONE;
+    return (arenas[low] as ArenaPages).firstPage + (place - (this.#placesBefore[low] as number)) * need;
   }
 
   /** Heat of everything that overlaps a place; UNTOUCHABLE where that is not allowed or costs more than `limit`. */

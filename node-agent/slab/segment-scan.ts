@@ -43,6 +43,9 @@ export class SegmentScan {
     this.#slabs = slabs;
   }
 
+  /** Segments and slots that the last scan looked at. */
+  judgedCount = 0;
+
   /** Arenas of the last scan. */
   get arenaCount(): number {
     return this.#arenas.length;
@@ -62,6 +65,7 @@ export class SegmentScan {
       judged += this.#scanArena(request, arena);
     }
     this.#arenaSegments.push(this.#count);
+    this.judgedCount = judged + this.#count;
   }
 
   /** Slots of the cheapest run of at least `pages` pages without a slab of the class itself. */

@@ -128,7 +128,7 @@ export class SlabAllocator {
     return this.#pages.addArena(address, sizeBytes);
   }
 
-  /** Says that a part of an arena is backed by memory and may be given out; offset and length are multiples of the page size. */
+  /** Says that a part of an arena is backed by memory and may be given out; offset and length are multiples of the page size, or end with the arena. */
   makeAvailable(arena: number, offsetBytes: number, lengthBytes: number): void {
     this.#pages.makeAvailable(arena, offsetBytes, lengthBytes);
   }
@@ -205,7 +205,8 @@ export class SlabAllocator {
    * with free pages between, make room for a slab of the class; empty where there is room already; undefined where locked
    * slots or absent pages are in the way, or where the class has the whole tier and must free a slot of its own. See ReclaimPlanner for the choice.
    * `slotHeat` is what freeing a slot costs, 0 or more; `isLocked` must be true of slots that are leased or being written.
-   * The plan holds until the next call that changes the allocator.
+   * The plan holds until the next call that changes the allocator. In a tier of very many slots undefined may also mean that a
+   * thorough search failed a few calls ago and is not repeated yet.
    */
   planReclaim(sizeBytes: number, slotHeat: (slot: SlotIndex) => number, isLocked: (slot: SlotIndex) => boolean): SlotIndex[] | undefined {
     if (!this.canEverFit(sizeBytes)) return undefined;
@@ -300,6 +301,7 @@ export class SlabAllocator {
 
   /** First page for a new slab of the class, with slots and pages in #shape; -1 where there is no room. */
   #place(classBytes: number): number {
+    if (this.#pages.freePages === 0) return NONE;
     this.#computeShape(classBytes);
     if (this.#shape.pages === 0) return NONE;
     const place = this.#pages.find(this.#shape.pages);

@@ -188,6 +188,28 @@ describe('SlabAllocator', () => {
     allocator.checkInvariants();
   });
 
+  test('leaves out the end of an arena that is no whole page, and arenas below a page', () => {
+    const allocator = new SlabAllocator({ pageBytes: 64 * KiB, maxSlotBytes: MiB });
+    allocator.addArena(base as Address, 128 * KiB + 100);
+    allocator.makeAvailable(0, 0, 64 * KiB);
+    allocator.makeAvailable(0, 64 * KiB, 64 * KiB + 100);
+    allocator.addArena((base + MiB) as Address, 5000);
+    allocator.makeAvailable(1, 0, 5000);
+    allocator.addArena((base + 2 * MiB) as Address, 64 * KiB);
+    allocator.makeAvailable(2, 0, 64 * KiB);
+    expect(allocator.stats()).toMatchObject({ capacityBytes: 192 * KiB, freePageBytes: 192 * KiB, absentBytes: 0 });
+    const slots = fill(allocator, 64 * KiB);
+    expect(slots).toHaveLength(3);
+    allocator.checkInvariants();
+    expect(
+      allocator.planReclaim(
+        128 * KiB,
+        () => 1,
+        () => false,
+      ),
+    ).toHaveLength(2);
+  });
+
   test('accounts for every byte of its capacity in its stats', () => {
     const allocator = new SlabAllocator({ pageBytes: 64 * KiB, maxSlotBytes: MiB });
     allocator.addArena(base as Address, 8 * MiB + 100);

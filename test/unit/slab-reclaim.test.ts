@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import type { SlotIndex } from '#core/brand.ts';
-import { KiB, MiB } from '#core/bytes.ts';
+import { GiB, KiB, MiB } from '#core/bytes.ts';
 import type { SlabAllocator } from '#slab/slab-allocator.ts';
 import { slabTier } from '#testsupport/slab-tier.ts';
 
@@ -106,6 +106,58 @@ describe('SlabAllocator.planReclaim', () => {
     const plan = allocator.planReclaim(32 * MiB, (slot) => (cold.has(slot) ? 0 : 1), never);
     expect(plan).toHaveLength(16);
     expect(plan?.some((slot) => cold.has(slot))).toBe(false);
+  });
+
+  test('takes the coldest run off the grid, not more slots than it needs', () => {
+    const allocator = slabTier(64 * MiB);
+    const slots = fill(allocator, 2 * MiB);
+    const locked = new Set([3, 8, 20, 31].map((index) => slots[index] as SlotIndex));
+    const hot = new Set([9, 10, 11].map((index) => slots[index] as SlotIndex));
+    const plan = allocator.planReclaim(
+      16 * MiB,
+      (slot) => (hot.has(slot) ? 9 : 1),
+      (slot) => locked.has(slot),
+    );
+    expect(plan?.toSorted((a, b) => a - b)).toEqual(slots.slice(12, 20).toSorted((a, b) => a - b));
+  });
+
+  test('never gives up a slab of the class itself without a gain', () => {
+    const allocator = slabTier(64 * MiB);
+    const slots = fill(allocator, 2 * MiB);
+    for (const slot of slots.slice(1, 7)) allocator.free(slot);
+    expect(allocator.slotAddress(allocator.allocate(12 * MiB) as SlotIndex)).toBe(2 ** 40 + 2 * MiB);
+    const locked = new Set(slots.slice(7));
+    const plan = allocator.planReclaim(
+      12 * MiB,
+      () => 1,
+      (slot) => locked.has(slot),
+    );
+    expect(plan).toBeUndefined();
+  });
+
+  test('looks at everything once when all is locked, and then at samples for some calls', () => {
+    const allocator = slabTier(16 * GiB);
+    const slots = fill(allocator, MiB);
+    let judged = 0;
+    const plan = (isLocked: boolean): SlotIndex[] | undefined => {
+      judged = 0;
+      return allocator.planReclaim(
+        8 * MiB,
+        () => 1,
+        () => {
+          judged += 1;
+          return isLocked;
+        },
+      );
+    };
+    const counts = Array.from({ length: 12 }, () => {
+      expect(plan(true)).toBeUndefined();
+      return judged;
+    });
+    expect(counts[0]).toBeGreaterThanOrEqual(slots.length);
+    expect(counts.filter((count) => count > 8192).length).toBeLessThanOrEqual(2);
+    expect(plan(false)).toHaveLength(8);
+    expect(judged).toBeLessThan(8192);
   });
 
   test('rearranges slabs of the class itself where they parked off the grid, and only for a gain', () => {
