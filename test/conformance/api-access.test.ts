@@ -19,6 +19,23 @@ const init = (route: RestRoute, authorization: string | undefined): { headers: R
   return route.method === 'POST' ? { headers, json: {} } : { headers };
 };
 
+test('who may call what is written down twice: a route that opens shows here', () => {
+  const names = (access: RestRoute['access']): string[] =>
+    Object.values(restRoutes)
+      .filter((route) => route.access === access)
+      .map(({ method, path }) => `${method} ${path}`);
+  expect(names('public')).toEqual(['GET /healthz', 'GET /readyz']);
+  expect(names('admin')).toEqual([
+    'POST /v1/prefetch',
+    'POST /v1/persist',
+    'POST /v1/evict',
+    'POST /v1/invalidate',
+    'POST /v1/namespaces/{model}/epoch',
+    'POST /v1/verify',
+  ]);
+  expect(names('read').filter((name) => !name.startsWith('GET '))).toEqual(['POST /v1/lookup']);
+});
+
 describe('token matrix', () => {
   const { request } = createApiHarness({ tokens: { admin: ADMIN, read: READ } });
   for (const [name, route] of Object.entries(restRoutes)) {

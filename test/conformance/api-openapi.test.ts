@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
+import { docsPage } from '#api/docs-page.ts';
 import { errorTable } from '#core/errors.ts';
 import { restRoutes, type RouteName } from '#protocol/rest/routes.ts';
 import type { KvtierClient } from '#client/kvtier-client.ts';
@@ -93,6 +94,17 @@ describe('client', () => {
 });
 
 describe('docs page', () => {
+  test('escapes everything it prints', () => {
+    const hostile = `<script>"'&`;
+    const html = docsPage({
+      info: { title: hostile, version: hostile },
+      paths: { [hostile]: { get: { summary: hostile, parameters: [{ name: hostile, in: hostile }], requestBody: hostile } } },
+      components: { schemas: { [hostile]: { description: hostile } } },
+    });
+    expect(html).not.toContain('<script>');
+    expect(html).toContain('&lt;script&gt;&quot;&#39;&amp;');
+  });
+
   test('lists every route, loads nothing and runs nothing', async () => {
     const response = await createApiHarness().request('GET', '/docs');
     const html = await response.text();
