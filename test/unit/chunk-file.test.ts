@@ -201,6 +201,22 @@ describe('chunk file header', () => {
     ['metadata of 513 bytes', (view) => view.setUint16(106, 513, true)],
     ['a tenant of 65,535 bytes', (view) => view.setUint16(108, 0xffff, true)],
     ['a text of ill-formed UTF-8', (view) => view.setUint8(135, 0xff)],
+    [
+      'texts that lead out of the header and back to the same sum',
+      (view) => {
+        view.setUint16(108, 0xffff, true);
+        view.setUint32(20, 175 - 7 + 0xffff, true);
+      },
+    ],
+    [
+      'a text that ends in the checksum',
+      (view) => {
+        for (let offset = 165; offset < 4088; offset += 1) view.setUint8(offset, 0x41);
+        view.setUint16(78, 0, true);
+        view.setUint16(122, 4090 - 165, true);
+        view.setUint32(20, 4090, true);
+      },
+    ],
     ['a tag name longer than the rest', (view) => view.setUint16(165, 0xffff, true)],
     ['non-zero padding', (view) => view.setUint8(4087, 1)],
     ['non-zero reserved bytes before the variable part', (view) => view.setUint8(127, 1)],
