@@ -1,0 +1,218 @@
+/**
+ * FileIo on a SimDisk and SimSharedMemory. A job is a list of steps, each an effect that others can see (a temporary file, half of
+ * its bytes, the rename, bytes in memory); the test decides whose step comes next, so that every interleaving and every point of
+ * a crash can happen. Folders are listed at once.
+ */
+import type { BlockHash } from '#core/checksum.ts';
+import { checksum } from '#core/checksum.ts';
+import { BLOCK_BYTES, roundUp } from '#core/bytes.ts';
+import { SHORT_FILE } from '#ports/io-pool.ts';
+import type { FileIo, IoFailure, IoPriority, ReadChunkDone, ReadChunkJob, StatFs, WriteChunkDone, WriteChunkJob } from '#ports/io-pool.ts';
+import type { SimClock, SimRng } from './sim-clock.ts';
+import type { SimDisk } from './sim-disk.ts';
+import type { SimSharedMemory } from './sim-shared-memory.ts';
+
+export const EIO = 5;
+const ENOENT = 2;
+const ENOSPC = 28;
+
+export type SimJobKind = 'write' | 'read' | 'headers' | 'checksum' | 'unlink' | 'rename';
+
+export interface SimJob {
+  readonly kind: SimJobKind;
+  readonly path: string;
+  readonly priority: IoPriority;
+  /** Steps done. 0: not begun. */
+  done: number;
+  /** Steps left, the last of which delivers the outcome. */
+  readonly steps: (() => IoFailure | undefined)[];
+  readonly fail: (failure: IoFailure) => void;
+}
+
+export interface SimFault {
+  readonly kind: SimJobKind;
+  readonly errno: number;
+  /** Start of the path; '' for any. */
+  readonly path?: string;
+  /** Jobs that fail; default 1. */
+  times?: number;
+}
+
+export class SimFileIo implements FileIo {
+  readonly jobs: SimJob[] = [];
+  readonly faults: SimFault[] = [];
+  /** Jobs finished so far by kind. */
+  readonly finished: Record<SimJobKind, number> = { write: 0, read: 0, headers: 0, checksum: 0, unlink: 0, rename: 0 };
+  /** Whether the file systems take O_DIRECT. */
+  direct = true;
+  /** What statFs and list fail with, by start of the path. */
+  readonly brokenFolders = new Map<string, number>();
+  readonly #disk: SimDisk;
+  readonly #memory: SimSharedMemory;
+  readonly #clock: SimClock;
+  readonly #hash: BlockHash;
+  #dead = false;
+
+  constructor(parts: { disk: SimDisk; memory: SimSharedMemory; clock: SimClock; hash: BlockHash }) {
+    this.#disk = parts.disk;
+    this.#memory = parts.memory;
+    this.#clock = parts.clock;
+    this.#hash = parts.hash;
+  }
+
+  get activeCount(): number {
+    return this.jobs.length;
+  }
+
+  /** One step of a job (of a random one, unless named). False where there is none. */
+  step(rng: SimRng, job: SimJob | undefined = this.jobs[rng.below(this.jobs.length)]): boolean {
+    if (job === undefined) return false;
+    const effect = job.steps[job.done];
+    job.done += 1;
+    if (job.done === job.steps.length) this.jobs.splice(this.jobs.indexOf(job), 1);
+    const fault = job.done === 1 ? this.#takeFault(job) : undefined;
+    const failure = fault ?? effect?.();
+    if (failure === undefined) {
+      if (job.done === job.steps.length) this.finished[job.kind] += 1;
+      return true;
+    }
+    const at = this.jobs.indexOf(job);
+    if (at >= 0) this.jobs.splice(at, 1);
+    job.fail(failure);
+    return true;
+  }
+
+  #takeFault(job: SimJob): IoFailure | undefined {
+    const at = this.faults.findIndex((fault) => fault.kind === job.kind && job.path.startsWith(fault.path ?? ''));
+    const fault = this.faults[at];
+    if (fault === undefined) return undefined;
+    fault.times = (fault.times ?? 1) - 1;
+    if (fault.times <= 0) this.faults.splice(at, 1);
+    return { ok: false, errno: fault.errno, step: job.kind };
+  }
+
+  /** The process is killed: each job under way gets some of its steps, nobody hears of any, and no new job begins. */
+  kill(rng: SimRng): void {
+    this.#dead = true;
+    for (const job of this.jobs.splice(0)) {
+      // The last step is the message that nobody receives any more.
+      const steps = rng.below(job.steps.length - job.done);
+      for (let step = 0; step < steps; step += 1) {
+        if (job.steps[job.done]?.() !== undefined) break;
+        job.done += 1;
+      }
+    }
+  }
+
+  #submit<T>(kind: SimJobKind, path: string, options: { priority: IoPriority; steps: (() => IoFailure | undefined)[]; outcome: () => T }): Promise<T | IoFailure> {
+    if (this.#dead) return new Promise(() => {});
+    return new Promise((resolve) => {
+      this.jobs.push({
+        kind, path, priority: options.priority, done: 0, fail: resolve,
+        steps: [...options.steps, (): undefined => void resolve(options.outcome())],
+      });
+    });
+  }
+
+  writeChunk(job: WriteChunkJob): Promise<WriteChunkDone | IoFailure> {
+    const startedMs = this.#clock.monotonicMs();
+    const fileBytes = BLOCK_BYTES + roundUp(job.sizeBytes, BLOCK_BYTES);
+    const put = (share: number): IoFailure | undefined => {
+      const bytes = new Uint8Array(fileBytes);
+      bytes.set(job.header);
+      const placed = Math.floor(job.sizeBytes * share);
+      bytes.set(this.#memory.at(job.address, job.sizeBytes).subarray(0, placed), BLOCK_BYTES);
+      this.#disk.unlink(job.tempPath);
+      if (this.#disk.freeBytes(job.path) < fileBytes) return { ok: false, errno: ENOSPC, step: 'write' };
+      return this.#disk.put(job.tempPath, bytes.subarray(0, share === 1 ? fileBytes : BLOCK_BYTES + placed)) ? undefined : { ok: false, errno: ENOENT, step: 'open' };
+    };
+    const rename = (): IoFailure | undefined => (this.#disk.move(job.tempPath, job.path) ? undefined : { ok: false, errno: ENOENT, step: 'rename' });
+    return this.#submit('write', job.path, {
+      priority: 'write',
+      steps: [() => put(0.5), () => put(1), rename],
+      outcome: () => ({ ok: true, direct: job.direct && this.direct, elapsedMs: Math.max(1, this.#clock.monotonicMs() - startedMs) }),
+    });
+  }
+
+  readChunk(job: ReadChunkJob): Promise<ReadChunkDone | IoFailure> {
+    const startedMs = this.#clock.monotonicMs();
+    let header = new Uint8Array(0);
+    let sum = 0n;
+    const read = (): IoFailure | undefined => {
+      const bytes = this.#disk.file(job.path);
+      if (bytes === undefined) return { ok: false, errno: ENOENT, step: 'open' };
+      if (bytes.length < BLOCK_BYTES + job.sizeBytes) return { ok: false, errno: EIO, step: SHORT_FILE };
+      header = bytes.slice(0, BLOCK_BYTES);
+      const target = this.#memory.at(job.address, job.sizeBytes);
+      target.set(bytes.subarray(BLOCK_BYTES, BLOCK_BYTES + job.sizeBytes));
+      sum = checksum(target, this.#hash);
+      return undefined;
+    };
+    return this.#submit('read', job.path, {
+      priority: job.priority,
+      steps: [read],
+      outcome: () => ({ ok: true, direct: job.direct && this.direct, header, checksum: sum, elapsedMs: Math.max(1, this.#clock.monotonicMs() - startedMs) }),
+    });
+  }
+
+  async readHeaders(paths: readonly string[]): Promise<readonly (Uint8Array | IoFailure)[]> {
+    let headers: (Uint8Array | IoFailure)[] = [];
+    const read = (): undefined => {
+      headers = paths.map((path) => {
+        const bytes = this.#disk.file(path);
+        if (bytes === undefined) return { ok: false, errno: ENOENT, step: 'open' };
+        return bytes.length < BLOCK_BYTES ? { ok: false, errno: EIO, step: SHORT_FILE } : bytes.slice(0, BLOCK_BYTES);
+      });
+      return undefined;
+    };
+    const outcome = await this.#submit('headers', paths[0] ?? '', { priority: 'background', steps: [read], outcome: () => headers });
+    return 'ok' in outcome ? paths.map(() => outcome) : outcome;
+  }
+
+  checksumFile(path: string, sizeBytes: number): Promise<{ readonly ok: true; readonly header: Uint8Array; readonly checksum: bigint } | IoFailure> {
+    let header = new Uint8Array(0);
+    let sum = 0n;
+    const read = (): IoFailure | undefined => {
+      const bytes = this.#disk.file(path);
+      if (bytes === undefined) return { ok: false, errno: ENOENT, step: 'open' };
+      if (bytes.length < BLOCK_BYTES + sizeBytes) return { ok: false, errno: EIO, step: SHORT_FILE };
+      header = bytes.slice(0, BLOCK_BYTES);
+      sum = checksum(bytes.subarray(BLOCK_BYTES, BLOCK_BYTES + sizeBytes), this.#hash);
+      return undefined;
+    };
+    return this.#submit('checksum', path, { priority: 'background', steps: [read], outcome: () => ({ ok: true as const, header, checksum: sum }) });
+  }
+
+  unlink(path: string): Promise<{ readonly ok: true } | IoFailure> {
+    const unlink = (): IoFailure | undefined => (this.#disk.unlink(path) ? undefined : { ok: false, errno: ENOENT, step: 'unlink' });
+    return this.#submit('unlink', path, { priority: 'write', steps: [unlink], outcome: () => ({ ok: true as const }) });
+  }
+
+  rename(from: string, to: string): Promise<{ readonly ok: true } | IoFailure> {
+    const rename = (): IoFailure | undefined => (this.#disk.move(from, to) ? undefined : { ok: false, errno: ENOENT, step: 'rename' });
+    return this.#submit('rename', from, { priority: 'write', steps: [rename], outcome: () => ({ ok: true as const }) });
+  }
+
+  #broken(path: string, step: string): IoFailure | undefined {
+    for (const [start, errno] of this.brokenFolders) if (path.startsWith(start)) return { ok: false, errno, step };
+    return undefined;
+  }
+
+  list(path: string): Promise<{ readonly ok: true; readonly names: readonly string[] } | IoFailure> {
+    const names = this.#disk.names(path);
+    return Promise.resolve(this.#broken(path, 'list') ?? (names === undefined ? { ok: false, errno: ENOENT, step: 'list' } : { ok: true, names }));
+  }
+
+  statFs(path: string): Promise<StatFs | IoFailure> {
+    const broken = this.#broken(path, 'statfs');
+    if (broken !== undefined) return Promise.resolve(broken);
+    if (!this.#disk.exists(path)) return Promise.resolve({ ok: false, errno: ENOENT, step: 'statfs' });
+    return Promise.resolve({ ok: true, ...this.#disk.statFs(path) });
+  }
+
+  queueDepth(): Readonly<Record<IoPriority, number>> {
+    const depth = { demand: 0, prefetch: 0, write: 0, background: 0 };
+    for (const job of this.jobs) if (job.done === 0) depth[job.priority] += 1;
+    return depth;
+  }
+}
