@@ -47,6 +47,8 @@ export class SimFileSystem implements FileSystem {
   capacityBytes = Number.MAX_SAFE_INTEGER;
   /** Operations done so far; `stopAfter` counts in these. */
   operationCount = 0;
+  /** Syncs that met a handle closed under them: always a bug of the caller. */
+  failedSyncs = 0;
   readonly #names = new Map<string, SimInode>();
   #durableNames = new Map<string, SimInode>();
   readonly #pendingNames: NameChange[][] = [];
@@ -209,6 +211,11 @@ export class SimFileSystem implements FileSystem {
         use('sync');
         const bytes = inode.cached;
         if (this.#holdSyncs) await new Promise<void>((release) => void this.#heldSyncs.push(release));
+        // On a real host the number of a closed descriptor may be another file's by now.
+        if (!open) {
+          this.failedSyncs += 1;
+          throw ioFailed(`Cannot sync ${path}, closed meanwhile`, 9, { path });
+        }
         if (life === this.#life) inode.durable = bytes;
       },
       truncate: (sizeBytes) => {

@@ -116,6 +116,55 @@ describe('Journal.open', () => {
     }
   });
 
+  test('takes a body that is not exactly what it should be as damaged although the checksum is right', () => {
+    const head = encodeHead(0, hash);
+    const frame = (type: number, body: Uint8Array): Uint8Array => {
+      const record = new Uint8Array(body.length + 24);
+      const view = new DataView(record.buffer);
+      view.setUint32(0, body.length, true);
+      view.setUint16(4, type, true);
+      view.setUint16(6, 1, true);
+      view.setBigUint64(8, 1n, true);
+      record.set(body, 16);
+      view.setBigUint64(record.length - 8, hash(record.subarray(0, -8), head.tail.checksum), true);
+      return new Uint8Array([...head.bytes, ...record]);
+    };
+    const body = encodeBody(start);
+    const epochBody = encodeBody({ kind: 'epoch', model: 'm', epoch: 1, generation: 2 });
+    const invalidate = encodeBody({ kind: 'invalidate', id: 'a', generation: 1, selector: { all: true }, reason: '', actor: '', atMs: 0, matchedChunks: 0, removedBytes: 0 });
+    const nan = new Uint8Array(new Float64Array([Number.NaN]).buffer);
+    expect(scanJournal(frame(2, body), hash).problem).toBeUndefined();
+    const wrong: [string, number, Uint8Array][] = [
+      ['1 bytes follow the last field', 2, new Uint8Array([...body, 0])],
+      ['bytes wanted', 2, body.subarray(0, -1)],
+      ['beyond 2^53', 2, body.with(6, 0x20)],
+      ['not finite', 8, nan],
+      ['not UTF-8', 7, epochBody.with(epochBody.length - 1, 0xff)],
+      ['selector bits 0', 3, invalidate.with(invalidate.length - 4, 0)],
+      ['selector bits 4097', 3, invalidate.with(invalidate.length - 3, 0x10)],
+      ['pad record is not empty', 1, new Uint8Array([0, 1])],
+      ['record type 0', 0, new Uint8Array()],
+      ['announces', 1, new Uint8Array(MAX_RECORD_BYTES - 23)],
+    ];
+    for (const [problem, type, bytes] of wrong) expect(scanJournal(frame(type, bytes), hash).problem).toContain(problem);
+    expect(scanJournal(frame(1, new Uint8Array(MAX_RECORD_BYTES - 24)), hash).problem).toBeUndefined();
+  });
+
+  test.each([1, 10, 23])('takes the last %i bytes of a page as filler, all of them and zero', (fillerBytes) => {
+    const head = encodeHead(0, hash);
+    const overhead = encodeBody(forget(1, 0)).length + 24;
+    const first = encodeRecords([forget(1, 4096 - fillerBytes - 32 - overhead)], head.tail, hash);
+    expect(first.tail.sizeBytes).toBe(4096 - fillerBytes);
+    const second = encodeRecords([forget(2)], first.tail, hash);
+    const file = new Uint8Array([...head.bytes, ...first.bytes, ...second.bytes]);
+    expect(scanJournal(file, hash)).toMatchObject({ problem: undefined, tail: { sequence: 2 } });
+    expect(scanJournal(file.with(4095, 1), hash).problem).toContain('filler is not zero');
+    expect(scanJournal(file.subarray(0, 4096), hash)).toMatchObject({ problem: undefined, tail: { sequence: 1, sizeBytes: 4096 } });
+    if (fillerBytes > 1) expect(scanJournal(file.subarray(0, 4095), hash).problem).toContain('ends in filler');
+    const third = encodeRecords([forget(2)], scanJournal(file.subarray(0, 4096), hash).tail, hash);
+    expect(scanJournal(new Uint8Array([...file.subarray(0, 4096), ...third.bytes]), hash).tail.sequence).toBe(2);
+  });
+
   test('takes a gap in the sequence as damaged although the checksum is right', () => {
     const head = encodeHead(0, hash);
     const record = encodeRecords([start], { ...head.tail, sequence: 1 }, hash).bytes;
@@ -237,6 +286,23 @@ describe('Journal.sync', () => {
   });
 });
 
+describe('Journal.close', () => {
+  test('waits for a sync under way, and closes once', async () => {
+    const fileSystem = simFileSystem();
+    const { journal } = reopen(fileSystem);
+    journal.append(start);
+    fileSystem.holdSyncs();
+    const synced = journal.sync();
+    await Promise.resolve();
+    await Promise.resolve();
+    const closed = Promise.all([journal.close(), journal.close()]);
+    fileSystem.releaseSyncs();
+    await Promise.all([synced, closed]);
+    expect(fileSystem.failedSyncs).toBe(0);
+    expect(() => journal.append(start)).toThrow(InvariantError);
+  });
+});
+
 describe('Journal.compact', () => {
   test('refuses to lose the last start', () => {
     const { journal } = reopen(simFileSystem());
@@ -289,6 +355,7 @@ describe('Journal.compact', () => {
     fileSystem.releaseSyncs();
     await synced;
     await journal.sync();
+    expect(fileSystem.failedSyncs).toBe(0);
     fileSystem.powerCut();
     expect(reopen(fileSystem).replay.records.map((entry) => entry.record)).toEqual([start, forget(1)]);
   });
@@ -311,8 +378,9 @@ describe('Journal.compact', () => {
     fileSystem.failNext('syncFolder', 5);
     expect(() => journal.compact([start])).toThrow(KvtierError);
     expect(() => journal.append(forget(1))).toThrow(KvtierError);
+    expect(journal.sequence).toBe(2);
     journal.compact([start]);
-    journal.append(forget(2));
+    expect(journal.append(forget(2))).toBe(4);
     journal.checkInvariants();
     expect(reopen(fileSystem).replay.records.map((entry) => entry.record)).toEqual([start, forget(2)]);
   });
