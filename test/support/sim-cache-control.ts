@@ -189,11 +189,10 @@ export class SimCacheControl implements CacheControl {
   lookup(keys: readonly string[]): readonly LookupAnswer[] {
     let gap = false;
     return keys.map((key) => {
-      const entry = gap ? undefined : this.#byKey(key);
-      if (entry !== undefined) return { key, tier: topTier(entry), sizeBytes: entry.sizeBytes, reason: '' };
-      const reason = gap ? 'gap' : 'absent';
+      const entry = this.#byKey(key);
+      if (entry !== undefined && !gap) return { key, tier: topTier(entry), sizeBytes: entry.sizeBytes, reason: '' };
       gap = true;
-      return { key, tier: undefined, sizeBytes: undefined, reason };
+      return { key, tier: undefined, sizeBytes: undefined, reason: entry === undefined ? 'absent' : 'gap' };
     });
   }
 
@@ -341,7 +340,7 @@ export class SimCacheControl implements CacheControl {
       model: namespace.model,
       tenant: namespace.tenant,
       sizeBytes,
-      checksum: 18_446_744_073_709_551_615n.toString(),
+      checksum: 'fedcba9876543210',
       generation,
       createdAtMs,
       lastUsedAtMs,

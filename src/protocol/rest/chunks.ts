@@ -39,7 +39,7 @@ export const chunkSchema = z
     model: z.string(),
     tenant: z.string(),
     sizeBytes: countSchema,
-    checksum: z.string().meta({ description: 'xxHash3-64 over blocks of 1 MiB; text, since it exceeds 2^53' }),
+    checksum: z.string().meta({ description: 'xxHash3-64 over blocks of 1 MiB, 16 hex digits' }),
     generation: countSchema,
     createdAtMs: z.number(),
     lastUsedAtMs: z.number(),
