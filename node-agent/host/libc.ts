@@ -66,7 +66,8 @@ export function addressOf(bytes: Uint8Array | BigUint64Array): Pointer {
 
 /** A view of mapped memory, at most 4 GiB; the mapping must outlive it. */
 export function viewOf(address: number, sizeBytes: number): Uint8Array {
-  return new Uint8Array(toArrayBuffer(asPointer(address), 0, sizeBytes));
+  // bun:ffi refuses a view of nothing.
+  return sizeBytes === 0 ? new Uint8Array(0) : new Uint8Array(toArrayBuffer(asPointer(address), 0, sizeBytes));
 }
 
 /** Memory for aligned I/O: page-aligned, zeroed, unmapped only by `munmap`. Throws when the kernel refuses. */

@@ -82,7 +82,8 @@ export class TcpTransport implements Transport {
           drain: (socket) => socket.data.handler.onDrain(),
           close,
           end: (socket) => void socket.end(),
-          error: close,
+          // Bun calls this for what our own handlers threw: a bug, which must not end as a closed socket.
+          error: (_, problem) => queueMicrotask(() => { throw problem; }),
         },
       });
       return { host: address.host, port: server.port, stop: () => server.stop(false) };

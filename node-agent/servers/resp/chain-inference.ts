@@ -2,10 +2,10 @@
  * Finds prefix chains in what arrives over RESP, where nobody names them. LMCache splits one batch into tiles, a tile per socket,
  * keys of a tile in prefix order. So: SETs, or EXISTS, of one namespace on one client's sockets close together form a run;
  * consecutive keys of a socket are parent and child at once; when the run ends, the tiles are joined in the order in which they
- * began. A later EXISTS run corrects what an earlier one guessed.
+ * began. What is stored after a lookup continues the chain that the lookup found. A later EXISTS run corrects earlier guesses.
  *
  * Inferred edges order eviction and admission; they never decide what is correct.
- * Bounded: MAX_RUNS runs per client, MAX_RUN_KEYS keys in a run.
+ * Bounded: MAX_RUNS runs and as many remembered lookups per client, MAX_RUN_KEYS keys in a run.
  */
 import type { Clock } from '#core/clock.ts';
 import type { CacheDoor, ChunkRef } from '#cache/door.ts';
@@ -27,6 +27,8 @@ interface Run {
 
 /** LMCache's threads start their tiles within a millisecond or two; between two lookups an engine step passes. */
 const RUN_GAP_MS = 50;
+/** A store that comes later than this after a lookup belongs to another request. */
+const PREFILL_MS = 60_000;
 const MAX_RUNS = 256;
 const MAX_RUN_KEYS = 65_536;
 
@@ -35,6 +37,8 @@ export class ChainInference {
   readonly #clock: Clock;
   /** By namespace. */
   readonly #runs = new Map<number, Run>();
+  /** By namespace: the last chunk that a lookup found, and when. */
+  readonly #found = new Map<number, { readonly ref: ChunkRef; readonly atMs: number }>();
   #timer: (() => void) | undefined;
 
   constructor(cache: Pick<CacheDoor, 'link' | 'touchChain'>, clock: Clock) {
@@ -45,8 +49,11 @@ export class ChainInference {
   /** The chunk before the one that this socket is about to store, where the run tells. */
   parentFor(namespace: number, socket: number): ChunkRef | undefined {
     const run = this.#runs.get(namespace);
-    if (run === undefined || run.kind !== 'put' || this.#isOver(run)) return undefined;
-    return run.tiles.find((tile) => tile.socket === socket)?.last;
+    if (run !== undefined && run.kind === 'put' && !this.#isOver(run)) return run.tiles.find((tile) => tile.socket === socket)?.last;
+    if (run !== undefined) this.#end(namespace, run);
+    const found = this.#found.get(namespace);
+    this.#found.delete(namespace);
+    return found !== undefined && this.#clock.monotonicMs() - found.atMs < PREFILL_MS ? found.ref : undefined;
   }
 
   /** A chunk was probed (and found) or stored. */
@@ -72,6 +79,14 @@ export class ChainInference {
     }
   }
 
+  /** A probe found nothing: a lookup is under way, so what was being stored is complete. */
+  noteMiss(namespace: number): void {
+    const run = this.#runs.get(namespace);
+    if (run?.kind === 'put') this.#end(namespace, run);
+    // A lookup that begins with a miss has no chain to continue.
+    if (run?.kind !== 'probe') this.#found.delete(namespace);
+  }
+
   /** Something else happened in this namespace (a GET, a miss): the next key begins a new run. */
   end(namespace: number): void {
     const run = this.#runs.get(namespace);
@@ -94,7 +109,13 @@ export class ChainInference {
       if (before !== undefined && tile !== undefined) this.#cache.link(before.last, tile.first);
     }
     const tail = run.tiles.at(-1);
+    if (run.kind === 'probe' && tail !== undefined) this.#remember(namespace, tail.last);
     if (run.tiles.length > 1 && tail !== undefined) this.#cache.touchChain([tail.last]);
+  }
+
+  #remember(namespace: number, ref: ChunkRef): void {
+    if (this.#found.size >= MAX_RUNS) this.#found.clear();
+    this.#found.set(namespace, { ref, atMs: this.#clock.monotonicMs() });
   }
 
   #arm(): void {
@@ -110,5 +131,6 @@ export class ChainInference {
   close(): void {
     this.#timer?.();
     this.#runs.clear();
+    this.#found.clear();
   }
 }

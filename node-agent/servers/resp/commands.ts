@@ -262,7 +262,10 @@ export class CommandRunner {
     }
     if (found !== undefined && parsed.part === 'metadata' && cache.metadata(found.ref) === undefined) return false;
     const outcome: ProbeOutcome | undefined = cache.probe(namespace, parsed.key, group.id);
-    if (outcome === undefined) return false;
+    if (outcome === undefined) {
+      if (isLmcacheKey(parsed)) group.inference.noteMiss(namespace);
+      return false;
+    }
     if (isLmcacheKey(parsed)) group.inference.note('probe', namespace, { socket: connection.id, ref: outcome.ref });
     return true;
   }

@@ -68,7 +68,7 @@ function lower(argument: Uint8Array | undefined): string {
 
 function select(args: readonly Uint8Array[], { connection }: Context): undefined {
   const index = text.decode(args[1]);
-  if (!/^-?\d+$/.test(index)) connection.out.error('ERR invalid DB index');
+  if (!/^-?\d+$/.test(index)) connection.out.error('ERR value is not an integer or out of range');
   else if (Number(index) === 0) connection.out.ok();
   else connection.out.error('ERR DB index is out of range');
   return undefined;
