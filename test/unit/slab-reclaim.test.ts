@@ -160,7 +160,25 @@ describe('SlabAllocator.planReclaim', () => {
     expect(judged).toBeLessThan(8192);
   });
 
-  test('rearranges slabs of the class itself where they parked off the grid, and only for a gain', () => {
+  test('gives up a slab that stands across two places on the grid where both places can be had for it', () => {
+    const allocator = slabTier(64 * MiB);
+    const slots = fill(allocator, 2 * MiB);
+    for (const slot of slots.slice(3, 9)) allocator.free(slot);
+    const astride = allocator.allocate(12 * MiB) as SlotIndex;
+    expect(allocator.slotAddress(astride)).toBe(2 ** 40 + 6 * MiB);
+    const locked = new Set(slots.slice(12));
+    const plan = allocator.planReclaim(
+      12 * MiB,
+      () => 1,
+      (slot) => locked.has(slot),
+    );
+    expect(plan?.toSorted((a, b) => a - b)).toEqual([...slots.slice(0, 3), ...slots.slice(9, 12), astride].toSorted((a, b) => a - b));
+    for (const slot of plan ?? []) allocator.free(slot);
+    expect(allocator.allocate(12 * MiB)).not.toBe(-1);
+    expect(allocator.allocate(12 * MiB)).not.toBe(-1);
+  });
+
+  test('ends with a full tier after locks had pushed slabs off the grid', () => {
     const allocator = slabTier(64 * MiB);
     const slots = fill(allocator, 2 * MiB);
     // Locks at 2 MiB and at 34 MiB push the first two slabs of 12 MiB off their grid.
