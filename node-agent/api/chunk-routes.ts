@@ -6,7 +6,7 @@ import { toSelector } from '#protocol/rest/selector.ts';
 import { resolveTimePoint } from '#protocol/rest/time-point.ts';
 import type { ApiApp, Guarded } from './app.ts';
 import type { ApiDeps } from './deps.ts';
-import { pageOf } from './paging.ts';
+import { decodeCursor, encodeCursor, pageOf } from './paging.ts';
 import { problemOfError } from './problems.ts';
 import { definitions } from './route-definitions.ts';
 import { namespaceViews, tenantViews } from './stats-view.ts';
@@ -41,12 +41,12 @@ export function bindChunkRoutes(app: ApiApp, { deps, guarded }: { readonly deps:
 
 function bindListings(app: ApiApp, { deps: { clock, control }, guarded }: { readonly deps: ApiDeps; readonly guarded: Guarded }): void {
   app.openapi(guarded('namespaces', definitions.namespaces), (context) => {
-    const { rows, cursor } = pageOf(namespaceViews(control), context.req.valid('query'));
+    const { rows, cursor } = pageOf(namespaceViews(control), { kind: 'namespaces', ...context.req.valid('query') });
     return context.json({ namespaces: rows, cursor }, 200);
   });
 
   app.openapi(guarded('tenants', definitions.tenants), (context) => {
-    const { rows, cursor } = pageOf(tenantViews(control), context.req.valid('query'));
+    const { rows, cursor } = pageOf(tenantViews(control), { kind: 'tenants', ...context.req.valid('query') });
     return context.json({ tenants: rows, cursor }, 200);
   });
 
@@ -56,8 +56,9 @@ function bindListings(app: ApiApp, { deps: { clock, control }, guarded }: { read
       ...withoutAbsent(stable),
       ...(olderThan === undefined ? {} : { olderThan: resolveTimePoint(olderThan, clock.nowMs()) }),
     } as ChunkFilter;
-    const page = control.chunks(filter, cursor === undefined ? { limit } : { cursor, limit });
-    return context.json({ chunks: page.chunks.map(chunkView), cursor: page.cursor ?? null }, 200);
+    const page = control.chunks(filter, cursor === undefined ? { limit } : { cursor: decodeCursor('chunks', cursor), limit });
+    const next = page.cursor === undefined ? null : encodeCursor('chunks', page.cursor);
+    return context.json({ chunks: page.chunks.map(chunkView), cursor: next }, 200);
   });
 
   app.openapi(guarded('chunk', definitions.chunk), (context) => {

@@ -3,6 +3,7 @@ import type { Invalidation } from '#protocol/rest/operations.ts';
 import { toSelector } from '#protocol/rest/selector.ts';
 import type { ApiApp, Guarded } from './app.ts';
 import type { ApiDeps } from './deps.ts';
+import { decodeCursor, encodeCursor } from './paging.ts';
 import { definitions } from './route-definitions.ts';
 import { callWebhook } from './webhook.ts';
 
@@ -19,9 +20,12 @@ export function bindInvalidationRoutes(app: ApiApp, { deps, guarded }: { readonl
   app.openapi(guarded('invalidations', definitions.invalidations), async (context) => {
     const { cursor, limit } = context.req.valid('query');
     // One more than asked for tells whether there is a next page.
-    const rows = await control.invalidations(cursor === undefined ? { limit: limit + 1 } : { beforeId: cursor, limit: limit + 1 });
+    const rows = await control.invalidations(
+      cursor === undefined ? { limit: limit + 1 } : { beforeId: decodeCursor('invalidations', cursor), limit: limit + 1 },
+    );
     const page = rows.slice(0, limit);
-    const next = rows.length > limit ? (page.at(-1)?.id ?? null) : null;
+    const last = rows.length > limit ? page.at(-1) : undefined;
+    const next = last === undefined ? null : encodeCursor('invalidations', last.id);
     return context.json(
       { invalidations: page.map((row) => ({ ...row, selector: { ...row.selector } as Invalidation['selector'] })), cursor: next },
       200,

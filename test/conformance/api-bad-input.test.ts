@@ -152,9 +152,37 @@ describe('paths and queries', () => {
     const { request, control } = createApiHarness();
     putSampleChunks(control);
     for (const path of ['/v1/chunks', '/v1/namespaces', '/v1/tenants', '/v1/invalidations']) {
-      for (const cursor of ['', '%00', '!!!', 'a', '-1', '../x', encodeURIComponent('💥'), 'x'.repeat(20_000)]) {
+      for (const cursor of [
+        '',
+        '%00',
+        '!!!',
+        'a',
+        '-1',
+        '../x',
+        encodeURIComponent('💥'),
+        'x'.repeat(20_000),
+        btoa(`${path.slice(4)} `).replaceAll('=', ''),
+      ]) {
         const response = await request('GET', `${path}?cursor=${cursor}`);
         expect((await problemOf(response)).status, `${path} ${cursor.slice(0, 20)}`).toBe(400);
+      }
+    }
+  });
+
+  test('the cursor of one listing is a 400 on another', async () => {
+    const { request, client, control } = createApiHarness();
+    putSampleChunks(control);
+    for (const _ of [1, 2]) await client().invalidate({ selector: { tag: 'none' } });
+    const cursors = {
+      chunks: (await client().chunks({ limit: 1 })).cursor,
+      namespaces: (await client().namespaces({ limit: 1 })).cursor,
+      tenants: (await client().tenants({ limit: 1 })).cursor,
+      invalidations: (await client().invalidations({ limit: 1 })).cursor,
+    };
+    for (const [from, cursor] of Object.entries(cursors)) {
+      expect(cursor, from).not.toBeNull();
+      for (const to of Object.keys(cursors)) {
+        expect((await request('GET', `/v1/${to}?cursor=${cursor}`)).status, `${from} on ${to}`).toBe(from === to ? 200 : 400);
       }
     }
   });

@@ -17,7 +17,6 @@ import type {
   VerifyProgress,
 } from '#cache/control.ts';
 import { assert } from '#core/assert.ts';
-import { badRequest } from '#core/errors.ts';
 import { namespaceIdentity, type NamespaceDescriptor } from '#core/namespace.ts';
 import { matchesStable, matchesVolatile, namespaceLabel, type Selector } from '#core/selector.ts';
 import type { CatalogInvalidation } from '#ports/catalog-store.ts';
@@ -169,8 +168,7 @@ export class SimCacheControl implements CacheControl {
   }
 
   chunks(filter: ChunkFilter, page: { readonly cursor?: string; readonly limit: number }): ReturnType<CacheControl['chunks']> {
-    if (page.cursor !== undefined && !/^\d{1,15}$/.test(page.cursor))
-      throw badRequest('Cannot continue the listing: the cursor is not one of a former page');
+    if (page.cursor !== undefined && !/^\d{1,15}$/.test(page.cursor)) return { chunks: [], cursor: undefined };
     const after = page.cursor === undefined ? -1 : Number(page.cursor);
     const rest = this.#matching(filter).filter(({ index }) => index > after);
     const shown = rest.slice(0, page.limit);
@@ -255,7 +253,7 @@ export class SimCacheControl implements CacheControl {
   async invalidations(page: { readonly beforeId?: string; readonly limit: number }): Promise<readonly CatalogInvalidation[]> {
     await this.#step('invalidations');
     const first = page.beforeId === undefined ? 0 : this.#log.findIndex(({ id }) => id === page.beforeId) + 1;
-    if (page.beforeId !== undefined && first === 0) throw badRequest('Cannot continue the log: the cursor is not one of a former page');
+    if (page.beforeId !== undefined && first === 0) return [];
     return this.#log.slice(first, first + page.limit);
   }
 
