@@ -9,7 +9,7 @@ import { createSqliteCatalogStore } from '#catalog/sqlite-catalog-store.ts';
 import type { SqliteCatalogOptions } from '#catalog/sqlite-catalog-store.ts';
 import { hostClock } from '#host/clock.ts';
 import type { CatalogStore } from '#ports/catalog-store.ts';
-import { makeChunk, makeInvalidation, readAll } from '../support/catalog-fixtures.ts';
+import { makeChunk, makeInvalidation, opaque, readAll } from '../support/catalog-fixtures.ts';
 
 const migrationsDir = fileURLToPath(new URL('../../migrations', import.meta.url));
 let folder: string;
@@ -190,6 +190,36 @@ describe('a corrupt catalog', () => {
   });
 });
 
+describe('a start', () => {
+  test('takes rows that only RAM had out of the file, with the namespaces and tenants that nothing is left of', async () => {
+    const store = makeStore();
+    await store.open();
+    const ram = [{ tier: 'ram', folder: '', dirty: true }] as const;
+    store.enqueue({ kind: 'put', chunk: makeChunk(1, { namespace: opaque, replicas: ram }) });
+    store.enqueue({ kind: 'put', chunk: makeChunk(2) });
+    await store.flush();
+    await store.close();
+    await makeStore().open();
+    const connection = other();
+    expect(connection.prepare('SELECT generation FROM chunk').pluck().all()).toEqual([2]);
+    expect(connection.prepare('SELECT tier FROM replica').pluck().all()).toEqual(['ssd']);
+    expect(connection.prepare('SELECT tenant FROM namespace').pluck().all()).toEqual(['default']);
+    expect(connection.prepare('SELECT name FROM tenant').pluck().all()).toEqual(['default']);
+  });
+
+  test('finds damage also in pages that the load does not read', async () => {
+    await fill(400);
+    const connection = new Database(path);
+    const page = connection.prepare("SELECT pageno FROM dbstat WHERE name = 'chunk_parent' AND pagetype = 'leaf' LIMIT 1").pluck().get() as number;
+    connection.close();
+    const bytes = await Bun.file(path).bytes();
+    bytes.fill(0xa5, (page - 1) * 4096, page * 4096);
+    await Bun.write(path, bytes);
+    expect(await readAll(await makeStore().open())).toEqual([]);
+    expect(existsSync(`${path}.corrupt-1`)).toBe(true);
+  });
+});
+
 describe('a catalog locked by another process', () => {
   test('for writing is read at start, written when it is free, and degraded in between', async () => {
     await fill(5);
@@ -284,6 +314,55 @@ describe('a reader that holds the WAL', () => {
 });
 
 describe('the write-behind', () => {
+  test('leaves no replica without its chunk', async () => {
+    const store = makeStore();
+    await store.open();
+    store.enqueue({ kind: 'put', chunk: makeChunk(1) });
+    await store.flush();
+    store.enqueue({ kind: 'remove', generation: 1 });
+    store.enqueue({ kind: 'replicas', generation: 2, replicas: makeChunk(2).replicas });
+    await store.flush();
+    expect(other().prepare('SELECT count(*) FROM replica').pluck().get()).toBe(0);
+  });
+
+  test('drops a batch that SQLite will never take, counts it, and goes on', async () => {
+    const store = makeStore();
+    await store.open();
+    const impossible = null as unknown as number;
+    store.enqueue({ kind: 'put', chunk: makeChunk(1, { sizeBytes: impossible }) });
+    await store.flush();
+    store.enqueue({ kind: 'put', chunk: makeChunk(2) });
+    await store.flush();
+    expect(store.stats()).toMatchObject({ state: 'ok', droppedChanges: 1 });
+    expect(counted(other())).toBe(1);
+    expect(log).toContain('A catalog batch was dropped');
+  });
+
+  test('survives the loss of its worker: what waited is written by the next one, and what only RAM has stays', async () => {
+    const HostWorker = globalThis.Worker;
+    const workers: Worker[] = [];
+    globalThis.Worker = class extends HostWorker {
+      constructor(...parameters: ConstructorParameters<typeof HostWorker>) {
+        super(...parameters);
+        workers.push(this);
+      }
+    };
+    try {
+      const store = makeStore();
+      await store.open();
+      store.enqueue({ kind: 'put', chunk: makeChunk(1, { replicas: [{ tier: 'ram', folder: '', dirty: true }] }) });
+      await store.flush();
+      workers[0]?.terminate();
+      store.enqueue({ kind: 'put', chunk: makeChunk(2) });
+      await store.flush();
+      expect(workers.length).toBe(2);
+      expect(store.stats()).toMatchObject({ state: 'ok', droppedChanges: 0 });
+      expect(counted(other())).toBe(2);
+    } finally {
+      globalThis.Worker = HostWorker;
+    }
+  });
+
   test('commits a change by itself, soon', async () => {
     const store = makeStore();
     await store.open();
