@@ -7,6 +7,7 @@
  * unlink of its key is pending and adoption is over; every record in `#live` is in the journal.
  */
 import { assert } from '#core/assert.ts';
+import { KvtierError } from '#core/errors.ts';
 import { namespaceIdentity } from '#core/namespace.ts';
 import type { NamespaceDescriptor } from '#core/namespace.ts';
 import { isVolatile, matchesStable } from '#core/selector.ts';
@@ -33,9 +34,14 @@ export class Tombstones {
   readonly #live = new Map<string, ForgetRecord>();
   /** Key id -> writes and unlinks under way. */
   readonly #pending = new Map<string, number>();
+  /** The files of these writes and unlinks. */
+  readonly #pendingFiles = new Set<{ readonly generation: number }>();
   /** Selectors whose scan is under way and that are not in the journal yet. */
   readonly #running = new Set<{ readonly selector: Selector; readonly generation: number }>();
   #adopting = true;
+  /** Folders that went while the journal could not be written: their record goes before any other. */
+  readonly #owed = new Map<string, FolderDroppedRecord>();
+  #closed = false;
 
   constructor(journal: Journal, replayed: readonly JournalRecord[], logger: Logger = noopLogger) {
     this.#journal = journal;
@@ -46,15 +52,13 @@ export class Tombstones {
   #replay(record: JournalRecord): void {
     switch (record.kind) {
       case 'invalidate':
-        this.#invalidations.push(record);
+        this.#addInvalidation(record);
         break;
       case 'forget':
-        this.#live.set(this.keyId(record.namespace, record.key), record);
+        this.#remember(record);
         break;
       case 'forgetMany':
-        for (const key of record.keys) {
-          this.#live.set(this.keyId(record.namespace, key), { kind: 'forget', namespace: record.namespace, key, generation: record.generation });
-        }
+        for (const key of record.keys) this.#remember({ kind: 'forget', namespace: record.namespace, key, generation: record.generation });
         break;
       case 'folderDropped':
         this.#foldersDropped.set(record.folderId, record);
@@ -66,6 +70,29 @@ export class Tombstones {
       case 'cleanStop':
         break;
     }
+  }
+
+  /** In order of generation, which is not that of the records where two scans overlapped; nearly always at the end. */
+  #addInvalidation(record: InvalidateRecord): void {
+    let at = this.#invalidations.length;
+    while (at > 0 && (this.#invalidations[at - 1] as InvalidateRecord).generation > record.generation) at -= 1;
+    this.#invalidations.splice(at, 0, record);
+  }
+
+  /** The newest generation counts: an invalidation that began before a put may be written after it. */
+  #remember(record: ForgetRecord): void {
+    const id = this.keyId(record.namespace, record.key);
+    if ((this.#live.get(id)?.generation ?? -1) < record.generation) this.#live.set(id, record);
+  }
+
+  /** Throws where nothing can be journaled: the agent has closed, or a record that must come first cannot be written. */
+  #append(records: readonly JournalRecord[]): void {
+    if (this.#closed) throw new KvtierError('SHUTTING_DOWN', 'Cannot write the journal: the agent is shutting down');
+    if (this.#owed.size > 0) {
+      this.#journal.appendAll([...this.#owed.values()]);
+      this.#owed.clear();
+    }
+    this.#journal.appendAll(records);
   }
 
   keyId(namespace: Pick<NamespaceDescriptor, 'grammar' | 'tenant' | 'keyPrefix' | 'keyTail'>, key: Uint8Array): string {
@@ -106,16 +133,16 @@ export class Tombstones {
 
   /** True where a deletion or overwrite of this key must be journaled although the chunk is not on SSD. */
   mayHaveFile(id: () => string): boolean {
-    return this.#adopting || (this.#pending.size > 0 && this.#pending.has(id()));
+    return this.#adopting || this.#owed.size > 0 || (this.#pending.size > 0 && this.#pending.has(id()));
   }
 
   /** Counts a write or an unlink of a key; call the answer once it is over and, for a write that came too late, its file is gone. */
-  trackUnlink(id: string, _generation: number): () => void {
+  trackUnlink(id: string, generation: number): () => void {
+    const file = { generation };
+    this.#pendingFiles.add(file);
     this.#pending.set(id, (this.#pending.get(id) ?? 0) + 1);
-    let done = false;
     return () => {
-      assert(!done, 'a tracked file operation ends once');
-      done = true;
+      assert(this.#pendingFiles.delete(file), 'a tracked file operation ends once');
       const count = (this.#pending.get(id) ?? 0) - 1;
       if (count > 0) this.#pending.set(id, count);
       else {
@@ -133,16 +160,16 @@ export class Tombstones {
   forget(namespace: NamespaceDescriptor, key: Uint8Array, generation: number): void {
     const { grammar, tenant, keyPrefix, keyTail } = namespace;
     const record: ForgetRecord = { kind: 'forget', namespace: { grammar, tenant, keyPrefix, keyTail }, key: key.slice(), generation };
-    this.#journal.append(record);
-    this.#live.set(this.keyId(namespace, key), record);
+    this.#append([record]);
+    this.#remember(record);
   }
 
   /** As `forget` for the keys that a volatile selector was resolved to. */
   forgetMany(namespace: NamespaceDescriptor, keys: readonly Uint8Array[], generation: number): void {
     const { grammar, tenant, keyPrefix, keyTail } = namespace;
     const parts = { grammar, tenant, keyPrefix, keyTail };
-    this.#journal.appendAll(splitForget(parts, keys, generation));
-    for (const key of keys) this.#live.set(this.keyId(namespace, key), { kind: 'forget', namespace: parts, key: key.slice(), generation });
+    this.#append(splitForget(parts, keys, generation));
+    for (const key of keys) this.#remember({ kind: 'forget', namespace: parts, key: key.slice(), generation });
   }
 
   /** The selector counts from now on, for files that adoption finds while its scan is under way. */
@@ -154,21 +181,37 @@ export class Tombstones {
 
   /** Durable when the promise settles. */
   async invalidate(record: InvalidateRecord): Promise<void> {
-    this.#journal.append(record);
-    this.#invalidations.push(record);
+    this.#append([record]);
+    this.#addInvalidation(record);
     await this.#journal.sync();
   }
 
   async setEpoch(record: EpochRecord): Promise<void> {
-    this.#journal.append(record);
+    this.#append([record]);
     this.#epochs.set(record.model, record);
     await this.#journal.sync();
   }
 
+  /**
+   * Everything in the folder with at most this generation is dead. Where that cannot be written now, it is owed: until it is,
+   * every deletion and overwrite is journaled behind it or refused, since the folder may hold an older value of any key.
+   */
   dropFolder(folderId: string, generation: number): void {
     const record: FolderDroppedRecord = { kind: 'folderDropped', folderId, generation };
-    this.#journal.append(record);
     this.#foldersDropped.set(folderId, record);
+    this.#owed.set(folderId, record);
+    this.payOwed();
+  }
+
+  /** Tries to write what is owed; counts as written only when it is. */
+  payOwed(): void {
+    if (this.#owed.size === 0 || this.#closed) return;
+    try {
+      this.#append([]);
+    } catch (problem) {
+      if (!(problem instanceof KvtierError)) throw problem;
+      this.#logger.error('Cannot write to the journal that a folder is lost', { code: problem.code });
+    }
   }
 
   /** True where a file with this content and generation must not be served: the one judge for rows and headers at recovery. */
@@ -191,23 +234,45 @@ export class Tombstones {
     await this.#journal.sync();
   }
 
-  /** Rewrites the journal with what is still needed, where it has grown. Not while files are being adopted or unlinked. */
+  /** Rewrites the journal with what is still needed: where it has grown, and where it has failed, since only that heals it. */
   compactIfNeeded(): boolean {
-    if (!this.#journal.needsCompaction || this.#adopting || this.#pending.size > 0 || this.#running.size > 0) return false;
-    this.#compact();
-    return true;
+    if (this.#closed || (!this.#journal.needsCompaction && this.#journal.failure === undefined)) return false;
+    try {
+      this.#compact();
+      return true;
+    } catch (problem) {
+      if (!(problem instanceof KvtierError)) throw problem;
+      this.#logger.error('Cannot rewrite the journal; the next attempt follows', { code: problem.code });
+      return false;
+    }
   }
 
   #compact(): void {
     assert(this.#start !== undefined, 'the run has begun');
-    this.#invalidations = this.#invalidations.slice(-AUDIT_INVALIDATIONS);
+    // Any invalidation may be needed for a file whose header is not read yet, or that is still there with a generation below it.
+    let oldest = Number.POSITIVE_INFINITY;
+    for (const file of this.#pendingFiles) oldest = Math.min(oldest, file.generation);
+    if (!this.#adopting) {
+      const audited = this.#invalidations.length - AUDIT_INVALIDATIONS;
+      this.#invalidations = this.#invalidations.filter((record, index) => index >= audited || record.generation >= oldest);
+    }
     this.#journal.compact([this.#start, ...this.#foldersDropped.values(), ...this.#epochs.values(), ...this.#invalidations, ...this.#live.values()]);
+    this.#owed.clear();
     this.#logger.debug('Compacted the journal', { sizeBytes: this.#journal.sizeBytes });
   }
 
+  /** Ends with a record of the clean stop where the journal takes it. From now on whatever must be journaled is refused. */
   async close(atMs: number): Promise<void> {
-    this.#journal.append({ kind: 'cleanStop', atMs });
-    await this.#journal.sync();
+    if (this.#closed) return;
+    try {
+      this.#append([{ kind: 'cleanStop', atMs }]);
+      this.#closed = true;
+      await this.#journal.sync();
+    } catch (problem) {
+      if (!(problem instanceof KvtierError)) throw problem;
+      this.#closed = true;
+      this.#logger.error('Cannot end the journal with a clean stop', { code: problem.code });
+    }
     await this.#journal.close();
   }
 }
