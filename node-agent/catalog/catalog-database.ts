@@ -291,11 +291,16 @@ function createPrivate(path: string): void {
 
 /** Applies what is missing of migrations/. Throws CatalogFailure `newer` for a file of a later kvtier. */
 function bringUp(connection: Database.Database, migrationsDir: string): { readonly current: number; readonly changed: boolean } {
-  const journal = JSON.parse(readFileSync(join(migrationsDir, 'meta', '_journal.json'), 'utf8')) as { readonly entries: readonly unknown[] };
+  const journal = JSON.parse(readFileSync(join(migrationsDir, 'meta', '_journal.json'), 'utf8')) as {
+    readonly entries: readonly unknown[];
+  };
   const current = journal.entries.length;
   const found = Number(connection.pragma('user_version', { simple: true }));
   if (found > current) {
-    throw new CatalogFailure('newer', `The catalog has schema ${found}, this kvtier knows ${current}: run a newer kvtier, or delete the file (it is rebuilt)`);
+    throw new CatalogFailure(
+      'newer',
+      `The catalog has schema ${found}, this kvtier knows ${current}: run a newer kvtier, or delete the file (it is rebuilt)`,
+    );
   }
   if (found === current) return { current, changed: false };
   migrate(drizzle(connection), { migrationsFolder: migrationsDir });

@@ -132,7 +132,10 @@ export class CatalogQueue {
     for (const [generation, entry] of this.#pending) {
       assert(!this.#touches.has(generation), `CatalogQueue: generation ${generation} waits twice`);
       assert(entry.bytes === entryBytes(entry), `CatalogQueue: generation ${generation} is counted with ${entry.bytes} bytes`);
-      assert(!entry.removed || (entry.chunk ?? entry.use ?? entry.parent ?? entry.replicas) === undefined, 'CatalogQueue: a removal with data');
+      assert(
+        !entry.removed || (entry.chunk ?? entry.use ?? entry.parent ?? entry.replicas) === undefined,
+        'CatalogQueue: a removal with data',
+      );
     }
   }
 
@@ -162,7 +165,10 @@ export class CatalogQueue {
   #update(generation: number, change: (entry: Pending) => void): boolean {
     const before = this.#pending.get(generation);
     const touch = this.#touches.get(generation);
-    const entry: Pending = before === undefined ? { chunk: undefined, removed: false, use: touch, parent: undefined, replicas: undefined, bytes: 0 } : { ...before };
+    const entry: Pending =
+      before === undefined
+        ? { chunk: undefined, removed: false, use: touch, parent: undefined, replicas: undefined, bytes: 0 }
+        : { ...before };
     change(entry);
     entry.bytes = entryBytes(entry);
     const formerBytes = (before?.bytes ?? 0) + (touch === undefined ? 0 : TOUCH_BYTES);

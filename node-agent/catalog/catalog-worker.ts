@@ -17,7 +17,8 @@ self.onmessage = (event: MessageEvent<CatalogRequest>): void => {
     if (event.data.call === 'page') transfer = transferOf(answer as CatalogCalls['page']['answer']);
     outcome = { ok: true, answer };
   } catch (error) {
-    const failure = error instanceof CatalogFailure ? error : new CatalogFailure('bug', error instanceof Error ? error.message : String(error), error);
+    const failure =
+      error instanceof CatalogFailure ? error : new CatalogFailure('bug', error instanceof Error ? error.message : String(error), error);
     outcome = { ok: false, kind: failure.kind, message: failure.message };
   }
   const reply: CatalogReply = { id, walBytes: database?.walBytes() ?? 0, setAside: database?.takeSetAside() ?? [], ...outcome };

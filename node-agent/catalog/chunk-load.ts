@@ -24,7 +24,10 @@ export class ChunkLoad {
       this.#connection.exec('BEGIN');
       this.#namespaces = readNamespaces(selectNamespaces(db).all());
       const query = selectSsdChunks(db).toSQL();
-      this.#rows = this.#connection.prepare(query.sql).raw().iterate(...query.params);
+      this.#rows = this.#connection
+        .prepare(query.sql)
+        .raw()
+        .iterate(...query.params);
       this.#next = this.#read();
     } catch (error) {
       this.#connection.close();
@@ -68,7 +71,8 @@ export class ChunkLoad {
     if (namespace === undefined || !(typeof key === 'string' || key instanceof Uint8Array)) return false;
     if (!isCount(generation) || !isCount(sizeBytes) || !isCount(hitCount) || !isOptionalCount(parentGeneration)) return false;
     if (!isTime(createdAtMs) || !isTime(lastUsedAtMs) || !isOptionalCount(tokenCount)) return false;
-    if (typeof checksum !== 'string' || checksum.length !== 16 || !(redisMetadata === null || redisMetadata instanceof Uint8Array)) return false;
+    if (typeof checksum !== 'string' || checksum.length !== 16 || !(redisMetadata === null || redisMetadata instanceof Uint8Array))
+      return false;
     const checksumHigh = hexWord(checksum, 0);
     const checksumLow = hexWord(checksum, 8);
     if (checksumHigh < 0 || checksumLow < 0) return false;

@@ -2,7 +2,18 @@
 import type { Selector } from '#core/selector.ts';
 
 const fields = new Set([
-  'all', 'model', 'modelPrefix', 'tenant', 'namespace', 'keys', 'keyPrefix', 'chainFrom', 'tag', 'olderThan', 'createdBefore', 'tier',
+  'all',
+  'model',
+  'modelPrefix',
+  'tenant',
+  'namespace',
+  'keys',
+  'keyPrefix',
+  'chainFrom',
+  'tag',
+  'olderThan',
+  'createdBefore',
+  'tier',
 ]);
 
 /**

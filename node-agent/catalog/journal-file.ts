@@ -10,7 +10,14 @@ import { assert } from '#core/assert.ts';
 import type { BlockHash } from '#core/checksum.ts';
 import { MalformedBytes } from './journal-bytes.ts';
 import {
-  decodeBody, encodeBody, MAX_RECORD_BYTES, PAD_TYPE, RECORD_FRAME_BYTES, RECORD_HEAD_BYTES, RECORD_VERSION, recordType,
+  decodeBody,
+  encodeBody,
+  MAX_RECORD_BYTES,
+  PAD_TYPE,
+  RECORD_FRAME_BYTES,
+  RECORD_HEAD_BYTES,
+  RECORD_VERSION,
+  recordType,
 } from './journal-record.ts';
 import type { JournalRecord } from './journal-record.ts';
 
@@ -59,7 +66,11 @@ export function encodeHead(sequence: number, hash: BlockHash): { readonly bytes:
 }
 
 /** The bytes that follow `tail` for these records, in one piece, and the tail behind them. */
-export function encodeRecords(records: readonly JournalRecord[], tail: JournalTail, hash: BlockHash): { readonly bytes: Uint8Array; readonly tail: JournalTail } {
+export function encodeRecords(
+  records: readonly JournalRecord[],
+  tail: JournalTail,
+  hash: BlockHash,
+): { readonly bytes: Uint8Array; readonly tail: JournalTail } {
   const pieces: Uint8Array[] = [];
   let next = tail;
   const add = (type: number, body: Uint8Array): void => {
@@ -128,7 +139,8 @@ function encodeFrame(frame: { type: number; body: Uint8Array; sequence: number; 
 }
 
 function readHead(file: Uint8Array, hash: BlockHash): JournalTail {
-  if (file.length < JOURNAL_HEAD_BYTES) throw new MalformedBytes(`the file has ${file.length} bytes, its head alone has ${JOURNAL_HEAD_BYTES}`);
+  if (file.length < JOURNAL_HEAD_BYTES)
+    throw new MalformedBytes(`the file has ${file.length} bytes, its head alone has ${JOURNAL_HEAD_BYTES}`);
   if (MAGIC.some((byte, index) => file[index] !== byte)) throw new MalformedBytes('the magic is not that of a kvtier journal');
   const view = new DataView(file.buffer, file.byteOffset, JOURNAL_HEAD_BYTES);
   const checksum = view.getBigUint64(24, true);
@@ -149,12 +161,17 @@ function skipFiller(file: Uint8Array, tail: JournalTail, fillerBytes: number): J
   return { ...tail, sizeBytes };
 }
 
-function readFrame(file: Uint8Array, tail: JournalTail, hash: BlockHash): { readonly record: JournalRecord | undefined; readonly tail: JournalTail } {
+function readFrame(
+  file: Uint8Array,
+  tail: JournalTail,
+  hash: BlockHash,
+): { readonly record: JournalRecord | undefined; readonly tail: JournalTail } {
   const at = tail.sizeBytes;
   const leftBytes = file.length - at;
   // A kill between filler and record leaves the filler alone; it fills the page to its end and nothing was acknowledged.
   if (leftBytes === 0) return { record: undefined, tail };
-  if (leftBytes < RECORD_FRAME_BYTES) throw new MalformedBytes(`a record has ${leftBytes} bytes, its frame alone has ${RECORD_FRAME_BYTES}`);
+  if (leftBytes < RECORD_FRAME_BYTES)
+    throw new MalformedBytes(`a record has ${leftBytes} bytes, its frame alone has ${RECORD_FRAME_BYTES}`);
   const view = new DataView(file.buffer, file.byteOffset + at, leftBytes);
   const bodyBytes = view.getUint32(0, true);
   const sizeBytes = bodyBytes + RECORD_FRAME_BYTES;

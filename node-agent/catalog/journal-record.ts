@@ -106,7 +106,18 @@ const tiers = ['hbm', 'ram', 'ssd'] as const;
 
 /** Order of the bits in a selector's bitmap, and of the values behind it. Append only. */
 const selectorFields = [
-  'all', 'model', 'modelPrefix', 'tenant', 'namespace', 'keys', 'keyPrefix', 'chainFrom', 'tag', 'olderThan', 'createdBefore', 'tier',
+  'all',
+  'model',
+  'modelPrefix',
+  'tenant',
+  'namespace',
+  'keys',
+  'keyPrefix',
+  'chainFrom',
+  'tag',
+  'olderThan',
+  'createdBefore',
+  'tier',
 ] as const satisfies readonly (keyof Selector)[];
 
 export function recordType(kind: JournalRecord['kind']): number {

@@ -83,7 +83,13 @@ export class Journal {
    * Opens or begins the journal. Never throws for its contents. Throws KvtierError where the file system refuses (permission,
    * no space); a file that cannot be read for EIO is damaged.
    */
-  static open(fileSystem: FileSystem, path: string, hash: BlockHash, options: JournalOptions = {}): { journal: Journal; replay: JournalReplay } {
+  // oxlint-disable-next-line max-params -- three positional and an options object, as STYLE allows
+  static open(
+    fileSystem: FileSystem,
+    path: string,
+    hash: BlockHash,
+    options: JournalOptions = {},
+  ): { journal: Journal; replay: JournalReplay } {
     const { minimumSequence = 0, compactionBytes = DEFAULT_COMPACTION_BYTES } = options;
     const scan = readJournal(fileSystem, path, hash);
     const problem = scan === undefined ? undefined : (scan.problem ?? missedMark(scan, minimumSequence));
@@ -220,7 +226,10 @@ export class Journal {
   checkInvariants(): void {
     assert(this.#syncedSequence <= this.#tail.sequence, 'Journal: synced sequence is ahead of the last');
     if (this.#failure !== undefined || this.#closed) return;
-    assert(this.#file.sizeBytes === this.#tail.sizeBytes, `Journal: file has ${this.#file.sizeBytes} bytes, ${this.#tail.sizeBytes} wanted`);
+    assert(
+      this.#file.sizeBytes === this.#tail.sizeBytes,
+      `Journal: file has ${this.#file.sizeBytes} bytes, ${this.#tail.sizeBytes} wanted`,
+    );
     const scan = scanJournal(this.#fileSystem.readFile(this.path) ?? new Uint8Array(), this.#hash);
     assert(scan.problem === undefined, `Journal: ${scan.problem}`);
     assert(scan.tail.sequence === this.#tail.sequence && scan.tail.checksum === this.#tail.checksum, 'Journal: the file ends elsewhere');
@@ -262,7 +271,10 @@ export class Journal {
 
   #fail(message: string, cause: unknown): void {
     const errno = cause instanceof KvtierError ? cause.context['errno'] : undefined;
-    this.#failure = new KvtierError('IO_FAILED', `${message}; nothing is journaled until it is rewritten`, { context: { path: this.path, errno }, cause });
+    this.#failure = new KvtierError('IO_FAILED', `${message}; nothing is journaled until it is rewritten`, {
+      context: { path: this.path, errno },
+      cause,
+    });
   }
 
   #switchTo(file: AppendFile, tail: JournalTail): void {
@@ -297,7 +309,8 @@ function readJournal(fileSystem: FileSystem, path: string, hash: BlockHash): Jou
   const unread = (problem: string): JournalScan => ({ entries: [], tail: { sizeBytes: 0, sequence: 0, checksum: 0n }, problem });
   try {
     const sizeBytes = fileSystem.sizeBytes(path);
-    if (sizeBytes !== undefined && sizeBytes > MAX_JOURNAL_BYTES) return unread(`the file has ${sizeBytes} bytes, ${MAX_JOURNAL_BYTES} at most`);
+    if (sizeBytes !== undefined && sizeBytes > MAX_JOURNAL_BYTES)
+      return unread(`the file has ${sizeBytes} bytes, ${MAX_JOURNAL_BYTES} at most`);
     const file = fileSystem.readFile(path);
     return file === undefined ? undefined : scanJournal(file, hash);
   } catch (error) {

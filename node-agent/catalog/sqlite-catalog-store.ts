@@ -110,7 +110,9 @@ class SqliteCatalogStore implements CatalogStore {
     this.#limits = { ...DEFAULT_CATALOG_LIMITS, ...options };
     this.#clock = options.clock;
     this.#logger = options.logger;
-    this.#link = new CatalogLink((path) => this.#logger.warn('The catalog was corrupt; it is rebuilt from the chunk files', { setAside: path }));
+    this.#link = new CatalogLink((path) =>
+      this.#logger.warn('The catalog was corrupt; it is rebuilt from the chunk files', { setAside: path }),
+    );
     this.#queue = new CatalogQueue(this.#limits);
   }
 
@@ -146,7 +148,8 @@ class SqliteCatalogStore implements CatalogStore {
       return;
     }
     const delayMs = this.#queue.urgentSize >= this.#limits.batchChanges ? 0 : this.#limits.batchDelayMs;
-    if (this.#timer === undefined && !this.#pumping && this.#state !== 'new') this.#wake(change.kind === 'touch' ? this.#untilTouchMs() : delayMs);
+    if (this.#timer === undefined && !this.#pumping && this.#state !== 'new')
+      this.#wake(change.kind === 'touch' ? this.#untilTouchMs() : delayMs);
     else if (this.#touchTimer && change.kind !== 'touch') this.#wake(delayMs);
   }
 
@@ -212,7 +215,14 @@ class SqliteCatalogStore implements CatalogStore {
   async #openLink(): Promise<void> {
     const { path, migrationsDir } = this.#options;
     const { busyTimeoutMs, invalidationLimit } = this.#limits;
-    await this.#link.call('open', { path, migrationsDir, busyTimeoutMs, invalidationLimit, forget: this.#forget, nowMs: this.#clock.nowMs() });
+    await this.#link.call('open', {
+      path,
+      migrationsDir,
+      busyTimeoutMs,
+      invalidationLimit,
+      forget: this.#forget,
+      nowMs: this.#clock.nowMs(),
+    });
     this.#isOpen = true;
     this.#forget = 'nothing';
     this.#recovered();
@@ -322,7 +332,8 @@ class SqliteCatalogStore implements CatalogStore {
     const failure = error instanceof CatalogFailure ? error : new CatalogFailure('bug', String(error), error);
     const trouble = this.#trouble;
     const reason = reasonOf(failure);
-    if (trouble === undefined) this.#trouble = { sinceMs: this.#clock.monotonicMs(), reason, pauseMs: this.#limits.minPauseMs, told: false };
+    if (trouble === undefined)
+      this.#trouble = { sinceMs: this.#clock.monotonicMs(), reason, pauseMs: this.#limits.minPauseMs, told: false };
     else {
       trouble.reason = reason;
       trouble.pauseMs = Math.min(trouble.pauseMs * 2, this.#limits.maxPauseMs);
@@ -351,7 +362,10 @@ class SqliteCatalogStore implements CatalogStore {
   }
 
   #unavailable(reason: string, cause?: unknown): KvtierError {
-    return new KvtierError('IO_FAILED', `Cannot read invalidations from the catalog: ${reason}`, { context: { path: this.#options.path }, cause });
+    return new KvtierError('IO_FAILED', `Cannot read invalidations from the catalog: ${reason}`, {
+      context: { path: this.#options.path },
+      cause,
+    });
   }
 }
 

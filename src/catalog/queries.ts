@@ -20,15 +20,24 @@ export function prepareStatements(db: CatalogDb) {
       .values({ name: bind('name'), value: bind('value') })
       .onConflictDoUpdate({ target: meta.name, set: { value: sql`excluded.value` } })
       .prepare(),
-    addMeta: db.insert(meta).values({ name: bind('name'), value: bind('value') }).onConflictDoNothing().prepare(),
-    addTenant: db.insert(tenant).values({ name: bind('name'), firstSeenAtMs: bind('firstSeenAtMs') }).onConflictDoNothing().prepare(),
+    addMeta: db
+      .insert(meta)
+      .values({ name: bind('name'), value: bind('value') })
+      .onConflictDoNothing()
+      .prepare(),
+    addTenant: db
+      .insert(tenant)
+      .values({ name: bind('name'), firstSeenAtMs: bind('firstSeenAtMs') })
+      .onConflictDoNothing()
+      .prepare(),
+    ...namespaceStatements(db),
     ...chunkStatements(db),
     ...invalidationStatements(db),
     ...cleaningStatements(db),
   };
 }
 
-function chunkStatements(db: CatalogDb) {
+function namespaceStatements(db: CatalogDb) {
   return {
     /** Returns the id, of the row that is there as well. */
     putNamespace: db
@@ -52,6 +61,11 @@ function chunkStatements(db: CatalogDb) {
       })
       .returning({ id: namespace.id })
       .prepare(),
+  };
+}
+
+function chunkStatements(db: CatalogDb) {
+  return {
     putChunk: db
       .insert(chunk)
       .values({
@@ -84,8 +98,15 @@ function chunkStatements(db: CatalogDb) {
       })
       .prepare(),
     /** Remove its replicas too: foreign keys are not enforced on this connection (a delete of a namespace would scan all chunks). */
-    removeChunk: db.delete(chunk).where(eq(chunk.generation, bind('generation'))).prepare(),
-    hasChunk: db.select({ generation: chunk.generation }).from(chunk).where(eq(chunk.generation, bind('generation'))).prepare(),
+    removeChunk: db
+      .delete(chunk)
+      .where(eq(chunk.generation, bind('generation')))
+      .prepare(),
+    hasChunk: db
+      .select({ generation: chunk.generation })
+      .from(chunk)
+      .where(eq(chunk.generation, bind('generation')))
+      .prepare(),
     setUse: db
       .update(chunk)
       .set({ lastUsedAtMs: sql`${bind('lastUsedAtMs')}`, hitCount: sql`${bind('hitCount')}` })
@@ -96,7 +117,10 @@ function chunkStatements(db: CatalogDb) {
       .set({ parentGeneration: sql`${bind('parentGeneration')}` })
       .where(eq(chunk.generation, bind('generation')))
       .prepare(),
-    removeReplicas: db.delete(replica).where(eq(replica.generation, bind('generation'))).prepare(),
+    removeReplicas: db
+      .delete(replica)
+      .where(eq(replica.generation, bind('generation')))
+      .prepare(),
     putReplica: db
       .insert(replica)
       .values({ generation: bind('generation'), tier: bind('tier'), folder: bind('folder'), dirty: bind('dirty') })
@@ -160,7 +184,10 @@ function invalidationStatements(db: CatalogDb) {
 }
 
 function cleaningStatements(db: CatalogDb) {
-  const onSsd = db.select({ one: sql`1` }).from(replica).where(and(eq(replica.generation, chunk.generation), eq(replica.tier, 'ssd')));
+  const onSsd = db
+    .select({ one: sql`1` })
+    .from(replica)
+    .where(and(eq(replica.generation, chunk.generation), eq(replica.tier, 'ssd')));
   return {
     /** RAM is empty after a start: what only it held is gone. */
     removeRamReplicas: db.delete(replica).where(ne(replica.tier, 'ssd')).prepare(),

@@ -26,7 +26,9 @@ export const namespace = sqliteTable(
     id: integer('id').primaryKey(),
     label: text('label').notNull(),
     grammar: text('grammar', { enum: ['object-key', 'cache-engine-key', 'opaque'] }).notNull(),
-    tenant: text('tenant').notNull().references(() => tenant.name),
+    tenant: text('tenant')
+      .notNull()
+      .references(() => tenant.name),
     model: text('model').notNull(),
     rank: text('rank').notNull(),
     /** `group` is a word of SQL. */
@@ -45,7 +47,9 @@ export const chunk = sqliteTable(
   'chunk',
   {
     generation: integer('generation').primaryKey(),
-    namespaceId: integer('namespace_id').notNull().references(() => namespace.id),
+    namespaceId: integer('namespace_id')
+      .notNull()
+      .references(() => namespace.id),
     /**
      * The chunk's own key inside its namespace: as text where its bytes are UTF-8 without NUL, else as a blob (SQLite types values,
      * not columns). The view cached_chunk shows the whole key, blobs in hexadecimal.
@@ -69,7 +73,9 @@ export const chunk = sqliteTable(
 export const replica = sqliteTable(
   'replica',
   {
-    generation: integer('generation').notNull().references(() => chunk.generation, { onDelete: 'cascade' }),
+    generation: integer('generation')
+      .notNull()
+      .references(() => chunk.generation, { onDelete: 'cascade' }),
     tier: text('tier', { enum: ['ram', 'ssd'] }).notNull(),
     /** Id of the SSD folder; '' for RAM. */
     folder: text('folder').notNull(),

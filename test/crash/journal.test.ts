@@ -3,16 +3,22 @@ import { describe, expect, test } from 'vitest';
 import { Journal } from '#catalog/journal.ts';
 import { encodeBody, RECORD_FRAME_BYTES } from '#catalog/journal-record.ts';
 import type { JournalRecord } from '#catalog/journal-record.ts';
-import { hash, journalRecords, withStarts } from '../support/journal-records.ts';
-import { SimFileSystem, SimStop } from '../support/sim-file-system.ts';
+import { hash, journalRecords, withStarts } from '#testsupport/journal-records.ts';
+import { SimFileSystem, SimStop } from '#testsupport/sim-file-system.ts';
 
 const PATH = '/data/journal';
 
-type Step = { readonly kind: 'append'; readonly records: readonly JournalRecord[] } | { readonly kind: 'sync' } | { readonly kind: 'compact'; readonly keep: number };
+type Step =
+  | { readonly kind: 'append'; readonly records: readonly JournalRecord[] }
+  | { readonly kind: 'sync' }
+  | { readonly kind: 'compact'; readonly keep: number };
 
 const steps: fc.Arbitrary<Step[]> = fc.array(
   fc.oneof(
-    { weight: 4, arbitrary: fc.record({ kind: fc.constant('append' as const), records: fc.array(journalRecords, { minLength: 1, maxLength: 4 }) }) },
+    {
+      weight: 4,
+      arbitrary: fc.record({ kind: fc.constant('append' as const), records: fc.array(journalRecords, { minLength: 1, maxLength: 4 }) }),
+    },
     { weight: 3, arbitrary: fc.constant({ kind: 'sync' as const }) },
     { weight: 1, arbitrary: fc.record({ kind: fc.constant('compact' as const), keep: fc.nat({ max: 5 }) }) },
   ),
@@ -25,7 +31,11 @@ interface History {
   durable: number;
 }
 
-async function runUntilStop(fileSystem: SimFileSystem, plan: readonly Step[], stopAfter: number): Promise<{ histories: History[]; acknowledged: number }> {
+async function runUntilStop(
+  fileSystem: SimFileSystem,
+  plan: readonly Step[],
+  stopAfter: number,
+): Promise<{ histories: History[]; acknowledged: number }> {
   const { journal } = Journal.open(fileSystem, PATH, hash);
   let current: History = { records: [], durable: 0 };
   let pending: History | undefined;
@@ -77,7 +87,15 @@ describe('Journal after a crash', () => {
         const { journal, replay } = Journal.open(fileSystem, PATH, hash);
         journal.checkInvariants();
         if (replay.state === 'damaged') expect(keep).toBeGreaterThan(0);
-        else expect(histories.some((history) => explains(history, replay.records.map((entry) => entry.record)))).toBe(true);
+        else
+          expect(
+            histories.some((history) =>
+              explains(
+                history,
+                replay.records.map((entry) => entry.record),
+              ),
+            ),
+          ).toBe(true);
       }),
       { numRuns: 150 },
     );
@@ -92,7 +110,14 @@ describe('Journal after a crash', () => {
         fileSystem.restart();
         const { replay } = Journal.open(fileSystem, PATH, hash, { minimumSequence: acknowledged });
         expect(replay.state).not.toBe('damaged');
-        expect(histories.some((history) => explains(history, replay.records.map((entry) => entry.record)))).toBe(true);
+        expect(
+          histories.some((history) =>
+            explains(
+              history,
+              replay.records.map((entry) => entry.record),
+            ),
+          ),
+        ).toBe(true);
       }),
       { numRuns: 100 },
     );

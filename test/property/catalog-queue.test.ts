@@ -3,7 +3,7 @@ import { describe, expect, test } from 'vitest';
 import { CatalogQueue, keyColumn } from '#catalog/catalog-queue.ts';
 import type { CatalogBatch } from '#catalog/catalog-protocol.ts';
 import type { CatalogChange, CatalogReplica } from '#ports/catalog-store.ts';
-import { llama, makeChunk, makeInvalidation, opaque } from '../support/catalog-fixtures.ts';
+import { llama, makeChunk, makeInvalidation, opaque } from '#testsupport/catalog-fixtures.ts';
 
 /** Few generations, so that changes meet. */
 const generation = fc.integer({ min: 1, max: 6 });
@@ -13,9 +13,9 @@ const replicas: fc.Arbitrary<readonly CatalogReplica[]> = fc.subarray<CatalogRep
 ]);
 
 const changes: fc.Arbitrary<CatalogChange> = fc.oneof(
-  fc.tuple(generation, fc.constantFrom(llama, opaque), fc.uint8Array({ maxLength: 3 }), replicas).map(
-    ([at, namespace, key, places]): CatalogChange => ({ kind: 'put', chunk: makeChunk(at, { namespace, key, replicas: places }) }),
-  ),
+  fc
+    .tuple(generation, fc.constantFrom(llama, opaque), fc.uint8Array({ maxLength: 3 }), replicas)
+    .map(([at, namespace, key, places]): CatalogChange => ({ kind: 'put', chunk: makeChunk(at, { namespace, key, replicas: places }) })),
   fc.record({ kind: fc.constant('remove' as const), generation }),
   fc.record({ kind: fc.constant('replicas' as const), generation, replicas }),
   fc.record({ kind: fc.constant('touch' as const), generation, lastUsedAtMs: fc.nat(), hitCount: fc.nat() }),
@@ -44,7 +44,14 @@ class Model {
       const { chunk } = change;
       const { lastUsedAtMs, hitCount } = chunk;
       const parentGeneration = chunk.parentGeneration ?? null;
-      const row = { key: keyColumn(chunk.key), tenant: chunk.namespace.tenant, lastUsedAtMs, hitCount, parentGeneration, replicas: chunk.replicas };
+      const row = {
+        key: keyColumn(chunk.key),
+        tenant: chunk.namespace.tenant,
+        lastUsedAtMs,
+        hitCount,
+        parentGeneration,
+        replicas: chunk.replicas,
+      };
       this.rows.set(chunk.generation, row);
     } else {
       const row = this.rows.get(change.generation);
@@ -60,7 +67,14 @@ class Model {
     expect(new Set(touched).size).toBe(touched.length);
     for (const at of batch.removes) this.rows.delete(at);
     for (const { generation: at, key, namespace, lastUsedAtMs, hitCount, parentGeneration, replicas: places } of batch.puts) {
-      this.rows.set(at, { key, tenant: batch.namespaces[namespace]?.tenant ?? '?', lastUsedAtMs, hitCount, parentGeneration, replicas: places });
+      this.rows.set(at, {
+        key,
+        tenant: batch.namespaces[namespace]?.tenant ?? '?',
+        lastUsedAtMs,
+        hitCount,
+        parentGeneration,
+        replicas: places,
+      });
     }
     for (const patch of batch.patches) {
       const row = this.rows.get(patch.generation);
@@ -101,7 +115,12 @@ describe('CatalogQueue', () => {
           }
           queue.checkInvariants();
         }
-        for (let batch = queue.take(3, { touches: true, nowMs: 0 }); batch !== undefined; batch = queue.take(3, { touches: true, nowMs: 0 })) found.applyBatch(batch);
+        for (
+          let batch = queue.take(3, { touches: true, nowMs: 0 });
+          batch !== undefined;
+          batch = queue.take(3, { touches: true, nowMs: 0 })
+        )
+          found.applyBatch(batch);
         expect(queue.size).toBe(0);
         expect(queue.sizeBytes).toBe(0);
         expect(found.rows).toEqual(wanted.rows);
@@ -131,13 +150,19 @@ describe('CatalogQueue', () => {
 
   test('takes a key as text exactly where its bytes come back from the text, and never as a view', () => {
     fc.assert(
-      fc.property(fc.oneof(fc.uint8Array(), fc.string({ unit: 'binary' }).map((text) => new TextEncoder().encode(text))), (key) => {
-        const column = keyColumn(key);
-        const bytes = typeof column === 'string' ? new TextEncoder().encode(column) : column;
-        expect(bytes).toEqual(key);
-        if (typeof column !== 'string') expect(column.buffer).not.toBe(key.buffer);
-        else expect(column).not.toContain('\0');
-      }),
+      fc.property(
+        fc.oneof(
+          fc.uint8Array(),
+          fc.string({ unit: 'binary' }).map((text) => new TextEncoder().encode(text)),
+        ),
+        (key) => {
+          const column = keyColumn(key);
+          const bytes = typeof column === 'string' ? new TextEncoder().encode(column) : column;
+          expect(bytes).toEqual(key);
+          if (typeof column !== 'string') expect(column.buffer).not.toBe(key.buffer);
+          else expect(column).not.toContain('\0');
+        },
+      ),
       { numRuns: 300 },
     );
   });

@@ -5,8 +5,8 @@ import type { JournalReplay } from '#catalog/journal.ts';
 import { encodeHead, encodeRecords, scanJournal } from '#catalog/journal-file.ts';
 import { RECORD_FRAME_BYTES } from '#catalog/journal-record.ts';
 import type { JournalRecord } from '#catalog/journal-record.ts';
-import { hash, journalRecords, withStarts } from '../support/journal-records.ts';
-import { SimFileSystem } from '../support/sim-file-system.ts';
+import { hash, journalRecords, withStarts } from '#testsupport/journal-records.ts';
+import { SimFileSystem } from '#testsupport/sim-file-system.ts';
 
 const PATH = '/data/journal';
 
@@ -52,7 +52,10 @@ describe('Journal', () => {
     const groups = fc.array(fc.array(journalRecords, { maxLength: 8 }), { maxLength: 12 });
     fc.assert(
       fc.property(groups, (drawn) => {
-        const written = regroup(withStarts(drawn.flat()), drawn.map((group) => group.length));
+        const written = regroup(
+          withStarts(drawn.flat()),
+          drawn.map((group) => group.length),
+        );
         const fileSystem = new SimFileSystem();
         fileSystem.mkdir('/data');
         const { journal } = Journal.open(fileSystem, PATH, hash);

@@ -32,7 +32,13 @@ export function describeCatalogStore(name: string, begin: () => CatalogUnderTest
       const chunks = [
         makeChunk(1, { lastUsedAtMs: 30, checksum: 2n ** 64n - 1n, sizeBytes: 0 }),
         makeChunk(2, { lastUsedAtMs: 10, key: new Uint8Array([0xff, 0, 1]), redisMetadata: new Uint8Array(), namespace: opaque }),
-        makeChunk(3, { lastUsedAtMs: 20, key: new Uint8Array(), redisMetadata: new Uint8Array([0, 255]), parentGeneration: 1, tokenCount: undefined }),
+        makeChunk(3, {
+          lastUsedAtMs: 20,
+          key: new Uint8Array(),
+          redisMetadata: new Uint8Array([0, 255]),
+          parentGeneration: 1,
+          tokenCount: undefined,
+        }),
         makeChunk(2 ** 52, { lastUsedAtMs: 40, namespace: { ...llama, tags: { 'lmcache.tag.b': '1', a: 'ü' }, keyTail: '@t' } }),
       ];
       for (const chunk of chunks) store.enqueue({ kind: 'put', chunk });
@@ -46,7 +52,10 @@ export function describeCatalogStore(name: string, begin: () => CatalogUnderTest
 
     test('forgets at a start what only the RAM of the former process had', async () => {
       store.enqueue({ kind: 'put', chunk: makeChunk(1, { replicas: [{ tier: 'ram', folder: '', dirty: true }] }) });
-      const both = [{ tier: 'ram', folder: '', dirty: false }, { tier: 'ssd', folder: 'a1', dirty: false }] as const;
+      const both = [
+        { tier: 'ram', folder: '', dirty: false },
+        { tier: 'ssd', folder: 'a1', dirty: false },
+      ] as const;
       store.enqueue({ kind: 'put', chunk: makeChunk(2, { replicas: both }) });
       expect(await reopen()).toEqual([makeChunk(2)]);
       expect(await reopen()).toEqual([makeChunk(2)]);
@@ -64,7 +73,12 @@ export function describeCatalogStore(name: string, begin: () => CatalogUnderTest
       store.enqueue({ kind: 'replicas', generation: 1, replicas: [{ tier: 'ssd', folder: 'c3', dirty: false }] });
       store.enqueue({ kind: 'touch', generation: 1, lastUsedAtMs: 99, hitCount: 7 });
       store.enqueue({ kind: 'parent', generation: 1, parentGeneration: 5 });
-      const wanted = { lastUsedAtMs: 99, hitCount: 7, parentGeneration: 5, replicas: [{ tier: 'ssd', folder: 'c3', dirty: false }] } as const;
+      const wanted = {
+        lastUsedAtMs: 99,
+        hitCount: 7,
+        parentGeneration: 5,
+        replicas: [{ tier: 'ssd', folder: 'c3', dirty: false }],
+      } as const;
       expect(await reopen()).toEqual([makeChunk(1, wanted)]);
       store.enqueue({ kind: 'parent', generation: 1, parentGeneration: undefined });
       expect((await reopen())[0]?.parentGeneration).toBeUndefined();
@@ -99,7 +113,10 @@ export function describeCatalogStore(name: string, begin: () => CatalogUnderTest
 
     test('lists invalidations from the newest, page by page, also those not yet written', async () => {
       for (let generation = 1; generation <= 7; generation += 1) {
-        store.enqueue({ kind: 'invalidation', invalidation: makeInvalidation(generation, { selector: { keys: [`k${generation}`], olderThan: 1.5 } }) });
+        store.enqueue({
+          kind: 'invalidation',
+          invalidation: makeInvalidation(generation, { selector: { keys: [`k${generation}`], olderThan: 1.5 } }),
+        });
         if (generation === 4) await store.flush();
       }
       const seen: number[] = [];
@@ -112,7 +129,9 @@ export function describeCatalogStore(name: string, begin: () => CatalogUnderTest
       }
       expect(seen).toEqual([7, 6, 5, 4, 3, 2, 1]);
       await store.flush();
-      expect(await store.listInvalidations({ limit: 1, beforeId: 'inv-000003' })).toEqual([makeInvalidation(2, { selector: { keys: ['k2'], olderThan: 1.5 } })]);
+      expect(await store.listInvalidations({ limit: 1, beforeId: 'inv-000003' })).toEqual([
+        makeInvalidation(2, { selector: { keys: ['k2'], olderThan: 1.5 } }),
+      ]);
       expect(await store.listInvalidations({ limit: 5, beforeId: 'unknown' })).toEqual([]);
     });
 

@@ -9,7 +9,17 @@
 import { ioFailed } from '#core/errors.ts';
 import type { AppendFile, FileSystem } from '#ports/file-system.ts';
 
-export type SimOperation = 'readFile' | 'openAppend' | 'append' | 'sync' | 'truncate' | 'rename' | 'remove' | 'create' | 'syncFolder' | 'list';
+export type SimOperation =
+  | 'readFile'
+  | 'openAppend'
+  | 'append'
+  | 'sync'
+  | 'truncate'
+  | 'rename'
+  | 'remove'
+  | 'create'
+  | 'syncFolder'
+  | 'list';
 
 /** The process ends here: thrown out of the operation that `stopAfter` chose. Not an operating error, nobody may catch it. */
 export class SimStop extends Error {
@@ -156,7 +166,10 @@ export class SimFileSystem implements FileSystem {
     if (!this.#folders.has(path)) throw ioFailed(`Cannot list ${path}`, ENOENT, { path });
     const prefix = path.endsWith('/') ? path : `${path}/`;
     const inside = (name: string): boolean => name.startsWith(prefix) && name !== path && !name.slice(prefix.length).includes('/');
-    return [...this.#names.keys(), ...this.#folders].filter(inside).map((name) => name.slice(prefix.length)).sort();
+    return [...this.#names.keys(), ...this.#folders]
+      .filter(inside)
+      .map((name) => name.slice(prefix.length))
+      .sort();
   }
 
   exists(path: string): boolean {
@@ -173,7 +186,10 @@ export class SimFileSystem implements FileSystem {
     const inode = this.#names.get(from);
     if (inode === undefined) throw ioFailed(`Cannot rename ${from}`, ENOENT, { path: from });
     if (this.#folders.has(to)) throw ioFailed(`Cannot rename ${from} over a folder`, EEXIST, { path: to });
-    this.#change([{ path: from, inode: undefined }, { path: to, inode }]);
+    this.#change([
+      { path: from, inode: undefined },
+      { path: to, inode },
+    ]);
   }
 
   sizeBytes(path: string): number | undefined {

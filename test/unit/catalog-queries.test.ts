@@ -8,7 +8,7 @@ import { noopLogger } from '#core/logger.ts';
 import { createSqliteCatalogStore } from '#catalog/sqlite-catalog-store.ts';
 import { hostClock } from '#host/clock.ts';
 import type { CatalogStore } from '#ports/catalog-store.ts';
-import { llama, makeChunk, makeInvalidation, opaque } from '../support/catalog-fixtures.ts';
+import { llama, makeChunk, makeInvalidation, opaque } from '#testsupport/catalog-fixtures.ts';
 
 const page = readFileSync(new URL('../../docs/queries.md', import.meta.url), 'utf8');
 const queries = [...page.matchAll(/```sql\n([^`]*)```/g)].map((match) => (match[1] ?? '').trim());
@@ -35,7 +35,16 @@ beforeAll(async () => {
       const namespace = chain === 2 ? { ...llama, rank: '00010001', keyPrefix: 'meta-llama/Llama-3.3-70B-Instruct@00010001@' } : llama;
       const parentGeneration = depth === 0 ? (chain === 0 ? undefined : 99_999) : generation - 1;
       const replicas = depth === 0 ? [clean, ssd] : depth === 1 ? [ssd] : [ram];
-      store.enqueue({ kind: 'put', chunk: makeChunk(generation, { namespace, parentGeneration, replicas, hitCount: chain * 10 + depth, lastUsedAtMs: now - depth * 3_600_000 }) });
+      store.enqueue({
+        kind: 'put',
+        chunk: makeChunk(generation, {
+          namespace,
+          parentGeneration,
+          replicas,
+          hitCount: chain * 10 + depth,
+          lastUsedAtMs: now - depth * 3_600_000,
+        }),
+      });
     }
   }
   store.enqueue({ kind: 'put', chunk: makeChunk(900, { namespace: opaque, key: new Uint8Array([0xff, 0x00]), hitCount: 0 }) });
@@ -67,7 +76,11 @@ describe('docs/queries.md', () => {
   });
 
   test.skipIf(shell === null)('runs whole in the sqlite3 shell beside the agent', async () => {
-    const child = Bun.spawn([shell ?? '', '-bail', '-header', '-column', path], { stdin: new Blob([queries.join('\n')]), stdout: 'pipe', stderr: 'pipe' });
+    const child = Bun.spawn([shell ?? '', '-bail', '-header', '-column', path], {
+      stdin: new Blob([queries.join('\n')]),
+      stdout: 'pipe',
+      stderr: 'pipe',
+    });
     const [text, problems, status] = await Promise.all([child.stdout.text(), child.stderr.text(), child.exited]);
     expect({ problems, status }).toEqual({ problems: '', status: 0 });
     expect(text).toContain('meta-llama/Llama-3.3-70B-Instruct@00010001@key-303@0');
@@ -76,8 +89,12 @@ describe('docs/queries.md', () => {
   });
 
   test('names every table and view of the catalog, and no other', () => {
-    const there = rowsOf("SELECT name FROM sqlite_master WHERE type IN ('table', 'view') AND name NOT LIKE '\\_\\_%' ESCAPE '\\' ORDER BY name").map((row) => row['name']);
-    const listed = [...(/^Tables: [^]*?\n\n/m.exec(page)?.[0] ?? '').matchAll(/`(\w+)`/g)].map((match) => match[1]).sort();
+    const there = rowsOf(
+      "SELECT name FROM sqlite_master WHERE type IN ('table', 'view') AND name NOT LIKE '\\_\\_%' ESCAPE '\\' ORDER BY name",
+    ).map((row) => row['name']);
+    const listed = [...(/^Tables: [^]*?\n\n/m.exec(page)?.[0] ?? '').matchAll(/`(\w+)`/g)]
+      .map((match) => match[1] ?? '')
+      .toSorted((a, b) => (a < b ? -1 : 1));
     expect(listed).toEqual(there);
   });
 });
@@ -89,7 +106,13 @@ describe('the views', () => {
       { tier: 'ssd', folder: 'a1', chunk_count: 7, dirty_chunk_count: 0 },
     ]);
     expect(rowsOf('SELECT model, chunk_count, tenant_count, ram_bytes, ssd_bytes FROM usage_by_model ORDER BY model DESC')).toEqual([
-      { model: llama.model, chunk_count: 9, tenant_count: 1, ram_bytes: 4096 * (100 + 200 + 300 + 202 + 302 + 303), ssd_bytes: 4096 * (100 + 101 + 200 + 201 + 300 + 301) },
+      {
+        model: llama.model,
+        chunk_count: 9,
+        tenant_count: 1,
+        ram_bytes: 4096 * (100 + 200 + 300 + 202 + 302 + 303),
+        ssd_bytes: 4096 * (100 + 101 + 200 + 201 + 300 + 301),
+      },
       { model: '', chunk_count: 1, tenant_count: 1, ram_bytes: 0, ssd_bytes: 4096 * 900 },
     ]);
     expect(rowsOf('SELECT tenant, chunk_count FROM usage_by_tenant ORDER BY tenant')).toEqual([
@@ -100,7 +123,12 @@ describe('the views', () => {
 
   test('follow a chain from where its parent is gone, and end on a circle of parents', () => {
     const lengths = 'SELECT root_generation, count(*) AS length FROM chain GROUP BY root_generation ORDER BY root_generation';
-    const wanted = [[100, 2], [200, 3], [300, 4], [900, 1]].map(([root_generation, length]) => ({ root_generation, length }));
+    const wanted = [
+      [100, 2],
+      [200, 3],
+      [300, 4],
+      [900, 1],
+    ].map(([root_generation, length]) => ({ root_generation, length }));
     expect(rowsOf(lengths)).toEqual(wanted);
     const connection = new Database(path);
     connection.exec('BEGIN; UPDATE chunk SET parent_generation = 303 WHERE generation = 300');

@@ -5,7 +5,9 @@ import * as schema from '#schema/schema.ts';
 
 const folder = new URL('../../migrations/', import.meta.url);
 const read = (name: string): string => readFileSync(new URL(name, folder), 'utf8');
-const journal = JSON.parse(read('meta/_journal.json')) as { readonly entries: readonly { readonly idx: number; readonly tag: string; readonly when: number }[] };
+const journal = JSON.parse(read('meta/_journal.json')) as {
+  readonly entries: readonly { readonly idx: number; readonly tag: string; readonly when: number }[];
+};
 
 describe('migrations/', () => {
   test('lead to the tables of the schema: drizzle-kit finds nothing to generate', async () => {
@@ -15,7 +17,9 @@ describe('migrations/', () => {
   });
 
   test('are the SQL files of the journal, in the order of their times', () => {
-    const files = readdirSync(folder).filter((name) => name.endsWith('.sql')).sort();
+    const files = readdirSync(folder)
+      .filter((name) => name.endsWith('.sql'))
+      .sort();
     expect(files).toEqual(journal.entries.map((entry) => `${entry.tag}.sql`));
     const times = journal.entries.map((entry) => entry.when);
     expect(times).toEqual([...times].sort((a, b) => a - b));

@@ -9,7 +9,7 @@ import { createSqliteCatalogStore } from '#catalog/sqlite-catalog-store.ts';
 import type { SqliteCatalogOptions } from '#catalog/sqlite-catalog-store.ts';
 import { hostClock } from '#host/clock.ts';
 import type { CatalogStore } from '#ports/catalog-store.ts';
-import { makeChunk, makeInvalidation, opaque, readAll } from '../support/catalog-fixtures.ts';
+import { makeChunk, makeInvalidation, opaque, readAll } from '#testsupport/catalog-fixtures.ts';
 
 const migrationsDir = fileURLToPath(new URL('../../migrations', import.meta.url));
 let folder: string;
@@ -64,7 +64,9 @@ describe('the catalog file', () => {
     await store.open();
     store.enqueue({ kind: 'put', chunk: makeChunk(1) });
     await store.flush();
-    const modes = readdirSync(folder).sort().map((name) => [name, statSync(join(folder, name)).mode & 0o777]);
+    const modes = readdirSync(folder)
+      .sort()
+      .map((name) => [name, statSync(join(folder, name)).mode & 0o777]);
     expect(modes).toEqual(['catalog.db', 'catalog.db-shm', 'catalog.db-wal'].map((name) => [name, 0o600]));
   });
 
@@ -101,14 +103,18 @@ describe('the catalog file', () => {
     await fill(1);
     await fill(1);
     const connection = other();
-    expect(connection.pragma('user_version', { simple: true })).toBe(connection.prepare('SELECT count(*) FROM __drizzle_migrations').pluck().get());
-    expect(connection.prepare("SELECT value FROM meta WHERE name = 'schema_version'").pluck().get()).toBe(String(connection.pragma('user_version', { simple: true })));
+    expect(connection.pragma('user_version', { simple: true })).toBe(
+      connection.prepare('SELECT count(*) FROM __drizzle_migrations').pluck().get(),
+    );
+    expect(connection.prepare("SELECT value FROM meta WHERE name = 'schema_version'").pluck().get()).toBe(
+      String(connection.pragma('user_version', { simple: true })),
+    );
   });
 });
 
 describe('a corrupt catalog', () => {
   test.each([
-    ['is no database at all', () => writeFileSync(path, 'this is not a database, whatever its name says'.repeat(100))],
+    ['is no database at all', async () => writeFileSync(path, 'this is not a database, whatever its name says'.repeat(100))],
     [
       'has a page of garbage in the middle',
       async () => {
@@ -210,7 +216,10 @@ describe('a start', () => {
   test('finds damage also in pages that the load does not read', async () => {
     await fill(400);
     const connection = new Database(path);
-    const page = connection.prepare("SELECT pageno FROM dbstat WHERE name = 'chunk_parent' AND pagetype = 'leaf' LIMIT 1").pluck().get() as number;
+    const page = connection
+      .prepare("SELECT pageno FROM dbstat WHERE name = 'chunk_parent' AND pagetype = 'leaf' LIMIT 1")
+      .pluck()
+      .get() as number;
     connection.close();
     const bytes = await Bun.file(path).bytes();
     bytes.fill(0xa5, (page - 1) * 4096, page * 4096);
@@ -398,9 +407,13 @@ describe('the write-behind', () => {
   test('bounds the audit log to its newest rows', async () => {
     const store = makeStore({ invalidationLimit: 100 });
     await store.open();
-    for (let generation = 1; generation <= 1000; generation += 1) store.enqueue({ kind: 'invalidation', invalidation: makeInvalidation(generation) });
+    for (let generation = 1; generation <= 1000; generation += 1)
+      store.enqueue({ kind: 'invalidation', invalidation: makeInvalidation(generation) });
     await store.flush();
-    const rows = other().prepare('SELECT count(*) AS count, max(generation) AS newest FROM invalidation').get() as { count: number; newest: number };
+    const rows = other().prepare('SELECT count(*) AS count, max(generation) AS newest FROM invalidation').get() as {
+      count: number;
+      newest: number;
+    };
     expect(rows.newest).toBe(1000);
     expect(rows.count).toBeGreaterThanOrEqual(100);
     expect(rows.count).toBeLessThanOrEqual(110);

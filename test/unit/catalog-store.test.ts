@@ -5,8 +5,8 @@ import { fileURLToPath } from 'node:url';
 import { noopLogger } from '#core/logger.ts';
 import { createSqliteCatalogStore } from '#catalog/sqlite-catalog-store.ts';
 import { hostClock } from '#host/clock.ts';
-import { describeCatalogStore } from '../support/catalog-contract.ts';
-import { SimCatalogDisk, SimCatalogStore } from '../support/sim-catalog-store.ts';
+import { describeCatalogStore } from '#testsupport/catalog-contract.ts';
+import { SimCatalogDisk, SimCatalogStore } from '#testsupport/sim-catalog-store.ts';
 
 const migrationsDir = fileURLToPath(new URL('../../migrations', import.meta.url));
 

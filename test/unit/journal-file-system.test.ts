@@ -3,8 +3,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { HostFileSystem } from '#host/file-system.ts';
 import type { SyncFile } from '#host/file-system.ts';
-import { describeFileSystem } from '../support/file-system-contract.ts';
-import { SimFileSystem } from '../support/sim-file-system.ts';
+import { describeFileSystem } from '#testsupport/file-system-contract.ts';
+import { SimFileSystem } from '#testsupport/sim-file-system.ts';
 
 describeFileSystem('SimFileSystem', () => {
   const fileSystem = new SimFileSystem();

@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
 import { encodeHead, encodeRecords, scanJournal } from '#catalog/journal-file.ts';
 import type { JournalRecord } from '#catalog/journal-record.ts';
-import { hash } from '../support/journal-records.ts';
+import { hash } from '#testsupport/journal-records.ts';
 
 const namespace = { grammar: 'object-key', tenant: 't', keyPrefix: 'm@', keyTail: '' } as const;
 /** The records whose bytes stand in docs/formats/journal.md. */
@@ -28,7 +28,10 @@ const records: readonly JournalRecord[] = [
 
 const page = readFileSync(new URL('../../docs/formats/journal.md', import.meta.url), 'utf8');
 const block = /```vectors\n([^`]*)```/.exec(page)?.[1] ?? '';
-const vectors = block.trim().split('\n').map((line) => line.split(/\s+/) as [string, string]);
+const vectors = block
+  .trim()
+  .split('\n')
+  .map((line) => line.split(/\s+/) as [string, string]);
 
 describe('The journal format', () => {
   test('has the bytes that its page shows', () => {

@@ -5,13 +5,18 @@ import { Journal } from '#catalog/journal.ts';
 import { encodeHead, encodeRecords, scanJournal } from '#catalog/journal-file.ts';
 import { decodeBody, encodeBody, MAX_RECORD_BYTES, splitForget } from '#catalog/journal-record.ts';
 import type { JournalRecord, NamespaceParts } from '#catalog/journal-record.ts';
-import { hash } from '../support/journal-records.ts';
-import { SimFileSystem } from '../support/sim-file-system.ts';
+import { hash } from '#testsupport/journal-records.ts';
+import { SimFileSystem } from '#testsupport/sim-file-system.ts';
 
 const PATH = '/data/journal';
 const namespace: NamespaceParts = { grammar: 'opaque', tenant: 'default', keyPrefix: '', keyTail: '' };
 const start: JournalRecord = { kind: 'start', epoch: 1, atMs: 1_700_000_000_000, bootId: 'boot' };
-const forget = (generation: number, size = 8): JournalRecord => ({ kind: 'forget', namespace, key: new Uint8Array(size).fill(7), generation });
+const forget = (generation: number, size = 8): JournalRecord => ({
+  kind: 'forget',
+  namespace,
+  key: new Uint8Array(size).fill(7),
+  generation,
+});
 
 function simFileSystem(): SimFileSystem {
   const fileSystem = new SimFileSystem();
@@ -108,7 +113,10 @@ describe('Journal.open', () => {
     const newerHead = head.bytes.slice();
     newerHead[8] = 2;
     expect(scanJournal(withChecksum(newerHead, 0n), hash).problem).toContain('format version 2');
-    for (const [offset, problem] of [[4, 'record type'], [6, 'record version']] as const) {
+    for (const [offset, problem] of [
+      [4, 'record type'],
+      [6, 'record version'],
+    ] as const) {
       const record = encodeRecords([start], head.tail, hash).bytes.slice();
       record[offset] = 200;
       const file = new Uint8Array([...head.bytes, ...withChecksum(record, head.tail.checksum)]);
@@ -131,7 +139,17 @@ describe('Journal.open', () => {
     };
     const body = encodeBody(start);
     const epochBody = encodeBody({ kind: 'epoch', model: 'm', epoch: 1, generation: 2 });
-    const invalidate = encodeBody({ kind: 'invalidate', id: 'a', generation: 1, selector: { all: true }, reason: '', actor: '', atMs: 0, matchedChunks: 0, removedBytes: 0 });
+    const invalidate = encodeBody({
+      kind: 'invalidate',
+      id: 'a',
+      generation: 1,
+      selector: { all: true },
+      reason: '',
+      actor: '',
+      atMs: 0,
+      matchedChunks: 0,
+      removedBytes: 0,
+    });
     const nan = new Uint8Array(new Float64Array([Number.NaN]).buffer);
     expect(scanJournal(frame(2, body), hash).problem).toBeUndefined();
     const wrong: [string, number, Uint8Array][] = [
@@ -205,9 +223,20 @@ describe('Journal.append', () => {
   test('refuses a record over 1 MiB, text with a lone surrogate and an empty selector, and writes nothing', () => {
     const fileSystem = simFileSystem();
     const { journal } = reopen(fileSystem);
-    const invalidate = { kind: 'invalidate', id: 'a', generation: 1, reason: '', actor: '', atMs: 0, matchedChunks: 0, removedBytes: 0 } as const;
+    const invalidate = {
+      kind: 'invalidate',
+      id: 'a',
+      generation: 1,
+      reason: '',
+      actor: '',
+      atMs: 0,
+      matchedChunks: 0,
+      removedBytes: 0,
+    } as const;
     expect(() => journal.append(forget(1, MAX_RECORD_BYTES))).toThrow(expect.objectContaining({ code: 'PAYLOAD_TOO_LARGE' }));
-    expect(() => journal.append({ ...invalidate, selector: { model: '\ud800' } })).toThrow(expect.objectContaining({ code: 'BAD_REQUEST' }));
+    expect(() => journal.append({ ...invalidate, selector: { model: '\ud800' } })).toThrow(
+      expect.objectContaining({ code: 'BAD_REQUEST' }),
+    );
     expect(() => journal.append({ ...invalidate, selector: {} })).toThrow(expect.objectContaining({ code: 'BAD_REQUEST' }));
     expect(journal.sequence).toBe(0);
     journal.checkInvariants();
