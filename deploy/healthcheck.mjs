@@ -8,7 +8,9 @@ import { join } from 'node:path';
 try {
   const { host, port } = JSON.parse(readFileSync(join(process.env.KVTIER_DATA_DIR ?? '.kvtier', 'agent.json'), 'utf8')).doors.http;
   const reached = host === '0.0.0.0' ? '127.0.0.1' : host === '::' ? '::1' : host;
-  const answer = await fetch(`http://${reached.includes(':') ? `[${reached}]` : reached}:${port}/readyz`, { signal: AbortSignal.timeout(2500) });
+  const answer = await fetch(`http://${reached.includes(':') ? `[${reached}]` : reached}:${port}/readyz`, {
+    signal: AbortSignal.timeout(2500),
+  });
   console.log(`readyz: ${answer.status}`);
   process.exitCode = answer.ok ? 0 : 1;
 } catch (error) {
