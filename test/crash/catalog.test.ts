@@ -33,8 +33,8 @@ test(
     let committed = 0;
     for (let kill = 1; kill <= KILLS; kill += 1) {
       const before = committed;
-    committed = await writeAndKill(path, committed + 1);
-    expect(committed).toBeGreaterThan(before);
+      committed = await writeAndKill(path, committed + 1);
+      expect(committed).toBeGreaterThan(before);
       const store = createSqliteCatalogStore({ path, migrationsDir, clock: hostClock, logger: noopLogger });
       const found = new Map((await readAll(await store.open())).map((chunk) => [chunk.generation, chunk]));
       const log = new Set((await store.listInvalidations({ limit: 100_000 })).map((row) => row.id));
