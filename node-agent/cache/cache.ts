@@ -5,7 +5,6 @@
  */
 import { assert } from '#core/assert.ts';
 import type { EntryIndex, NamespaceId, SlotIndex } from '#core/brand.ts';
-import { KvtierError } from '#core/errors.ts';
 import type { NamespaceDescriptor } from '#core/namespace.ts';
 import { CacheControlPart } from './cache-control.ts';
 import { CacheState } from './cache-state.ts';
@@ -79,8 +78,8 @@ export class Cache implements CacheDoor {
   #poll(): void {
     if (this.#polling) return;
     this.#polling = true;
-    const done = (): void => void (this.#polling = false);
-    void this.#state.ssd.poll().then(done, done);
+    void this.#state.ssd.poll().finally(() => void (this.#polling = false));
+    this.#state.tombstones.payOwed();
     this.#state.tombstones.compactIfNeeded();
   }
 
@@ -94,12 +93,7 @@ export class Cache implements CacheDoor {
     const state = this.#state;
     const { index } = state;
     state.logger.error(`SSD folder ${folder.path} is off: ${folder.reason}`, { chunks: folder.chunkCount });
-    try {
-      state.tombstones.dropFolder(folder.id, state.nextGeneration());
-    } catch (problem) {
-      // The journal's disk is gone too: at the next start the folder's mark is behind and its files are dropped for that.
-      if (!(problem instanceof KvtierError)) throw problem;
-    }
+    state.tombstones.dropFolder(folder.id, state.nextGeneration());
     const lost: EntryIndex[] = [];
     index.forEach((entry) => {
       if (index.ssdFolder(entry) === folder.index) lost.push(entry);
