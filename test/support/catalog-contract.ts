@@ -30,7 +30,7 @@ export function describeCatalogStore(name: string, begin: () => CatalogUnderTest
 
     test('gives back chunks on SSD as they were put, coldest first', async () => {
       const chunks = [
-        makeChunk(1, { lastUsedAtMs: 30, checksum: 2n ** 64n - 1n, sizeBytes: 0 }),
+        makeChunk(1, { key: new TextEncoder().encode('a schlüssel 鍵 🔑'), lastUsedAtMs: 30, checksum: 2n ** 64n - 1n, sizeBytes: 0 }),
         makeChunk(2, { lastUsedAtMs: 10, key: new Uint8Array([0xff, 0, 1]), redisMetadata: new Uint8Array(), namespace: opaque }),
         makeChunk(3, {
           lastUsedAtMs: 20,
