@@ -1,5 +1,5 @@
 /** The operators' side of the cache: statistics, pages of chunks, and orders. Implements CacheControl (control.ts). */
-import type { EntryIndex, SlotIndex } from '#core/brand.ts';
+import type { EntryIndex } from '#core/brand.ts';
 import type { NamespaceDescriptor } from '#core/namespace.ts';
 import type { Selector } from '#core/selector.ts';
 import type { CatalogInvalidation } from '#ports/catalog-store.ts';
@@ -341,14 +341,11 @@ export class CacheControlPart implements CacheControl {
       const sizeBytes = index.sizeBytes(ref.entry);
       const wrong = await ssd.verifyFile(folderIndex, { generation: ref.generation, sizeBytes, checksum: index.checksum(ref.entry) });
       checkedBytes += sizeBytes;
-      if (wrong === undefined || !state.isSame(ref) || index.ssdFolder(ref.entry) < 0) continue;
+      if (wrong === undefined || !state.isSame(ref) || index.ssdFolder(ref.entry) !== folderIndex) continue;
       mismatches.push({ path: ssd.path(folder, ref.generation), key: state.wholeKey(ref.entry), problem: wrong.problem });
-      if (wrong.corrupt) await ssd.quarantine(folder, ref.generation, wrong.problem);
-      if (!state.isSame(ref) || index.ssdFolder(ref.entry) < 0) continue;
+      const gone = wrong.corrupt ? await ssd.quarantine(folder, ref.generation, wrong.problem) : wrong.missing;
       // Missing or wrong, the file is no replica any more; RAM's copy is good and will be written again.
-      state.detachSsd(ref.entry, { keepFile: true });
-      if (index.ramSlot(ref.entry as EntryIndex) < (0 as SlotIndex)) state.remove(ref.entry);
-      else state.catalogReplicas(ref.entry);
+      if (state.isSame(ref) && index.ssdFolder(ref.entry) === folderIndex) state.dropReplica(ref.entry, { keepFile: gone });
     }
     yield { checkedFiles: refs.length, totalFiles: refs.length, checkedBytes, mismatches, done: true };
   }

@@ -230,6 +230,18 @@ export class CacheState {
     if (this.index.ramSlot(entry) >= 0) this.#setDirty(entry);
   }
 
+  /** A file was lost or is wrong: the chunk lives on in RAM, where it is, and is to be written again; else it is gone. */
+  dropReplica(entry: EntryIndex, options: { keepFile: boolean }): void {
+    if (this.index.ssdFolder(entry) < 0) return;
+    if (this.index.ramSlot(entry) < 0) {
+      if (options.keepFile) this.detachSsd(entry, options);
+      this.remove(entry);
+      return;
+    }
+    this.detachSsd(entry, options);
+    this.catalogReplicas(entry);
+  }
+
   /** Takes a chunk out of everything. Leases and readers keep their memory; nobody finds it any more. */
   remove(entry: EntryIndex): void {
     const namespace = this.index.namespaceOf(entry);

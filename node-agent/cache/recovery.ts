@@ -173,7 +173,7 @@ export class Recovery {
     this.progress.droppedFiles += 1;
     catalog.enqueue({ kind: 'remove', generation: found.generation });
     const done = tombstones.trackUnlink(tombstones.keyId(found.namespace, found.key), found.generation);
-    void ssd.unlinkUncounted(folder.index, found.generation).then(done);
+    ssd.unlinkUncounted(folder.index, found.generation, done);
   }
 
   /** Reads the headers of files without a row, in the background, oldest first. */

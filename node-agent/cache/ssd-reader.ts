@@ -6,7 +6,9 @@
  * removed or replaced gives its slot back; read-ahead bytes are the sum over read-ahead loads under way.
  */
 import type { EntryIndex, SlotIndex } from '#core/brand.ts';
+import { namespaceIdentity } from '#core/namespace.ts';
 import type { IoPriority } from '#ports/io-pool.ts';
+import type { ChunkFileHeader } from '#tiers/ssd/chunk-file.ts';
 import type { CacheState } from './cache-state.ts';
 import type { RamSpace } from './ram-space.ts';
 
@@ -15,6 +17,7 @@ export type LoadOutcome = 'loaded' | 'gone' | 'refused';
 
 interface Load {
   readonly generation: number;
+  readonly priority: IoPriority;
   readonly promise: Promise<LoadOutcome>;
 }
 
@@ -42,15 +45,22 @@ export class SsdReader {
     const { index } = this.#state;
     const generation = index.generation(entry);
     const known = this.#loads.get(entry);
-    if (known !== undefined && known.generation === generation) return known.promise;
+    if (known !== undefined && known.generation === generation) return this.#join(known, entry, priority);
     const promise = this.#run(entry, generation, priority);
-    const load = { generation, promise };
+    const load = { generation, priority, promise };
     this.#loads.set(entry, load);
     const forget = (): void => {
       if (this.#loads.get(entry) === load) this.#loads.delete(entry);
     };
     void promise.then(forget, forget);
     return promise;
+  }
+
+  /** A read-ahead gives up where RAM is full; whoever waits for the chunk in earnest then waits for room too. */
+  async #join(load: Load, entry: EntryIndex, priority: IoPriority): Promise<LoadOutcome> {
+    const outcome = await load.promise;
+    if (outcome !== 'refused' || priority !== 'demand' || load.priority === 'demand') return outcome;
+    return this.#state.isSame({ entry, generation: load.generation }) ? await this.load(entry, priority) : 'gone';
   }
 
   /** Starts a load that nobody waits for yet, if the bound allows. */
@@ -70,25 +80,26 @@ export class SsdReader {
     const checksum = index.checksum(entry);
     const slot = await this.#room(sizeBytes, priority);
     if (slot === -1) return 'refused';
-    const folder = index.isLive(entry) && state.isSame(ref) ? index.ssdFolder(entry) : -1;
+    const folder = state.isSame(ref) ? index.ssdFolder(entry) : -1;
     if (folder < 0 || index.ramSlot(entry) >= 0) {
       this.#giveBack(slot);
-      return state.isSame(ref) && index.ramSlot(entry) >= 0 ? 'loaded' : 'gone';
+      return this.#whereItIs(ref);
     }
     const outcome = await ssd.read({
       folder, generation, address: ram.address(slot), sizeBytes, capacityBytes: ram.slotCapacityBytes(slot), checksum, priority,
     });
-    if (!state.isSame(ref) || index.ssdFolder(entry) < 0) {
+    if (!state.isSame(ref) || index.ssdFolder(entry) !== folder) {
       this.#giveBack(slot);
-      return 'gone';
+      return this.#whereItIs(ref);
     }
     if (!outcome.ok) {
       this.#giveBack(slot);
-      if (outcome.reason === 'failed') return 'refused';
-      // Missing or wrong: the chunk is forgotten, so that nobody asks for it again.
-      state.detachSsd(entry, { keepFile: true });
-      state.removeIfBare(entry);
-      return 'gone';
+      return this.#failed(entry, outcome);
+    }
+    if (!this.#isFileOf(entry, outcome.header)) {
+      // The catalog's row was wrong, not the file, whose own chunk is not known: neither may be believed.
+      this.#giveBack(slot);
+      return this.#failed(entry, { reason: 'corrupt', problem: 'header names another key', fileStays: true });
     }
     if (index.ramSlot(entry) >= 0) {
       this.#giveBack(slot);
@@ -101,6 +112,27 @@ export class SsdReader {
     state.counters.promotions += 1;
     state.catalogReplicas(entry);
     return 'loaded';
+  }
+
+  #whereItIs(ref: { entry: EntryIndex; generation: number }): LoadOutcome {
+    return this.#state.isSame(ref) && this.#state.index.ramSlot(ref.entry) >= 0 ? 'loaded' : 'gone';
+  }
+
+  #isFileOf(entry: EntryIndex, header: ChunkFileHeader): boolean {
+    const { index, namespaces } = this.#state;
+    return index.keyEquals(entry, header.key) && namespaceIdentity(header.namespace) === namespaceIdentity(namespaces.descriptor(index.namespaceOf(entry)));
+  }
+
+  /** A file that cannot be read now will not be read by the next attempt: its chunk is forgotten, so that nobody asks again. */
+  #failed(entry: EntryIndex, failure: { readonly reason: string; readonly problem: string; readonly fileStays: boolean }): LoadOutcome {
+    const state = this.#state;
+    if (failure.reason === 'failed') return 'refused';
+    if (failure.reason === 'missing') {
+      state.ssd.readErrors += 1;
+      state.logger.warn(`The file of ${state.wholeKey(entry)} is gone: ${failure.problem}`, {});
+    }
+    state.dropReplica(entry, { keepFile: !failure.fileStays });
+    return state.index.ramSlot(entry) >= 0 ? 'loaded' : 'gone';
   }
 
   async #room(sizeBytes: number, priority: IoPriority): Promise<SlotIndex | -1> {

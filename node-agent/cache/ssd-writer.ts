@@ -192,9 +192,9 @@ export class SsdWriter {
   makeRoom(bytes: number): void {
     const state = this.#state;
     const { index, ssd, ssdOrder } = state;
-    let missing = bytes - ssd.folders.reduce((sum, folder) => Math.max(sum, folder.availableBytes), 0) - this.#unlinkingBytes;
+    let missing = bytes - ssd.folders.reduce((sum, folder) => Math.max(sum, folder.availableBytes), 0) - ssd.unlinkingBytes;
     while (missing > 0) {
-      const victim = ssdOrder.victim((entry) => this.#mayLeaveSsd(entry as EntryIndex), 4096) as EntryIndex | -1;
+      const victim = ssdOrder.victim((entry) => this.#makesRoom(entry as EntryIndex), 4096) as EntryIndex | -1;
       if (victim === -1) return;
       const fileBytes = ssd.fileBytes(index.sizeBytes(victim));
       missing -= fileBytes;
@@ -202,21 +202,11 @@ export class SsdWriter {
     }
   }
 
-  #unlinkingBytes = 0;
-
   /** Takes a chunk off SSD; it must not be leased or loading. */
   evictFromSsd(entry: EntryIndex): void {
     const state = this.#state;
-    const fileBytes = state.ssd.fileBytes(state.index.sizeBytes(entry));
     state.counters.evictionsSsd += 1;
-    this.#unlinkingBytes += fileBytes;
-    state.detachSsd(entry, {
-      declined: true,
-      onUnlinked: () => {
-        this.#unlinkingBytes -= fileBytes;
-        this.pump();
-      },
-    });
+    state.detachSsd(entry, { declined: true, onUnlinked: () => this.pump() });
     if (state.index.ramSlot(entry) >= 0) state.catalogReplicas(entry);
     else state.remove(entry);
   }
@@ -226,6 +216,12 @@ export class SsdWriter {
 
   #mayLeaveSsd(entry: EntryIndex): boolean {
     return this.#state.index.leaseCount(entry) === 0 && !this.isLoading(entry);
+  }
+
+  /** In a folder that takes no writes nothing is won by an eviction. */
+  #makesRoom(entry: EntryIndex): boolean {
+    const { index, ssd } = this.#state;
+    return ssd.folders[index.ssdFolder(entry)]?.state === 'ok' && this.#mayLeaveSsd(entry);
   }
 
   async #write(entry: EntryIndex, folder: SsdFolder): Promise<boolean> {

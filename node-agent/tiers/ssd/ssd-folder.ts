@@ -31,6 +31,8 @@ export class SsdFolder {
   /** Undefined until the first transfer told. */
   direct: boolean | undefined;
   chunkCount = 0;
+  /** Wrong files set aside in quarantine/; in no other count. */
+  quarantinedFiles = 0;
   #usedBytes = 0;
   #freeBytes = Number.POSITIVE_INFINITY;
   #state: FolderState = 'ok';
@@ -108,9 +110,8 @@ export class SsdFolder {
     }
   }
 
-  /** ENOENT is one missing file, not a device. True where the folder is off now. */
+  /** The device could not read a file; each file is tried once, so a row of these is no single bad block. True: the folder is off now. */
   onReadFailure(failure: IoFailure): boolean {
-    if (failure.errno === ENOENT) return false;
     this.#readFailures += 1;
     return this.#readFailures >= FAILURE_LIMIT ? this.turnOff(`reads fail (${failure.step}: ${errnoName(failure.errno)})`) : false;
   }

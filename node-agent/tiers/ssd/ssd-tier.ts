@@ -35,8 +35,11 @@ export interface SsdTierOptions {
 
 export type SsdReadOutcome =
   | { readonly ok: true; readonly header: ChunkFileHeader; readonly elapsedMs: number }
-  /** 'missing': no such file. 'corrupt': wrong bytes; the file was set aside. 'failed': the device did not answer. */
-  | { readonly ok: false; readonly reason: 'missing' | 'corrupt' | 'failed'; readonly problem: string };
+  /**
+   * 'missing': no such file. 'corrupt': wrong bytes; the file was set aside, unless `fileStays`. 'unreadable': the device cannot
+   * read it; the file stays. 'failed': not the file's fault (no descriptors, no memory, the pool closes).
+   */
+  | { readonly ok: false; readonly reason: 'missing' | 'corrupt' | 'unreadable' | 'failed'; readonly problem: string; readonly fileStays: boolean };
 
 export interface SsdReadRequest {
   readonly folder: number;
@@ -48,9 +51,20 @@ export interface SsdReadRequest {
   readonly priority: IoPriority;
 }
 
+interface PendingUnlink {
+  readonly folder: SsdFolder;
+  readonly generation: number;
+  readonly fileBytes: number;
+  readonly done: () => void;
+}
+
 const SHARDS = 256;
 const UNLINKS_AT_ONCE = 2;
+/** Wrong files kept for a look in each folder; they count in no budget, so further ones are unlinked. */
+const MAX_QUARANTINED = 16;
 const ENOENT = 2;
+const EIO = 5;
+const ENOTDIR = 20;
 
 export class SsdTier {
   readonly folders: SsdFolder[] = [];
@@ -61,12 +75,14 @@ export class SsdTier {
   readErrors = 0;
   writeErrors = 0;
   checksumMismatches = 0;
-  quarantinedFiles = 0;
   activeReads = 0;
   activeWrites = 0;
   readonly #options: SsdTierOptions;
-  readonly #unlinks = new Fifo<{ folder: SsdFolder; generation: number; fileBytes: number; done: () => void }>();
+  readonly #unlinks = new Fifo<PendingUnlink>();
   #unlinksRunning = 0;
+  #unlinkingBytes = 0;
+  /** Files that would not go; tried again at each poll. */
+  #stuckUnlinks: PendingUnlink[] = [];
   #fallbackReported = false;
 
   constructor(options: SsdTierOptions) {
@@ -85,7 +101,7 @@ export class SsdTier {
     const { fileSystem } = this.#options;
     for (let shard = 0; shard < SHARDS; shard += 1) fileSystem.mkdir(`${folder.path}/${shard.toString(16).padStart(2, '0')}`);
     fileSystem.mkdir(`${folder.path}/quarantine`);
-    this.quarantinedFiles += fileSystem.list(`${folder.path}/quarantine`).length;
+    folder.quarantinedFiles = fileSystem.list(`${folder.path}/quarantine`).length;
     folder.setFreeBytes(fileSystem.statFs(folder.path).freeBytes);
   }
 
@@ -159,8 +175,14 @@ export class SsdTier {
     return this.folders.reduce((sum, folder) => sum + folder.chunkCount, 0);
   }
 
+  /** Unlinks queued or under way; not those that failed and wait for another attempt. */
   get pendingUnlinks(): number {
     return this.#unlinks.length + this.#unlinksRunning;
+  }
+
+  /** Bytes that these will free where writes may use them. */
+  get unlinkingBytes(): number {
+    return this.#unlinkingBytes;
   }
 
   /** The folder with the most room for a file of this size, or undefined: evict first. */
@@ -213,7 +235,7 @@ export class SsdTier {
     if (direct || this.#options.direct === 'off' || this.#fallbackReported) return;
     this.#fallbackReported = true;
     this.#options.logger.warn(`${folder.path} does not support O_DIRECT: the SSD tier goes through the page cache there`, {});
-    if (this.#options.direct === 'on' && folder.turnOff('ssd.direct is on and the file system does not support O_DIRECT')) this.#options.onFolderLost(folder);
+    if (this.#options.direct === 'on') this.loseFolder(folder, 'ssd.direct is on and the file system does not support O_DIRECT');
   }
 
   /** Reads a chunk into retained memory and verifies header and checksum. Wrong bytes are quarantined and never served. */
@@ -226,17 +248,7 @@ export class SsdTier {
       direct: this.#options.direct !== 'off', priority: request.priority,
     });
     this.activeReads -= 1;
-    if (!outcome.ok && outcome.step === SHORT_FILE) {
-      await this.quarantine(folder, request.generation, outcome.step);
-      return { ok: false, reason: 'corrupt', problem: outcome.step };
-    }
-    if (!outcome.ok) {
-      this.readErrors += 1;
-      if (folder.onReadFailure(outcome)) this.#options.onFolderLost(folder);
-      const problem = `${outcome.step}: ${errnoName(outcome.errno)}`;
-      this.#options.logger.warn(`Cannot read ${path}: ${problem}`, {});
-      return { ok: false, reason: outcome.errno === ENOENT ? 'missing' : 'failed', problem };
-    }
+    if (!outcome.ok) return await this.#readFailed(folder, request.generation, outcome);
     folder.onReadSuccess();
     folder.direct = outcome.direct;
     folder.read.add(request.sizeBytes, outcome.elapsedMs);
@@ -244,8 +256,25 @@ export class SsdTier {
     this.readBytes += this.fileBytes(request.sizeBytes);
     const problem = this.#wrong(request, outcome.header, outcome.checksum);
     if (typeof problem !== 'string') return { ok: true, header: problem, elapsedMs: outcome.elapsedMs };
-    await this.quarantine(folder, request.generation, problem);
-    return { ok: false, reason: 'corrupt', problem };
+    return { ok: false, reason: 'corrupt', problem, fileStays: !(await this.quarantine(folder, request.generation, problem)) };
+  }
+
+  /** A missing file is the caller's to count: a read may lose the race against the removal of its chunk. */
+  async #readFailed(folder: SsdFolder, generation: number, failure: IoFailure): Promise<SsdReadOutcome> {
+    if (failure.step === SHORT_FILE) {
+      return { ok: false, reason: 'corrupt', problem: failure.step, fileStays: !(await this.quarantine(folder, generation, failure.step)) };
+    }
+    const problem = `${failure.step}: ${errnoName(failure.errno)}`;
+    if (failure.errno === ENOENT) {
+      // One file, or all of them: a folder that went away must be declared lost before anything is put in place of its chunks.
+      await this.#lookAt(folder);
+      return { ok: false, reason: 'missing', problem, fileStays: false };
+    }
+    this.readErrors += 1;
+    this.#options.logger.warn(`Cannot read ${this.path(folder, generation)}: ${problem}`, {});
+    if (failure.errno !== EIO) return { ok: false, reason: 'failed', problem, fileStays: true };
+    if (folder.onReadFailure(failure)) this.#options.onFolderLost(folder);
+    return { ok: false, reason: 'unreadable', problem, fileStays: true };
   }
 
   #wrong(request: { generation: number; sizeBytes: number; checksum: bigint }, headerBytes: Uint8Array, checksum: bigint): ChunkFileHeader | string {
@@ -259,29 +288,45 @@ export class SsdTier {
   }
 
   /** Checks one file without loading it: for `verify`. Undefined where it is right. */
-  async verifyFile(folderIndex: number, wanted: { generation: number; sizeBytes: number; checksum: bigint }): Promise<{ problem: string; corrupt: boolean } | undefined> {
+  async verifyFile(folderIndex: number, wanted: { generation: number; sizeBytes: number; checksum: bigint }): Promise<{ problem: string; corrupt: boolean; missing: boolean } | undefined> {
     const outcome = await this.#options.files.checksumFile(this.path(this.#folder(folderIndex), wanted.generation), wanted.sizeBytes);
-    if (!outcome.ok) return { problem: `${outcome.step}: ${errnoName(outcome.errno)}`, corrupt: outcome.step === SHORT_FILE };
+    if (!outcome.ok) return { problem: `${outcome.step}: ${errnoName(outcome.errno)}`, corrupt: outcome.step === SHORT_FILE, missing: outcome.errno === ENOENT };
     const problem = this.#wrong(wanted, outcome.header, outcome.checksum);
-    return typeof problem === 'string' ? { problem, corrupt: true } : undefined;
+    return typeof problem === 'string' ? { problem, corrupt: true, missing: false } : undefined;
   }
 
-  /** Moves a file out of the way of every reader and every recovery; keeps its bytes for a look. */
-  async quarantine(folder: SsdFolder, generation: number, problem: string): Promise<void> {
+  /**
+   * Moves a file out of the way of every reader and every recovery; keeps its bytes for a look. False where it is still in place: the
+   * caller unlinks it, and it is not gone before that is done.
+   */
+  async quarantine(folder: SsdFolder, generation: number, problem: string): Promise<boolean> {
     this.checksumMismatches += 1;
-    this.quarantinedFiles += 1;
     const path = this.path(folder, generation);
-    this.#options.logger.error(`Quarantined ${path}: ${problem}`, { generation });
+    this.#options.logger.error(`Wrong file ${path}: ${problem}`, { generation });
+    if (folder.quarantinedFiles >= MAX_QUARANTINED) {
+      const outcome = await this.#options.files.unlink(path);
+      return outcome.ok || outcome.errno === ENOENT;
+    }
     const moved = await this.#options.files.rename(path, `${folder.path}/quarantine/${chunkFileName(generation)}`);
-    if (!moved.ok) await this.#options.files.unlink(path);
+    if (!moved.ok) return moved.errno === ENOENT;
+    folder.quarantinedFiles += 1;
+    return true;
+  }
+
+  get quarantinedFiles(): number {
+    return this.folders.reduce((sum, folder) => sum + folder.quarantinedFiles, 0);
   }
 
   /** Removes a file in the background; `done` runs when it is gone and its space is free. */
   unlink(folderIndex: number, generation: number, options: { sizeBytes: number; done?: () => void }): void {
     const folder = this.#folder(folderIndex);
     folder.chunkCount -= 1;
-    this.#unlinks.push({ folder, generation, fileBytes: this.fileBytes(options.sizeBytes), done: options.done ?? ((): void => {}) });
-    this.#pumpUnlinks();
+    this.#queueUnlink({ folder, generation, fileBytes: this.fileBytes(options.sizeBytes), done: options.done ?? ((): void => {}) });
+  }
+
+  /** As `unlink` for a file that is not counted: one that recovery refused. */
+  unlinkUncounted(folderIndex: number, generation: number, done: () => void): void {
+    this.#queueUnlink({ folder: this.#folder(folderIndex), generation, fileBytes: 0, done });
   }
 
   /** The file of a chunk is gone or in quarantine: it counts no more. */
@@ -291,9 +336,10 @@ export class SsdTier {
     folder.giveBack(this.fileBytes(sizeBytes));
   }
 
-  /** As `unlink` for a file whose size is not counted: one that recovery refused. */
-  unlinkUncounted(folderIndex: number, generation: number): Promise<unknown> {
-    return this.#options.files.unlink(this.path(this.#folder(folderIndex), generation));
+  #queueUnlink(unlink: PendingUnlink): void {
+    this.#unlinks.push(unlink);
+    this.#unlinkingBytes += unlink.fileBytes;
+    this.#pumpUnlinks();
   }
 
   #pumpUnlinks(): void {
@@ -303,11 +349,16 @@ export class SsdTier {
       this.#unlinksRunning += 1;
       void this.#options.files.unlink(this.path(next.folder, next.generation)).then((outcome) => {
         this.#unlinksRunning -= 1;
-        // A file that will not go keeps its tombstone (done is not called) and its space.
-        if (outcome.ok || outcome.errno === ENOENT) {
+        this.#unlinkingBytes -= next.fileBytes;
+        // The files of a folder that is off are dead by the journal's word. Any other file that will not go keeps its space, and its
+        // key stays tracked (done is not called).
+        if (outcome.ok || outcome.errno === ENOENT || next.folder.state === 'off') {
           next.folder.giveBack(next.fileBytes);
           next.done();
-        } else this.writeErrors += 1;
+        } else {
+          this.writeErrors += 1;
+          this.#stuckUnlinks.push(next);
+        }
         this.#pumpUnlinks();
       });
     }
@@ -324,16 +375,24 @@ export class SsdTier {
 
   /** Looks at the file systems: free space, and folders that went away. A read-only folder may try writes again. */
   async poll(): Promise<void> {
+    for (const unlink of this.#stuckUnlinks.splice(0)) this.#queueUnlink(unlink);
     for (const folder of this.folders) {
       if (folder.state === 'off') continue;
-      const stats = await this.#options.files.statFs(`${folder.path}/00`);
-      if (!stats.ok) {
-        if (stats.errno === ENOENT && folder.turnOff('the folder is gone')) this.#options.onFolderLost(folder);
-        continue;
-      }
-      folder.setFreeBytes(stats.freeBytes);
-      if (folder.state === 'read-only') await this.#probeWrite(folder);
+      if ((await this.#lookAt(folder)) && folder.state === 'read-only') await this.#probeWrite(folder);
     }
+  }
+
+  /** True where the folder is there; else it is lost, or nothing can be said. */
+  async #lookAt(folder: SsdFolder): Promise<boolean> {
+    const stats = await this.#options.files.statFs(`${folder.path}/00`);
+    if (stats.ok) folder.setFreeBytes(stats.freeBytes);
+    else if (stats.errno === ENOENT || stats.errno === ENOTDIR) this.loseFolder(folder, 'the folder is gone');
+    return stats.ok;
+  }
+
+  /** Turns a folder off for this run; its chunks are dropped. */
+  loseFolder(folder: SsdFolder, reason: string): void {
+    if (folder.turnOff(reason)) this.#options.onFolderLost(folder);
   }
 
   async #probeWrite(folder: SsdFolder): Promise<void> {
