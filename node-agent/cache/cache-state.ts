@@ -301,7 +301,10 @@ export class CacheState {
   use(entry: EntryIndex): void {
     this.index.setLastUsedAtMs(entry, this.clock.nowMs());
     this.index.setHitCount(entry, this.index.hitCount(entry) + 1);
-    this.clear(entry, DECLINED);
+    if (this.has(entry, DECLINED)) {
+      this.clear(entry, DECLINED);
+      if (this.isDirty(entry)) this.onDirty(entry);
+    }
     this.catalog.enqueue({ kind: 'touch', generation: this.index.generation(entry), lastUsedAtMs: this.clock.nowMs(), hitCount: this.index.hitCount(entry) });
   }
 

@@ -29,6 +29,8 @@ const DIRTY_SHARE = 0.5;
 /** `demote` keeps this share of RAM clean and cold, so that a put finds room without waiting for a write. */
 const CLEAN_RESERVE = 1 / 16;
 const TICK_MS = 100;
+/** Stale records that the queue may hold before it is swept. */
+const QUEUE_SLACK = 4096;
 /** Evicted ahead of need on SSD: room for this many writes. */
 const SSD_ROOM_WRITES = 4;
 
@@ -88,9 +90,24 @@ export class SsdWriter {
       this.#state.counters.shedChunks += 1;
       return;
     }
-    this.#state.set(entry, QUEUED);
-    this.#queue.push({ entry, generation: index.generation(entry), atMs: clock.monotonicMs() });
+    // Under 'demote' chunks are found by their coldness alone.
+    if (limits.ssdAdmission === 'demote') return;
+    this.#push(entry, clock.monotonicMs());
     if (limits.ssdAdmission === 'through') this.pump();
+  }
+
+  /** Each chunk has one record that counts, so where records are twice the chunks, half of them are stale. */
+  #push(entry: EntryIndex, atMs: number): void {
+    const state = this.#state;
+    state.set(entry, QUEUED);
+    this.#queue.push({ entry, generation: state.index.generation(entry), atMs });
+    if (this.#queue.length < QUEUE_SLACK + 2 * state.ramOrder.size) return;
+    for (let left = this.#queue.length; left > 0; left -= 1) {
+      const record = this.#queue.shift();
+      if (record === undefined || !state.isSame(record)) continue;
+      if (state.isDirty(record.entry)) this.#queue.push(record);
+      else state.clear(record.entry, QUEUED);
+    }
   }
 
   /** Starts as many writes as are allowed now. */
@@ -121,8 +138,7 @@ export class SsdWriter {
 
   #nextQueued(): EntryIndex | -1 {
     const { limits, clock, ssd } = this.#state;
-    if (limits.ssdAdmission === 'demote') this.#forgetStale();
-    else if (limits.ssdAdmission === 'through' || !ssd.demandWaits()) {
+    if (limits.ssdAdmission === 'through' || !ssd.demandWaits()) {
       const ageMs = limits.ssdAdmission === 'through' ? 0 : limits.ssdIdleAfterMs;
       for (let head = this.#queue.peek(); head !== undefined && clock.monotonicMs() - head.atMs >= ageMs; head = this.#queue.peek()) {
         this.#queue.shift();
@@ -133,15 +149,6 @@ export class SsdWriter {
       }
     }
     return -1;
-  }
-
-  /** Under `demote` nobody reads the queue: its head is dropped as it becomes stale. */
-  #forgetStale(): void {
-    for (let head = this.#queue.peek(); head !== undefined; head = this.#queue.peek()) {
-      if (this.#state.isSame(head) && this.#state.isDirty(head.entry)) return;
-      this.#queue.shift();
-      if (this.#state.isSame(head)) this.#state.clear(head.entry, QUEUED);
-    }
   }
 
   #mayWrite(entry: EntryIndex): boolean {
@@ -183,9 +190,8 @@ export class SsdWriter {
   }
 
   #requeue(entry: EntryIndex): void {
-    if (this.#state.has(entry, QUEUED)) return;
-    this.#state.set(entry, QUEUED);
-    this.#queue.push({ entry, generation: this.#state.index.generation(entry), atMs: 0 });
+    if (this.#state.limits.ssdAdmission === 'demote' || this.#state.has(entry, QUEUED)) return;
+    this.#push(entry, 0);
   }
 
   /** Evicts the coldest from SSD until `bytes` will be free when the unlinks are done. Their RAM copies stay, declined. */
@@ -246,7 +252,10 @@ export class SsdWriter {
         state.touchSsdChain(entry);
         state.catalogReplicas(entry);
         finished();
-      } else ssd.unlink(folder.index, ref.generation, { sizeBytes, done: finished });
+      } else {
+        ssd.unlink(folder.index, ref.generation, { sizeBytes, done: finished });
+        if (alive) this.#requeue(entry);
+      }
     } else {
       finished();
       if (alive && outcome.reason === 'unfit') state.set(entry, UNFIT);
