@@ -24,8 +24,21 @@ function run(port: number, test: 'SET' | 'GET', shape: { sizeBytes: number; conn
   const requests = Math.max(8, Math.round(bytesPerRun / shape.sizeBytes));
   const keys = Math.max(1, Math.floor(keyspaceBytes / shape.sizeBytes));
   const args = [
-    '-h', '127.0.0.1', '-p', String(port), '-t', test.toLowerCase(), '-d', String(shape.sizeBytes), '-c', String(shape.connections),
-    '-n', String(requests), '-r', String(keys), '--csv',
+    '-h',
+    '127.0.0.1',
+    '-p',
+    String(port),
+    '-t',
+    test.toLowerCase(),
+    '-d',
+    String(shape.sizeBytes),
+    '-c',
+    String(shape.connections),
+    '-n',
+    String(requests),
+    '-r',
+    String(keys),
+    '--csv',
   ];
   const result = spawnSync('redis-benchmark', args, { encoding: 'utf8' });
   if (result.status !== 0) throw new Error(`redis-benchmark failed: ${result.stderr || String(result.error)}`);
@@ -50,8 +63,12 @@ try {
         });
         cases.push(
           compare({
-            case: `${test} ${sizeBytes / MiB} MiB, ${connections} conn`, unit: 'GB/s', better: 'higher',
-            ours: median(ours), peer: median(peer), peerName: `redis-server ${redis.version}`,
+            case: `${test} ${sizeBytes / MiB} MiB, ${connections} conn`,
+            unit: 'GB/s',
+            better: 'higher',
+            ours: median(ours),
+            peer: median(peer),
+            peerName: `redis-server ${redis.version}`,
           }),
         );
       }

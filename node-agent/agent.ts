@@ -83,7 +83,6 @@ class Agent {
   #fileSystem = new HostFileSystem(async (fd) => (await this.#pool?.syncFile(fd)) ?? { ok: false, errno: 9 });
   #lock: { release(): void } | undefined;
   #ram: RamTier | undefined;
-  #ssd: SsdTier | undefined;
   #cache: Cache | undefined;
   #resp: RespServer | undefined;
   #respListener: Listener | undefined;
@@ -159,13 +158,28 @@ class Agent {
     const { hash } = this.#options;
     const fileSystem = this.#fileSystem;
     const ssd = new SsdTier({
-      files: pool.files, fileSystem, hash, clock: hostClock, logger: this.#log.room('tiers.ssd'), direct: config.ssd.direct,
+      files: pool.files,
+      fileSystem,
+      hash,
+      clock: hostClock,
+      logger: this.#log.room('tiers.ssd'),
+      direct: config.ssd.direct,
       onFolderLost: (folder) => this.#cache?.folderLost(folder),
     });
-    this.#ssd = ssd;
-    const folders = config.ssd.folders.map((folder) => ({ path: folder.path, capacityBytes: folder.sizeBytes, floorBytes: config.ssd.freeSpaceFloorBytes }));
+    const folders = config.ssd.folders.map((folder) => ({
+      path: folder.path,
+      capacityBytes: folder.sizeBytes,
+      floorBytes: config.ssd.freeSpaceFloorBytes,
+    }));
     const opened = await openStore({
-      fileSystem, ssd, journalPath: `${config.dataDir}/journal`, folders, hash, clock: hostClock, logger: this.#log.room('cache'), bootId: readBootId(),
+      fileSystem,
+      ssd,
+      journalPath: `${config.dataDir}/journal`,
+      folders,
+      hash,
+      clock: hostClock,
+      logger: this.#log.room('cache'),
+      bootId: readBootId(),
     });
     rememberSsdBudgets(config.dataDir, config.ssd.folders);
     for (const finding of opened.findings) {
@@ -175,13 +189,28 @@ class Agent {
     if (this.#ram === undefined) throw new KvtierError('TIER_UNAVAILABLE', 'Cannot start the cache: there is no RAM tier');
     const cache = new Cache(
       {
-        index: new ChunkIndex(hostRng), namespaces: new NamespaceTable(), ram: this.#ram, ssd, ramOrder: new LeafLru(), ssdOrder: new LeafLru(),
+        index: new ChunkIndex(hostRng),
+        namespaces: new NamespaceTable(),
+        ram: this.#ram,
+        ssd,
+        ramOrder: new LeafLru(),
+        ssdOrder: new LeafLru(),
         catalog: createSqliteCatalogStore({
-          path: `${config.dataDir}/catalog.db`, migrationsDir: `${import.meta.dir}/../migrations`, clock: hostClock, logger: this.#log.room('catalog'),
+          path: `${config.dataDir}/catalog.db`,
+          migrationsDir: `${import.meta.dir}/../migrations`,
+          clock: hostClock,
+          logger: this.#log.room('catalog'),
         }),
-        tombstones: opened.tombstones, clock: hostClock, hash, logger: this.#log.room('cache'), limits: this.#limits(),
+        tombstones: opened.tombstones,
+        clock: hostClock,
+        hash,
+        logger: this.#log.room('cache'),
+        limits: this.#limits(),
       },
-      { epoch: opened.epoch, markFolders: (journalSequence) => markFolders(fileSystem, ssd.folders, { epoch: opened.epoch, journalSequence }) },
+      {
+        epoch: opened.epoch,
+        markFolders: (journalSequence) => markFolders(fileSystem, ssd.folders, { epoch: opened.epoch, journalSequence }),
+      },
     );
     this.#cache = cache;
     const keys = new KeyParser();
@@ -212,9 +241,19 @@ class Agent {
     const { admin, read } = config.tokens;
     if (config.resp.listen !== undefined) {
       this.#resp = new RespServer({
-        cache, sockets: pool.sockets, transport: new TcpTransport(), clock: hostClock, logger: this.#log.room('resp'), hash: this.#options.hash,
-        version: this.#options.version, profile: config.resp.profile, sizeGuard: config.resp.sizeGuard, maxConnections: config.resp.maxConnections,
-        stallMs: config.resp.stallMs, idleMs: config.resp.idleMs, tokensRequired: admin !== undefined,
+        cache,
+        sockets: pool.sockets,
+        transport: new TcpTransport(),
+        clock: hostClock,
+        logger: this.#log.room('resp'),
+        hash: this.#options.hash,
+        version: this.#options.version,
+        profile: config.resp.profile,
+        sizeGuard: config.resp.sizeGuard,
+        maxConnections: config.resp.maxConnections,
+        stallMs: config.resp.stallMs,
+        idleMs: config.resp.idleMs,
+        tokensRequired: admin !== undefined,
         authenticate: (password) => {
           const isAdmin = admin !== undefined && secretsEqual(password, admin);
           const isRead = read !== undefined && secretsEqual(password, read);
@@ -270,12 +309,20 @@ class Agent {
     const totals = this.#metrics.httpTotals();
     // Bun.serve tells neither connections nor bytes.
     const unknown = { connections: 0, acceptedConnections: 0, receivedBytes: 0, sentBytes: 0 };
-    const rows: DoorStats[] = [{ door: 'http', address: formatAddress(http), requests: totals.requests, errors: totals.errors, ...unknown }];
+    const rows: DoorStats[] = [
+      { door: 'http', address: formatAddress(http), requests: totals.requests, errors: totals.errors, ...unknown },
+    ];
     const stats = this.#resp?.stats();
     if (resp !== undefined && stats !== undefined) {
       rows.push({
-        door: 'resp', address: formatAddress(resp), connections: stats.connections, acceptedConnections: stats.totalConnections,
-        requests: stats.commands, errors: stats.protocolErrors, receivedBytes: stats.receivedBytes, sentBytes: stats.sentBytes,
+        door: 'resp',
+        address: formatAddress(resp),
+        connections: stats.connections,
+        acceptedConnections: stats.totalConnections,
+        requests: stats.commands,
+        errors: stats.protocolErrors,
+        receivedBytes: stats.receivedBytes,
+        sentBytes: stats.sentBytes,
       });
     }
     return rows;
@@ -286,10 +333,18 @@ class Agent {
     const ram = stats.tiers.find((tier) => tier.tier === 'ram');
     const ssd = stats.tiers.find((tier) => tier.tier === 'ssd');
     return {
-      Memory: { used_memory: ram?.usedBytes ?? 0, maxmemory: ram?.capacityBytes ?? 0, maxmemory_policy: 'allkeys-lru', ssd_used_bytes: ssd?.usedBytes ?? 0 },
+      Process: { process_id: process.pid },
+      Memory: {
+        used_memory: ram?.usedBytes ?? 0,
+        maxmemory: ram?.capacityBytes ?? 0,
+        maxmemory_policy: 'allkeys-lru',
+        ssd_used_bytes: ssd?.usedBytes ?? 0,
+      },
       Stats: {
-        keyspace_hits: stats.hits.ram + stats.hits.ssd, keyspace_misses: stats.misses,
-        evicted_keys: stats.evictions.ram + stats.evictions.ssd - stats.demotions, dirty_bytes: ram?.dirtyBytes ?? 0,
+        keyspace_hits: stats.hits.ram + stats.hits.ssd,
+        keyspace_misses: stats.misses,
+        evicted_keys: stats.evictions.ram + stats.evictions.ssd - stats.demotions,
+        dirty_bytes: ram?.dirtyBytes ?? 0,
       },
     };
   }
@@ -297,8 +352,11 @@ class Agent {
   #writeAgentFile(): void {
     const { http, resp } = this.#addresses();
     const text = formatAgentFile({
-      version: this.#options.version, pid: process.pid, startedAt: new Date(this.#startedAtMs).toISOString(),
-      doors: { http, ...(resp === undefined ? {} : { resp }) }, dataDir: this.#config.dataDir,
+      version: this.#options.version,
+      pid: process.pid,
+      startedAt: new Date(this.#startedAtMs).toISOString(),
+      doors: { http, ...(resp === undefined ? {} : { resp }) },
+      dataDir: this.#config.dataDir,
     });
     this.#fileSystem.writeFileAtomic(`${this.#config.dataDir}/${AGENT_FILE_NAME}`, new TextEncoder().encode(text));
   }

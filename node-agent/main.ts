@@ -4,7 +4,7 @@
  */
 import { existsSync, readFileSync } from 'node:fs';
 import { runAgent } from './agent.ts';
-import packageJson from '../package.json' with { type: 'json' };
+import packageJson from '#package.json' with { type: 'json' };
 import type { CliDeps, Output } from '#cli/deps.ts';
 import { EXIT_BUG } from '#cli/exit-codes.ts';
 import { runCli } from '#cli/run-cli.ts';

@@ -262,6 +262,17 @@ export class Cache implements CacheDoor {
     state.catalog.enqueue({ kind: 'parent', generation: child.generation, parentGeneration: parent.generation });
   }
 
+  isCurrent(ref: ChunkRef): boolean {
+    return this.#state.isSame(ref);
+  }
+
+  giveUp(ref: ChunkRef): boolean {
+    const entry = ref.entry as EntryIndex;
+    if (!this.#state.isSame(ref) || !this.#state.ramIsFree(entry)) return false;
+    this.#space.evict(entry);
+    return true;
+  }
+
   touchChain(chain: readonly ChunkRef[]): void {
     for (let index = chain.length - 1; index >= 0; index -= 1) {
       const ref = chain[index];
@@ -293,11 +304,11 @@ export class Cache implements CacheDoor {
 
   /** Writes what is dirty until the deadline (monotonic ms), closes the catalog and the journal. Resolves with the bytes lost. */
   async close(deadlineMs: number): Promise<number> {
-    this.#state.draining = true;
+    this.beginDrain();
     this.#cancelHousekeeping?.();
     this.#writer.stop();
-    await this.#adoption;
     const lostBytes = await this.#writer.drain(deadlineMs);
+    await this.#adoption;
     await this.#state.catalog.close();
     await this.#state.tombstones.close(this.#state.clock.nowMs());
     return lostBytes;

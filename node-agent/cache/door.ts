@@ -12,9 +12,14 @@ export interface PutRequest {
   readonly namespace: NamespaceId;
   readonly key: Uint8Array;
   readonly sizeBytes: number;
+  /**
+   * Rows that must not be forgotten to make room for this one: the chain that it continues. A suffix that pushes out its own prefix
+   * is worth nothing, so where only those are left the put is rejected as 'own-chain'.
+   */
+  readonly spare?: ReadonlySet<number>;
 }
 
-export type PutRejection = 'too-large' | 'shed' | 'draining';
+export type PutRejection = 'too-large' | 'shed' | 'draining' | 'own-chain';
 
 /** Room for one payload. Exactly one of commit and abort must follow; the memory is the holder's until then. */
 export interface PutTicket {
@@ -94,6 +99,10 @@ export interface CacheDoor {
 
   /** Orders eviction: `parent` comes before `child` in a prefix chain. Never decides what is correct. */
   link(parent: ChunkRef, child: ChunkRef): void;
+  /** True while the row holds the chunk that the ref was taken of. */
+  isCurrent(ref: ChunkRef): boolean;
+  /** Drops a chunk from RAM, to make room for one that matters more. False where somebody uses or leases it. */
+  giveUp(ref: ChunkRef): boolean;
   /** Touches chunks given in prefix order, suffix first, each with the ancestors that are known. */
   touchChain(chain: readonly ChunkRef[]): void;
 

@@ -59,7 +59,7 @@ export class LeaseTable {
     if (this.#bytes[chunk.tier] + chunk.sizeBytes > this.#limit(chunk.tier)) return undefined;
     const lease: Lease = { id: this.#nextId++ as LeaseId, ...chunk, owner, expiresAtMs: nowMs + this.#durationMs, alive: true, bucket: -1 };
     let owners = this.#byEntry.get(chunk.entry);
-    if (owners === undefined) this.#byEntry.set(chunk.entry, (owners = new Map()));
+    if (owners === undefined) this.#byEntry.set(chunk.entry, (owners = new Map<number, Lease>()));
     owners.set(owner, lease);
     this.#bytes[chunk.tier] += chunk.sizeBytes;
     this.#count += 1;

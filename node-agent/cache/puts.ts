@@ -70,8 +70,11 @@ export class Puts {
   reserve(request: PutRequest): PutTicket | PutRejected | Promise<PutTicket | PutRejected> {
     const refused = this.#refusal(request);
     if (refused !== undefined) return refused;
-    const slot = this.#space.allocate(request.sizeBytes);
+    const slot = this.#space.allocate(request.sizeBytes, { spare: request.spare });
     if (slot !== -1) return this.#ticket(request, slot);
+    if (this.#space.onlySpareIsLeft(request.sizeBytes, request.spare)) {
+      return this.#reject('own-chain', 'Cannot store a value: ram is full of the prefix that it continues');
+    }
     return this.#reserveLater(request);
   }
 
@@ -80,7 +83,7 @@ export class Puts {
     // The namespace must outlive the wait even if its last chunk goes meanwhile.
     state.namespaces.retain(request.namespace);
     try {
-      const slot = await this.#space.allocateOrWait(request.sizeBytes, state.limits.putWaitMs);
+      const slot = await this.#space.allocateOrWait(request.sizeBytes, state.limits.putWaitMs, request.spare);
       if (slot !== -1 && state.draining) {
         if (state.ram.release(slot)) state.onRoom();
         return this.#reject('draining', 'Cannot store a value: the agent is shutting down');
@@ -103,7 +106,8 @@ export class Puts {
     const { counters } = this.#state;
     if (reason === 'too-large') counters.rejectedTooLarge += 1;
     else if (reason === 'shed') counters.rejectedShed += 1;
-    else counters.rejectedDraining += 1;
+    else if (reason === 'draining') counters.rejectedDraining += 1;
+    else counters.skippedChunks += 1;
     return { kind: 'rejected', reason, message };
   }
 

@@ -11,11 +11,19 @@ import { assert } from '#core/assert.ts';
 import type { EntryIndex, SlotIndex } from '#core/brand.ts';
 import { Fifo } from '#core/fifo.ts';
 import type { CacheState } from './cache-state.ts';
-import { UNFIT } from './flags.ts';
+import { DECLINED, UNFIT } from './flags.ts';
+
+/** What an allocation may cost: `spare` names chunks that must not be forgotten for it (eviction to SSD is fine). */
+interface Want {
+  readonly sizeBytes: number;
+  readonly dropDirty: boolean;
+  readonly spare: ReadonlySet<number> | undefined;
+}
 
 interface Waiter {
   readonly sizeBytes: number;
   readonly deadlineMs: number;
+  readonly spare: ReadonlySet<number> | undefined;
   resolve(slot: SlotIndex | -1): void;
 }
 
@@ -44,17 +52,26 @@ export class RamSpace {
   }
 
   /** A slot at once, or -1. Evicts clean chunks, never dirty ones that SSD may still take. Does not overtake those who wait. */
-  allocate(sizeBytes: number, options: { overtake?: boolean } = {}): SlotIndex | -1 {
+  allocate(sizeBytes: number, options: { overtake?: boolean; spare?: ReadonlySet<number> | undefined } = {}): SlotIndex | -1 {
     if (this.#waiting > 0 && options.overtake !== true) return -1;
-    return this.#allocate(sizeBytes, false);
+    return this.#allocate({ sizeBytes, dropDirty: false, spare: options.spare });
+  }
+
+  /** True where room could be had at once, but only by forgetting what `spare` names: waiting would not help. */
+  onlySpareIsLeft(sizeBytes: number, spare: ReadonlySet<number> | undefined): boolean {
+    if (spare === undefined || spare.size === 0) return false;
+    const { ramOrder } = this.#state;
+    const victim = (want: Want): number => ramOrder.victim((entry) => this.#mayEvict(entry as EntryIndex, want), SCAN_LIMIT);
+    const want = { sizeBytes, dropDirty: false };
+    return victim({ ...want, spare }) === -1 && victim({ ...want, spare: undefined }) >= 0;
   }
 
   /** A slot, after at most `waitMs`; -1: shed. */
-  async allocateOrWait(sizeBytes: number, waitMs: number): Promise<SlotIndex | -1> {
+  async allocateOrWait(sizeBytes: number, waitMs: number, spare?: ReadonlySet<number>): Promise<SlotIndex | -1> {
     const { clock } = this.#state;
     if (this.#waiting >= MAX_WAITERS) return -1;
     const { promise, resolve } = Promise.withResolvers<SlotIndex | -1>();
-    this.#waiters.push({ sizeBytes, deadlineMs: clock.monotonicMs() + waitMs, resolve });
+    this.#waiters.push({ sizeBytes, deadlineMs: clock.monotonicMs() + waitMs, spare, resolve });
     this.#waiting += 1;
     this.onPressure();
     this.#armTimer();
@@ -62,47 +79,47 @@ export class RamSpace {
     return await promise;
   }
 
-  #allocate(sizeBytes: number, dropDirty: boolean): SlotIndex | -1 {
+  #allocate(want: Want): SlotIndex | -1 {
     const { ram } = this.#state;
-    const slot = ram.allocate(sizeBytes);
+    const slot = ram.allocate(want.sizeBytes);
     if (slot >= 0) return slot;
-    const wantedClass = ram.classBytes(sizeBytes);
     for (let evictions = 0; evictions < EVICTIONS_PER_CALL; evictions += 1) {
-      if (!this.#evictOne(wantedClass, sizeBytes, dropDirty)) return -1;
-      const next = ram.allocate(sizeBytes);
+      if (!this.#evictOne(want)) return -1;
+      const next = ram.allocate(want.sizeBytes);
       if (next >= 0) return next;
     }
     return -1;
   }
 
   /** Evicts for a class: its own coldest chunk, or where another class holds colder ones, a slab of those. False: nothing may go. */
-  #evictOne(wantedClass: number, sizeBytes: number, dropDirty: boolean): boolean {
+  #evictOne(want: Want): boolean {
     const { index, ram, ramOrder } = this.#state;
-    const evictable = (entry: number): boolean => this.#mayEvict(entry as EntryIndex, dropDirty);
+    const wantedClass = ram.classBytes(want.sizeBytes);
+    const evictable = (entry: number): boolean => this.#mayEvict(entry as EntryIndex, want);
     const coldest = ramOrder.victim(evictable, SCAN_LIMIT) as EntryIndex | -1;
     if (coldest === -1) return false;
     if (ram.classBytes(index.sizeBytes(coldest)) === wantedClass) {
       this.evict(coldest);
       return true;
     }
-    if (this.#evictSlab(sizeBytes, dropDirty)) return true;
+    if (this.#evictSlab(want)) return true;
     const same = ramOrder.victim((entry) => ram.classBytes(index.sizeBytes(entry as EntryIndex)) === wantedClass && evictable(entry), SCAN_LIMIT);
     if (same < 0) return false;
     this.evict(same as EntryIndex);
     return true;
   }
 
-  #evictSlab(sizeBytes: number, dropDirty: boolean): boolean {
+  #evictSlab(want: Want): boolean {
     const { ram, ramOrder } = this.#state;
     const plan = ram.planReclaim(
-      sizeBytes,
+      want.sizeBytes,
       (slot) => {
         const owner = this.#state.ownerOf(slot);
         return owner < 0 ? 0 : ramOrder.temperature(owner);
       },
       (slot) => {
         const owner = this.#state.ownerOf(slot);
-        return owner < 0 || !this.#mayEvict(owner as EntryIndex, dropDirty);
+        return owner < 0 || !this.#mayEvict(owner as EntryIndex, want);
       },
     );
     if (plan === undefined || plan.length === 0) return false;
@@ -114,10 +131,12 @@ export class RamSpace {
     return true;
   }
 
-  #mayEvict(entry: EntryIndex, dropDirty: boolean): boolean {
+  #mayEvict(entry: EntryIndex, want: Want): boolean {
     const state = this.#state;
     if (!state.ramIsFree(entry)) return false;
-    return !state.isDirty(entry) || dropDirty || !this.ssdMayTake(entry);
+    if (want.spare?.has(entry) === true && state.index.ssdFolder(entry) < 0) return false;
+    // What SSD declined it will not take while the put waits either.
+    return !state.isDirty(entry) || want.dropDirty || state.has(entry, DECLINED) || !this.ssdMayTake(entry);
   }
 
   /** True where a dirty chunk can still be written, so that waiting is better than dropping it. */
@@ -158,7 +177,7 @@ export class RamSpace {
       if (head === undefined) break;
       // Memory that is still being backed is worth waiting for: dropping would forget for nothing.
       const expired = head.deadlineMs <= now && !this.#state.ram.growing;
-      const slot = this.#allocate(head.sizeBytes, expired);
+      const slot = this.#allocate({ sizeBytes: head.sizeBytes, dropDirty: expired, spare: head.spare });
       if (slot < 0 && !expired) {
         this.onPressure();
         break;

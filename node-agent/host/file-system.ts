@@ -2,7 +2,8 @@
 import * as fs from 'node:fs';
 import { dirname } from 'node:path';
 import type { Fd } from '#core/brand.ts';
-import { KvtierError, ioFailed } from '#core/errors.ts';
+import { ioFailed } from '#core/errors.ts';
+import type { KvtierError } from '#core/errors.ts';
 import type { AppendFile, FileSystem } from '#ports/file-system.ts';
 import { LOCK_EX, LOCK_NB, O_CLOEXEC, O_CREAT, O_RDWR, addressOf, cString, errno, libc } from './libc.ts';
 

@@ -182,11 +182,8 @@ function nodeErrno(problem: unknown, step: string): Failure {
   return new Failure(step, code === undefined ? EIO : Math.abs(code));
 }
 
-function handle(request: FileRequest): FileResponse {
+function handle(request: Exclude<FileRequest, { kind: 'arena' }>): FileResponse {
   switch (request.kind) {
-    case 'arena':
-      views.register(request.address, request.sizeBytes);
-      return { ok: true };
     case 'write':
       return writeChunk(request);
     case 'read':
@@ -227,10 +224,12 @@ function handle(request: FileRequest): FileResponse {
 libc.setpriority(0, 0, NICE);
 
 self.onmessage = (event: MessageEvent<FileRequest>): void => {
+  const request = event.data;
+  if (request.kind === 'arena') return views.register(request.address, request.sizeBytes);
   const startedAt = performance.now();
   let response: FileResponse;
   try {
-    response = handle(event.data);
+    response = handle(request);
   } catch (problem) {
     if (!(problem instanceof Failure)) throw problem;
     response = { ok: false, errno: problem.errno, step: problem.step };

@@ -2,7 +2,7 @@
  * Arenas as files under /dev/shm. An arena's owner is alive while it holds a flock on the file; process ids mean nothing across
  * containers. Names: kvtier-<tag>-<n>.arena, the tag being this process' random one.
  */
-import { chmodSync, mkdirSync, readdirSync, statfsSync, statSync, unlinkSync } from 'node:fs';
+import { mkdirSync, readdirSync, statfsSync, statSync, unlinkSync } from 'node:fs';
 import { assert } from '#core/assert.ts';
 import type { Address, Fd } from '#core/brand.ts';
 import { KvtierError, errnoName } from '#core/errors.ts';
@@ -100,9 +100,4 @@ export class HostSharedMemory implements SharedMemory {
     }
     return removedBytes;
   }
-}
-
-/** Restricts a folder to its owner; a file system without modes is left as it is. */
-export function restrictFolder(path: string): void {
-  chmodSync(path, 0o700);
 }

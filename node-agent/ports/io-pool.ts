@@ -121,7 +121,10 @@ export interface FileIo {
   /** The first 4096 bytes of each file; an entry is a failure where the file is shorter or unreadable. */
   readHeaders(paths: readonly string[]): Promise<readonly (Uint8Array | IoFailure)[]>;
   /** Checksum of `sizeBytes` of payload of a file, read through a bounce buffer of 4 MiB; for `verify`. */
-  checksumFile(path: string, sizeBytes: number): Promise<{ readonly ok: true; readonly header: Uint8Array; readonly checksum: bigint } | IoFailure>;
+  checksumFile(
+    path: string,
+    sizeBytes: number,
+  ): Promise<{ readonly ok: true; readonly header: Uint8Array; readonly checksum: bigint } | IoFailure>;
   unlink(path: string): Promise<{ readonly ok: true } | IoFailure>;
   rename(from: string, to: string): Promise<{ readonly ok: true } | IoFailure>;
   /** Names in a folder, with the size of each file. */

@@ -1,6 +1,15 @@
 /** Sizes in bytes: `64GiB`, `512 MiB`, `4096`. Decimal units (MB, GB) mean powers of ten. */
 const units: Readonly<Record<string, number>> = {
-  '': 1, b: 1, kib: 1024, mib: 1024 ** 2, gib: 1024 ** 3, tib: 1024 ** 4, kb: 1e3, mb: 1e6, gb: 1e9, tb: 1e12,
+  '': 1,
+  b: 1,
+  kib: 1024,
+  mib: 1024 ** 2,
+  gib: 1024 ** 3,
+  tib: 1024 ** 4,
+  kb: 1e3,
+  mb: 1e6,
+  gb: 1e9,
+  tb: 1e12,
 };
 
 export const KiB = 1024;

@@ -61,10 +61,34 @@ export function ioFailed(action: string, errno: number, context: ErrorContext = 
 }
 
 const errnoNames: Readonly<Record<number, string>> = {
-  1: 'EPERM', 2: 'ENOENT', 4: 'EINTR', 5: 'EIO', 9: 'EBADF', 11: 'EAGAIN', 12: 'ENOMEM', 13: 'EACCES', 14: 'EFAULT', 16: 'EBUSY',
-  17: 'EEXIST', 20: 'ENOTDIR', 21: 'EISDIR', 22: 'EINVAL', 23: 'ENFILE', 24: 'EMFILE', 27: 'EFBIG', 28: 'ENOSPC', 30: 'EROFS',
-  32: 'EPIPE', 36: 'ENAMETOOLONG', 39: 'ENOTEMPTY', 95: 'EOPNOTSUPP', 98: 'EADDRINUSE', 104: 'ECONNRESET', 107: 'ENOTCONN',
-  110: 'ETIMEDOUT', 122: 'EDQUOT',
+  1: 'EPERM',
+  2: 'ENOENT',
+  4: 'EINTR',
+  5: 'EIO',
+  9: 'EBADF',
+  11: 'EAGAIN',
+  12: 'ENOMEM',
+  13: 'EACCES',
+  14: 'EFAULT',
+  16: 'EBUSY',
+  17: 'EEXIST',
+  20: 'ENOTDIR',
+  21: 'EISDIR',
+  22: 'EINVAL',
+  23: 'ENFILE',
+  24: 'EMFILE',
+  27: 'EFBIG',
+  28: 'ENOSPC',
+  30: 'EROFS',
+  32: 'EPIPE',
+  36: 'ENAMETOOLONG',
+  39: 'ENOTEMPTY',
+  95: 'EOPNOTSUPP',
+  98: 'EADDRINUSE',
+  104: 'ECONNRESET',
+  107: 'ENOTCONN',
+  110: 'ETIMEDOUT',
+  122: 'EDQUOT',
 };
 
 /** `ENOSPC` for 28; `errno 999` for a number without a name here. */

@@ -46,8 +46,18 @@ export async function startAgent(options: AgentStart = {}): Promise<RunningAgent
   const sizes = options.flags?.includes('--ram') === true ? [] : ['--ram', '64MiB'];
   const ssd = options.flags?.includes('--ssd') === true || options.flags?.includes('--ssd-dir') === true ? [] : ['--ssd', '256MiB'];
   const args = [
-    join(root, 'node-agent/main.ts'), 'serve', '--data-dir', dataDir, '--http', '127.0.0.1:0', '--resp', `127.0.0.1:${options.respPort ?? 0}`,
-    ...sizes, ...ssd, ...(options.token === undefined ? [] : ['--token', options.token]), ...(options.flags ?? []),
+    join(root, 'node-agent/main.ts'),
+    'serve',
+    '--data-dir',
+    dataDir,
+    '--http',
+    '127.0.0.1:0',
+    '--resp',
+    `127.0.0.1:${options.respPort ?? 0}`,
+    ...sizes,
+    ...ssd,
+    ...(options.token === undefined ? [] : ['--token', options.token]),
+    ...(options.flags ?? []),
   ];
   const child = spawn(process.execPath, args, { env: { ...process.env, ...options.env }, stdio: ['ignore', 'pipe', 'pipe'] });
   let printed = '';

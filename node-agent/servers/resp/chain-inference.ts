@@ -1,121 +1,237 @@
 /**
- * Finds prefix chains in what arrives over RESP, where nobody names them. LMCache splits one batch into tiles, a tile per socket,
- * keys of a tile in prefix order. So: SETs, or EXISTS, of one namespace on one client's sockets close together form a run;
- * consecutive keys of a socket are parent and child at once; when the run ends, the tiles are joined in the order in which they
- * began. What is stored after a lookup continues the chain that the lookup found. A later EXISTS run corrects earlier guesses.
+ * Finds prefix chains in what arrives over RESP, where nobody names them. LMCache splits one batch of keys into tiles, a tile per
+ * socket, the keys of a tile in prefix order.
+ *
+ * A lookup is a run of EXISTS of one namespace on one client's sockets close together. Tiles are joined in the order in which they
+ * began, and the keys that were not found are remembered too: they are what the client computes and stores next. So a SET finds
+ * its place in the chain however its batch is spread over sockets and time. SETs that no lookup announced form runs of their own,
+ * by socket and time. Every later lookup corrects what an earlier one guessed.
  *
  * Inferred edges order eviction and admission; they never decide what is correct.
- * Bounded: MAX_RUNS runs and as many remembered lookups per client, MAX_RUN_KEYS keys in a run.
+ * Bounded: MAX_KEYS keys in remembered lookups, MAX_RUNS runs, MAX_RUN_KEYS keys in a run.
  */
-import type { Clock } from '#core/clock.ts';
 import type { CacheDoor, ChunkRef } from '#cache/door.ts';
+import type { Clock } from '#core/clock.ts';
 
-type RunKind = 'probe' | 'put';
-
-interface Tile {
-  readonly socket: number;
-  readonly first: ChunkRef;
-  last: ChunkRef;
+/** A key that a lookup named; one object for all lookups that name it. */
+interface KeyState {
+  readonly id: string;
+  /** Its chunk, as far as we saw; may be stale. */
+  ref: ChunkRef | undefined;
+  /** The latest lookup that named it, and its place there. */
+  lookup: Lookup | undefined;
+  position: number;
 }
 
-interface Run {
-  readonly kind: RunKind;
-  readonly tiles: Tile[];
+interface Lookup {
+  readonly order: readonly KeyState[];
+}
+
+interface ProbeRun {
+  readonly kind: 'probe';
+  readonly tiles: Map<number, KeyState[]>;
+  keyCount: number;
+  lastAtMs: number;
+}
+
+/** SETs without a lookup: the last chunk of each socket. */
+interface PutRun {
+  readonly kind: 'put';
+  readonly tiles: Map<number, { readonly first: ChunkRef; last: ChunkRef }>;
   keyCount: number;
   lastAtMs: number;
 }
 
 /** LMCache's threads start their tiles within a millisecond or two; between two lookups an engine step passes. */
 const RUN_GAP_MS = 50;
-/** A store that comes later than this after a lookup belongs to another request. */
-const PREFILL_MS = 60_000;
 const MAX_RUNS = 256;
 const MAX_RUN_KEYS = 65_536;
+const MAX_KEYS = 65_536;
+const latin1 = new TextDecoder('latin1');
+
+type Cache = Pick<CacheDoor, 'link' | 'touchChain' | 'isCurrent'>;
 
 export class ChainInference {
-  readonly #cache: Pick<CacheDoor, 'link' | 'touchChain'>;
+  readonly #cache: Cache;
   readonly #clock: Clock;
   /** By namespace. */
-  readonly #runs = new Map<number, Run>();
-  /** By namespace: the last chunk that a lookup found, and when. */
-  readonly #found = new Map<number, { readonly ref: ChunkRef; readonly atMs: number }>();
+  readonly #runs = new Map<number, ProbeRun | PutRun>();
+  readonly #keys = new Map<string, KeyState>();
+  /** Oldest first. */
+  readonly #lookups = new Set<Lookup>();
   #timer: (() => void) | undefined;
 
-  constructor(cache: Pick<CacheDoor, 'link' | 'touchChain'>, clock: Clock) {
+  constructor(cache: Cache, clock: Clock) {
     this.#cache = cache;
     this.#clock = clock;
   }
 
-  /** The chunk before the one that this socket is about to store, where the run tells. */
-  parentFor(namespace: number, socket: number): ChunkRef | undefined {
-    const run = this.#runs.get(namespace);
-    if (run !== undefined && run.kind === 'put' && !this.#isOver(run)) return run.tiles.find((tile) => tile.socket === socket)?.last;
-    if (run !== undefined) this.#end(namespace, run);
-    const found = this.#found.get(namespace);
-    this.#found.delete(namespace);
-    return found !== undefined && this.#clock.monotonicMs() - found.atMs < PREFILL_MS ? found.ref : undefined;
-  }
-
-  /** A chunk was probed (and found) or stored. */
-  note(kind: RunKind, namespace: number, at: { socket: number; ref: ChunkRef }): void {
+  /** EXISTS of a key, found or not. */
+  noteProbe(namespace: number, socket: number, probe: { readonly key: Uint8Array; readonly ref: ChunkRef | undefined }): void {
     let run = this.#runs.get(namespace);
-    if (run !== undefined && (run.kind !== kind || this.#isOver(run) || run.keyCount >= MAX_RUN_KEYS)) {
+    if (run !== undefined && (run.kind !== 'probe' || this.#isOver(run))) {
       this.#end(namespace, run);
       run = undefined;
     }
     if (run === undefined) {
-      if (this.#runs.size >= MAX_RUNS) this.endAll();
-      run = { kind, tiles: [], keyCount: 0, lastAtMs: 0 };
-      this.#runs.set(namespace, run);
-      this.#arm();
+      run = { kind: 'probe', tiles: new Map(), keyCount: 0, lastAtMs: 0 };
+      this.#begin(namespace, run);
     }
-    run.lastAtMs = this.#clock.monotonicMs();
-    run.keyCount += 1;
-    const tile = run.tiles.find((candidate) => candidate.socket === at.socket);
-    if (tile === undefined) run.tiles.push({ socket: at.socket, first: at.ref, last: at.ref });
-    else {
-      this.#cache.link(tile.last, at.ref);
-      tile.last = at.ref;
-    }
+    if (run.kind !== 'probe') return;
+    const id = idOf(namespace, probe.key);
+    const state = this.#keys.get(id) ?? { id, ref: undefined, lookup: undefined, position: 0 };
+    if (probe.ref !== undefined) state.ref = probe.ref;
+    const tile = run.tiles.get(socket);
+    if (tile === undefined) run.tiles.set(socket, [state]);
+    else tile.push(state);
+    const before = tile?.at(-2)?.ref;
+    if (before !== undefined && probe.ref !== undefined) this.#cache.link(before, probe.ref);
+    this.#count(namespace, run);
   }
 
-  /** A probe found nothing: a lookup is under way, so what was being stored is complete. */
-  noteMiss(namespace: number): void {
+  /** The chunk before the one that this socket is about to store, where that is known. */
+  parentFor(namespace: number, socket: number, key: Uint8Array): ChunkRef | undefined {
+    const state = this.#stateOf(namespace, key);
+    if (state?.lookup !== undefined) return this.#before(state.lookup, state.position);
     const run = this.#runs.get(namespace);
-    if (run?.kind === 'put') this.#end(namespace, run);
-    // A lookup that begins with a miss has no chain to continue.
-    if (run?.kind !== 'probe') this.#found.delete(namespace);
+    return run?.kind === 'put' && !this.#isOver(run) ? run.tiles.get(socket)?.last : undefined;
   }
 
-  /** Something else happened in this namespace (a GET, a miss): the next key begins a new run. */
+  /** A chunk was stored. */
+  notePut(namespace: number, socket: number, put: { readonly key: Uint8Array; readonly ref: ChunkRef }): void {
+    const state = this.#stateOf(namespace, put.key);
+    if (state?.lookup !== undefined) {
+      state.ref = put.ref;
+      // Its successor may have come first, on another socket.
+      const after = state.lookup.order[state.position + 1]?.ref;
+      if (after !== undefined) this.#cache.link(put.ref, after);
+      return;
+    }
+    let run = this.#runs.get(namespace);
+    if (run !== undefined && (run.kind !== 'put' || this.#isOver(run))) {
+      this.#end(namespace, run);
+      run = undefined;
+    }
+    if (run === undefined) {
+      run = { kind: 'put', tiles: new Map(), keyCount: 0, lastAtMs: 0 };
+      this.#begin(namespace, run);
+    }
+    if (run.kind !== 'put') return;
+    const tile = run.tiles.get(socket);
+    if (tile === undefined) run.tiles.set(socket, { first: put.ref, last: put.ref });
+    else {
+      this.#cache.link(tile.last, put.ref);
+      tile.last = put.ref;
+    }
+    this.#count(namespace, run);
+  }
+
+  /** A lookup ended: the client loads or stores. */
   end(namespace: number): void {
     const run = this.#runs.get(namespace);
-    if (run !== undefined) this.#end(namespace, run);
+    if (run?.kind === 'probe') this.#end(namespace, run);
+  }
+
+  /** Rows that storing this key must not push out: the chain that the lookup named. */
+  spareFor(namespace: number, key: Uint8Array): ReadonlySet<number> | undefined {
+    const lookup = this.#stateOf(namespace, key)?.lookup;
+    if (lookup === undefined) return undefined;
+    const rows = new Set<number>();
+    for (const { ref } of lookup.order) if (ref !== undefined && this.#cache.isCurrent(ref)) rows.add(ref.entry);
+    return rows;
+  }
+
+  /**
+   * A chunk that may go for this key: the last of its chain, if it comes later. A chain that is longer than the tier keeps its head
+   * that way, whichever tile is faster.
+   */
+  sacrificeFor(namespace: number, key: Uint8Array): ChunkRef | undefined {
+    const state = this.#stateOf(namespace, key);
+    if (state?.lookup === undefined) return undefined;
+    const { order } = state.lookup;
+    for (let position = order.length - 1; position > state.position; position -= 1) {
+      const ref = order[position]?.ref;
+      if (ref !== undefined && this.#cache.isCurrent(ref)) return ref;
+    }
+    return undefined;
   }
 
   endAll(): void {
     for (const [namespace, run] of this.#runs) this.#end(namespace, run);
   }
 
-  #isOver(run: Run): boolean {
+  #stateOf(namespace: number, key: Uint8Array): KeyState | undefined {
+    this.end(namespace);
+    return this.#keys.size === 0 ? undefined : this.#keys.get(idOf(namespace, key));
+  }
+
+  /** The nearest chunk before a place in a chain that is there. */
+  #before(lookup: Lookup, position: number): ChunkRef | undefined {
+    for (let at = position - 1; at >= 0; at -= 1) {
+      const ref = lookup.order[at]?.ref;
+      if (ref !== undefined && this.#cache.isCurrent(ref)) return ref;
+    }
+    return undefined;
+  }
+
+  #begin(namespace: number, run: ProbeRun | PutRun): void {
+    if (this.#runs.size >= MAX_RUNS) this.endAll();
+    this.#runs.set(namespace, run);
+    this.#arm();
+  }
+
+  #count(namespace: number, run: ProbeRun | PutRun): void {
+    run.lastAtMs = this.#clock.monotonicMs();
+    run.keyCount += 1;
+    if (run.keyCount >= MAX_RUN_KEYS) this.#end(namespace, run);
+  }
+
+  #isOver(run: ProbeRun | PutRun): boolean {
     return this.#clock.monotonicMs() - run.lastAtMs > RUN_GAP_MS;
   }
 
-  #end(namespace: number, run: Run): void {
+  #end(namespace: number, run: ProbeRun | PutRun): void {
     this.#runs.delete(namespace);
-    for (let index = 1; index < run.tiles.length; index += 1) {
-      const before = run.tiles[index - 1];
-      const tile = run.tiles[index];
-      if (before !== undefined && tile !== undefined) this.#cache.link(before.last, tile.first);
-    }
-    const tail = run.tiles.at(-1);
-    if (run.kind === 'probe' && tail !== undefined) this.#remember(namespace, tail.last);
-    if (run.tiles.length > 1 && tail !== undefined) this.#cache.touchChain([tail.last]);
+    if (run.kind === 'probe') this.#endLookup(run);
+    else this.#endPuts(run);
   }
 
-  #remember(namespace: number, ref: ChunkRef): void {
-    if (this.#found.size >= MAX_RUNS) this.#found.clear();
-    this.#found.set(namespace, { ref, atMs: this.#clock.monotonicMs() });
+  #endLookup(run: ProbeRun): void {
+    const lookup: Lookup = { order: [...run.tiles.values()].flat() };
+    let before: ChunkRef | undefined;
+    let tail: ChunkRef | undefined;
+    for (const [position, state] of lookup.order.entries()) {
+      this.#keys.set(state.id, state);
+      state.lookup = lookup;
+      state.position = position;
+      if (before !== undefined && state.ref !== undefined) this.#cache.link(before, state.ref);
+      before = state.ref;
+      tail = state.ref ?? tail;
+    }
+    if (tail !== undefined) this.#cache.touchChain([tail]);
+    this.#lookups.add(lookup);
+    for (const oldest of this.#lookups) {
+      if (this.#keys.size <= MAX_KEYS || oldest === lookup) break;
+      this.#forget(oldest);
+    }
+  }
+
+  #forget(lookup: Lookup): void {
+    this.#lookups.delete(lookup);
+    for (const state of lookup.order) {
+      if (state.lookup !== lookup) continue;
+      state.lookup = undefined;
+      this.#keys.delete(state.id);
+    }
+  }
+
+  #endPuts(run: PutRun): void {
+    let tail: ChunkRef | undefined;
+    for (const { first, last } of run.tiles.values()) {
+      if (tail !== undefined) this.#cache.link(tail, first);
+      tail = last;
+    }
+    if (tail !== undefined && run.tiles.size > 1) this.#cache.touchChain([tail]);
   }
 
   #arm(): void {
@@ -131,6 +247,11 @@ export class ChainInference {
   close(): void {
     this.#timer?.();
     this.#runs.clear();
-    this.#found.clear();
+    this.#keys.clear();
+    this.#lookups.clear();
   }
+}
+
+function idOf(namespace: number, key: Uint8Array): string {
+  return `${namespace} ${latin1.decode(key)}`;
 }

@@ -30,12 +30,31 @@ interface Arity {
 
 const many = Number.POSITIVE_INFINITY;
 const arities: Readonly<Partial<Record<RespCommandName, Arity>>> = {
-  GET: { min: 2, max: 2 }, SET: { min: 3, max: many }, MGET: { min: 2, max: many }, MSET: { min: 3, max: many, pairs: true },
-  EXISTS: { min: 2, max: many }, DEL: { min: 2, max: many }, UNLINK: { min: 2, max: many }, STRLEN: { min: 2, max: 2 },
-  TYPE: { min: 2, max: 2 }, TOUCH: { min: 2, max: many }, SCAN: { min: 2, max: many }, KEYS: { min: 2, max: 2 },
-  PING: { min: 1, max: 2 }, ECHO: { min: 2, max: 2 }, AUTH: { min: 2, max: 3 }, HELLO: { min: 1, max: many }, SELECT: { min: 2, max: 2 },
-  QUIT: { min: 1, max: many }, CLIENT: { min: 2, max: many }, COMMAND: { min: 1, max: many }, CONFIG: { min: 2, max: many },
-  INFO: { min: 1, max: many }, DBSIZE: { min: 1, max: 1 }, FLUSHDB: { min: 1, max: 2 }, FLUSHALL: { min: 1, max: 2 },
+  GET: { min: 2, max: 2 },
+  SET: { min: 3, max: many },
+  MGET: { min: 2, max: many },
+  MSET: { min: 3, max: many, pairs: true },
+  EXISTS: { min: 2, max: many },
+  DEL: { min: 2, max: many },
+  UNLINK: { min: 2, max: many },
+  STRLEN: { min: 2, max: 2 },
+  TYPE: { min: 2, max: 2 },
+  TOUCH: { min: 2, max: many },
+  SCAN: { min: 2, max: many },
+  KEYS: { min: 2, max: 2 },
+  PING: { min: 1, max: 2 },
+  ECHO: { min: 2, max: 2 },
+  AUTH: { min: 2, max: 3 },
+  HELLO: { min: 1, max: many },
+  SELECT: { min: 2, max: 2 },
+  QUIT: { min: 1, max: many },
+  CLIENT: { min: 2, max: many },
+  COMMAND: { min: 1, max: many },
+  CONFIG: { min: 2, max: many },
+  INFO: { min: 1, max: many },
+  DBSIZE: { min: 1, max: 1 },
+  FLUSHDB: { min: 1, max: 2 },
+  FLUSHALL: { min: 1, max: 2 },
 };
 
 const lmcacheCommands: ReadonlySet<string> = new Set(['AUTH', 'GET', 'SET', 'EXISTS', 'DEL', 'MGET']);
@@ -111,7 +130,12 @@ export class CommandRunner {
   }
 
   oversized(event: RespOversizedEvent): void {
-    this.#refuse(event.name, event.reason === 'argument' ? `ERR argument is too long: ${event.sizeBytes} bytes, at most ${event.limitBytes}` : 'ERR command is too long');
+    this.#refuse(
+      event.name,
+      event.reason === 'argument'
+        ? `ERR argument is too long: ${event.sizeBytes} bytes, at most ${event.limitBytes}`
+        : 'ERR command is too long',
+    );
   }
 
   /** Why a value that begins now will not be stored, before any room is taken for it. */
@@ -176,7 +200,7 @@ export class CommandRunner {
 
   #learn(parsed: ParsedKey, sizeBytes: number, stored: boolean): void {
     if (parsed.descriptor.grammar === 'object-key') {
-      this.#connection.server.guard.learn(this.#connection.group.id, parsed.descriptor.keyPrefix, sizeBytes, stored);
+      this.#connection.server.guard.learn(this.#connection.group.id, parsed.descriptor.keyPrefix, { sizeBytes, stored });
     }
   }
 
@@ -262,12 +286,8 @@ export class CommandRunner {
     }
     if (found !== undefined && parsed.part === 'metadata' && cache.metadata(found.ref) === undefined) return false;
     const outcome: ProbeOutcome | undefined = cache.probe(namespace, parsed.key, group.id);
-    if (outcome === undefined) {
-      if (isLmcacheKey(parsed)) group.inference.noteMiss(namespace);
-      return false;
-    }
-    if (isLmcacheKey(parsed)) group.inference.note('probe', namespace, { socket: connection.id, ref: outcome.ref });
-    return true;
+    if (isLmcacheKey(parsed)) group.inference.noteProbe(namespace, connection.id, { key: parsed.key, ref: outcome?.ref });
+    return outcome !== undefined;
   }
 
   #touch(args: Uint8Array[]): undefined {
@@ -324,8 +344,8 @@ export class CommandRunner {
   #storeInline(key: Uint8Array, value: Uint8Array, condition: Condition): string | undefined | Promise<string | undefined> {
     const parsed = this.#parse(key);
     if (parsed.part === 'metadata') return this.#storeMetadata(parsed, value, condition);
-    const { cache, hash } = this.#connection.server.options;
-    const reserved = cache.reserve({ namespace: this.#connection.namespace(parsed.descriptor), key: parsed.key, sizeBytes: value.length });
+    const { hash } = this.#connection.server.options;
+    const reserved = this.#connection.reserve(parsed, value.length);
     if (reserved instanceof Promise) {
       const kept = value.slice();
       const keyCopy = { ...parsed, key: parsed.key.slice() };
@@ -345,7 +365,7 @@ export class CommandRunner {
     const { cache } = connection.server.options;
     const namespace = connection.namespace(parsed.descriptor);
     const { inference } = connection.group;
-    const parent = isLmcacheKey(parsed) ? inference.parentFor(namespace, connection.id) : undefined;
+    const parent = isLmcacheKey(parsed) ? inference.parentFor(namespace, connection.id, parsed.key) : undefined;
     const { sizeBytes } = ticket;
     const outcome = cache.commit(ticket, put.checksum, {
       ...(put.condition === undefined ? {} : { onlyIf: put.condition }),
@@ -355,7 +375,7 @@ export class CommandRunner {
     if (outcome === 'failed') return 'ERR the journal cannot be written';
     const found = cache.peek(namespace, parsed.key);
     if (found !== undefined && outcome !== 'dropped') {
-      if (isLmcacheKey(parsed)) inference.note('put', namespace, { socket: connection.id, ref: found.ref });
+      if (isLmcacheKey(parsed)) inference.notePut(namespace, connection.id, { key: parsed.key, ref: found.ref });
       this.#learn(parsed, sizeBytes, true);
       const waiting = connection.server.takePendingMetadata(namespace, parsed.key);
       if (waiting !== undefined) cache.setMetadata(found.ref, waiting);
@@ -388,7 +408,10 @@ export class CommandRunner {
         refusal = keyProblem;
         continue;
       }
-      const outcome = value === undefined ? await this.#storeInline(key, kept[index + 1] as Uint8Array, undefined) : this.#storeStreamed(key, value, undefined);
+      const outcome =
+        value === undefined
+          ? await this.#storeInline(key, kept[index + 1] as Uint8Array, undefined)
+          : this.#storeStreamed(key, value, undefined);
       if (outcome !== '') refusal = outcome ?? refusal;
     }
     if (refusal === undefined) this.#connection.out.ok();
@@ -443,13 +466,18 @@ export class CommandRunner {
     const next = server.options.cache.scan(options.cursor, options.count, (key) => {
       if (options.match === undefined || matchesGlob(options.match, key)) keys.push(key);
     });
-    out.array(2).bulkText(String(next)).array(options.type === undefined || options.type === 'string' ? keys.length : 0);
+    out
+      .array(2)
+      .bulkText(String(next))
+      .array(options.type === undefined || options.type === 'string' ? keys.length : 0);
     if (options.type === undefined || options.type === 'string') for (const key of keys) out.bulk(key);
     return undefined;
   }
 }
 
+/** '' for what was not stored by policy: the client is told OK, and the next EXISTS says no. */
 function refusalText(rejection: { readonly reason: string; readonly message: string } | undefined): string {
+  if (rejection?.reason === 'own-chain') return '';
   if (rejection === undefined) return 'ERR value was not stored';
   return rejection.reason === 'refused' ? rejection.message : `OOM ${rejection.message}`;
 }
@@ -471,10 +499,17 @@ function parseSetOptions(args: readonly Uint8Array[]): { condition: Condition } 
   return { condition };
 }
 
-function parseScanOptions(args: readonly Uint8Array[]): { cursor: number; count: number; match: Uint8Array | undefined; type: string | undefined } | string {
+function parseScanOptions(
+  args: readonly Uint8Array[],
+): { cursor: number; count: number; match: Uint8Array | undefined; type: string | undefined } | string {
   const cursorText = latin1.decode(args[1]);
   if (!/^\d{1,15}$/.test(cursorText)) return 'ERR invalid cursor';
-  const options = { cursor: Number(cursorText), count: 10, match: undefined as Uint8Array | undefined, type: undefined as string | undefined };
+  const options = {
+    cursor: Number(cursorText),
+    count: 10,
+    match: undefined as Uint8Array | undefined,
+    type: undefined as string | undefined,
+  };
   for (let index = 2; index < args.length; index += 2) {
     const word = latin1.decode(args[index]).toUpperCase();
     const value = args[index + 1];

@@ -5,13 +5,14 @@
  * order of the commands; a ticket or read handle is settled exactly once, also when the peer resets in mid-transfer; the payload's
  * memory belongs to the transfer until the I/O pool answered, never only until the socket closed.
  */
-import type { PutTicket, ReadHandle } from '#cache/door.ts';
+import type { PutRejected, PutTicket, ReadHandle } from '#cache/door.ts';
 import { assert } from '#core/assert.ts';
-import type { Address, NamespaceId } from '#core/brand.ts';
+import type { NamespaceId } from '#core/brand.ts';
 import { checksum } from '#core/checksum.ts';
 import type { NamespaceDescriptor } from '#core/namespace.ts';
 import type { ConnectionHandler, TransportSocket } from '#ports/transport.ts';
-import { KeyParser } from '#protocol/lmcache-key.ts';
+import { KeyParser, isLmcacheKey } from '#protocol/lmcache-key.ts';
+import type { ParsedKey } from '#protocol/lmcache-key.ts';
 import { RESP_CRLF, RespReplyBuilder, bulkHeader } from '#protocol/resp/resp-encoder.ts';
 import { DEFAULT_RESP_LIMITS, RespParser } from '#protocol/resp/resp-parser.ts';
 import type { RespEvent, RespValueEvent } from '#protocol/resp/resp-parser.ts';
@@ -210,12 +211,25 @@ export class RespConnection implements ConnectionHandler {
     }
     const parsed = this.keys.parse(key);
     assert(parsed !== 'too-long', 'refuseValue looked at the key');
-    const reserved = this.server.options.cache.reserve({ namespace: this.namespace(parsed.descriptor), key: parsed.key, sizeBytes: event.sizeBytes });
+    const reserved = this.reserve(parsed, event.sizeBytes);
     if (reserved instanceof Promise) {
       this.#parser.retain();
       return reserved.then((outcome) => this.#fill(event, outcome));
     }
     return this.#fill(event, reserved);
+  }
+
+  /** Room for a value; what LMCache stores does not push out the chain that it continues. */
+  reserve(parsed: ParsedKey, sizeBytes: number): PutTicket | PutRejected | Promise<PutTicket | PutRejected> {
+    const namespace = this.namespace(parsed.descriptor);
+    const spare = isLmcacheKey(parsed) ? this.group.inference.spareFor(namespace, parsed.key) : undefined;
+    const request = { namespace, key: parsed.key, sizeBytes, ...(spare === undefined ? {} : { spare }) };
+    for (;;) {
+      const reserved = this.server.options.cache.reserve(request);
+      if (reserved instanceof Promise || reserved.kind === 'ticket' || reserved.reason !== 'own-chain') return reserved;
+      const sacrifice = this.group.inference.sacrificeFor(namespace, parsed.key);
+      if (sacrifice === undefined || !this.server.options.cache.giveUp(sacrifice)) return reserved;
+    }
   }
 
   #reject(event: RespValueEvent, rejection: { reason: string; message: string }): void {
@@ -231,12 +245,22 @@ export class RespConnection implements ConnectionHandler {
     const ticket = reserved;
     let placed = 0;
     const memory = ticket.view();
-    for (let bytes = this.#parser.takeBuffered(ticket.sizeBytes); bytes.length > 0; bytes = this.#parser.takeBuffered(ticket.sizeBytes - placed)) {
+    for (
+      let bytes = this.#parser.takeBuffered(ticket.sizeBytes);
+      bytes.length > 0;
+      bytes = this.#parser.takeBuffered(ticket.sizeBytes - placed)
+    ) {
       memory.set(bytes, placed);
       placed += bytes.length;
     }
     if (placed === ticket.sizeBytes) {
-      this.#streamed.push({ argIndex: event.argIndex, ticket, checksum: checksum(memory, this.server.options.hash), rejection: undefined, sizeBytes: ticket.sizeBytes });
+      this.#streamed.push({
+        argIndex: event.argIndex,
+        ticket,
+        checksum: checksum(memory, this.server.options.hash),
+        rejection: undefined,
+        sizeBytes: ticket.sizeBytes,
+      });
       return undefined;
     }
     return this.#receiveRest(event, ticket, placed);
@@ -249,7 +273,14 @@ export class RespConnection implements ConnectionHandler {
       return;
     }
     this.#socket.pause();
-    const outcome = await sockets.receive({ fd: this.#socket.fd, address: ticket.address, sizeBytes: ticket.sizeBytes, placedBytes, tailBytes: RESP_CRLF.length, stallMs });
+    const outcome = await sockets.receive({
+      fd: this.#socket.fd,
+      address: ticket.address,
+      sizeBytes: ticket.sizeBytes,
+      placedBytes,
+      tailBytes: RESP_CRLF.length,
+      stallMs,
+    });
     if (!outcome.ok || this.#closed) {
       cache.abort(ticket);
       if (!outcome.ok) this.close();
@@ -258,7 +289,13 @@ export class RespConnection implements ConnectionHandler {
     this.server.receivedBytes += ticket.sizeBytes - placedBytes + outcome.tail.length;
     this.#parser.valueReceivedElsewhere(ticket.sizeBytes - placedBytes);
     this.#parser.trailerReceivedElsewhere(outcome.tail);
-    this.#streamed.push({ argIndex: event.argIndex, ticket, checksum: outcome.checksum, rejection: undefined, sizeBytes: ticket.sizeBytes });
+    this.#streamed.push({
+      argIndex: event.argIndex,
+      ticket,
+      checksum: outcome.checksum,
+      rejection: undefined,
+      sizeBytes: ticket.sizeBytes,
+    });
   }
 
   /** Sends a value and releases it. Small ones join the reply buffer; large ones go from their slot once the buffer is out. */
@@ -279,7 +316,7 @@ export class RespConnection implements ConnectionHandler {
       const outcome = await this.server.options.sockets.send({
         fd: this.#socket.fd,
         header: bulkHeader(handle.sizeBytes),
-        address: handle.address as Address,
+        address: handle.address,
         sizeBytes: handle.sizeBytes,
         trailer: RESP_CRLF,
         stallMs: this.server.options.stallMs,

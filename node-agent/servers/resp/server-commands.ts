@@ -1,5 +1,4 @@
 /** RESP commands about the connection and the server: AUTH, HELLO, CLIENT, INFO and their kin. */
-import { formatBytes } from '#core/bytes.ts';
 import type { RespCommandName } from '#protocol/resp/command-name.ts';
 import { printable } from '#protocol/resp/resp-encoder.ts';
 import type { CommandRunner } from './commands.ts';
@@ -15,7 +14,13 @@ const REDIS_VERSION = '7.0.15';
 const text = new TextDecoder();
 
 const configValues: Readonly<Record<string, string>> = {
-  save: '', appendonly: 'no', maxmemory: '0', 'maxmemory-policy': 'allkeys-lru', databases: '1', timeout: '0', 'proto-max-bulk-len': '536870912',
+  save: '',
+  appendonly: 'no',
+  maxmemory: '0',
+  'maxmemory-policy': 'allkeys-lru',
+  databases: '1',
+  timeout: '0',
+  'proto-max-bulk-len': '536870912',
 };
 
 export function runServerCommand(name: RespCommandName, args: readonly Uint8Array[], context: Context): Promise<void> | undefined {
@@ -117,7 +122,11 @@ function hello(args: readonly Uint8Array[], context: Context): undefined {
       index += 2;
     } else return fail(out, `ERR Syntax error in HELLO option '${printable(args[index] as Uint8Array)}'`);
   }
-  if (runner.role === undefined) return fail(out, 'NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time');
+  if (runner.role === undefined)
+    return fail(
+      out,
+      'NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time',
+    );
   out.version = version;
   out.map(7);
   out.bulkText('server').bulkText('redis').bulkText('version').bulkText(REDIS_VERSION).bulkText('proto').integer(version);
@@ -160,7 +169,8 @@ function client(args: readonly Uint8Array[], { connection }: Context): undefined
 
 function config(args: readonly Uint8Array[], { connection }: Context): undefined {
   const { out } = connection;
-  if (lower(args[1]) !== 'get' || args.length < 3) return fail(out, `ERR unknown subcommand '${printable(args[1] as Uint8Array)}'. Try CONFIG HELP.`);
+  if (lower(args[1]) !== 'get' || args.length < 3)
+    return fail(out, `ERR unknown subcommand '${printable(args[1] as Uint8Array)}'. Try CONFIG HELP.`);
   const wanted = args.slice(2).map(lower);
   const found = Object.entries(configValues).filter(([name]) => wanted.includes(name) || wanted.includes('*'));
   out.map(found.length);
@@ -171,7 +181,7 @@ function config(args: readonly Uint8Array[], { connection }: Context): undefined
 function info(args: readonly Uint8Array[], { connection }: Context): string {
   const { options } = connection.server;
   const sections: Record<string, Readonly<Record<string, string | number>>> = {
-    Server: { redis_version: REDIS_VERSION, redis_mode: 'standalone', kvtier_version: options.version, process_id: process.pid },
+    Server: { redis_version: REDIS_VERSION, redis_mode: 'standalone', kvtier_version: options.version },
     Clients: { connected_clients: connection.server.connectionCount, maxclients: options.maxConnections },
     Replication: { role: 'master', connected_slaves: 0 },
     ...options.info(),
@@ -181,7 +191,12 @@ function info(args: readonly Uint8Array[], { connection }: Context): string {
   const all = wanted.length === 0 || wanted.some((word) => ['all', 'everything', 'default'].includes(word));
   return Object.entries(sections)
     .filter(([name]) => all || wanted.includes(name.toLowerCase()))
-    .map(([name, fields]) => `# ${name}\r\n${Object.entries(fields).map(([field, value]) => `${field}:${value}\r\n`).join('')}`)
+    .map(
+      ([name, fields]) =>
+        `# ${name}\r\n${Object.entries(fields)
+          .map(([field, value]) => `${field}:${value}\r\n`)
+          .join('')}`,
+    )
     .join('\r\n');
 }
 
@@ -195,9 +210,4 @@ function flush(args: readonly Uint8Array[], { connection, runner }: Context): Pr
     () => void out.ok(),
     (problem: unknown) => void out.error(`ERR ${problem instanceof Error ? problem.message : 'flush failed'}`),
   );
-}
-
-/** For INFO: a size with its unit, as redis prints `used_memory_human`. */
-export function human(sizeBytes: number): string {
-  return formatBytes(sizeBytes).replace(' ', '').replace('iB', '');
 }

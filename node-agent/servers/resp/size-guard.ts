@@ -35,7 +35,8 @@ export class SizeGuard {
   }
 
   /** The client stored a chunk of this length, or was given one. */
-  learn(client: number, prefix: string, sizeBytes: number, stored: boolean): void {
+  learn(client: number, prefix: string, chunk: { readonly sizeBytes: number; readonly stored: boolean }): void {
+    const { sizeBytes, stored } = chunk;
     const ownKey = `${client}\u0000${prefix}`;
     const own = this.#own.get(ownKey) ?? new Set<number>();
     if (own.size < MAX_LENGTHS) own.add(sizeBytes);

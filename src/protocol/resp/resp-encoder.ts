@@ -14,13 +14,11 @@ function ascii(text: string): Uint8Array {
 
 /** Shared constants; never written to. */
 export const RESP_OK = ascii('+OK\r\n');
-export const RESP_PONG = ascii('+PONG\r\n');
 export const RESP_ZERO = ascii(':0\r\n');
 export const RESP_ONE = ascii(':1\r\n');
 export const RESP_NULL_BULK = ascii('$-1\r\n');
 export const RESP_NULL = ascii('_\r\n');
 export const RESP_CRLF = ascii('\r\n');
-export const RESP_EMPTY_BULK = ascii('$0\r\n\r\n');
 /** Rejected SET for clients that read exactly five bytes (lmcache profile). */
 export const RESP_SET_REJECTED = ascii('-NO\r\n');
 /** Failed EXISTS or DEL for clients that read exactly four bytes (lmcache profile). */
