@@ -215,7 +215,8 @@ class HostFileIo implements FileIo {
   async readHeaders(paths: readonly string[]): Promise<readonly (Uint8Array | IoFailure)[]> {
     const response = await this.submit({ kind: 'headers', paths }, 'background');
     if (!response.ok) return paths.map(() => failure(response));
-    return (response.headers ?? []).map((header) => (header instanceof Uint8Array ? header : { ok: false, errno: header.errno, step: header.step }));
+    assert(response.headers?.length === paths.length, 'a headers job answers each path');
+    return response.headers.map((header) => (header instanceof Uint8Array ? header : { ok: false, errno: header.errno, step: header.step }));
   }
 
   async checksumFile(path: string, sizeBytes: number): Promise<{ readonly ok: true; readonly header: Uint8Array; readonly checksum: bigint } | IoFailure> {
@@ -235,12 +236,16 @@ class HostFileIo implements FileIo {
 
   async list(path: string): Promise<{ readonly ok: true; readonly names: readonly string[] } | IoFailure> {
     const response = await this.submit({ kind: 'list', path }, 'prefetch');
-    return response.ok ? { ok: true, names: response.names ?? [] } : failure(response);
+    if (!response.ok) return failure(response);
+    assert(response.names !== undefined, 'a list job answers names');
+    return { ok: true, names: response.names };
   }
 
   async statFs(path: string): Promise<StatFs | IoFailure> {
     const response = await this.submit({ kind: 'statfs', path }, 'background');
-    return response.ok ? { ok: true, totalBytes: response.totalBytes ?? 0, freeBytes: response.freeBytes ?? 0 } : failure(response);
+    if (!response.ok) return failure(response);
+    assert(response.totalBytes !== undefined && response.freeBytes !== undefined, 'a statfs job answers sizes');
+    return { ok: true, totalBytes: response.totalBytes, freeBytes: response.freeBytes };
   }
 
   queueDepth(): Readonly<Record<IoPriority, number>> {
