@@ -308,10 +308,16 @@ export class Cache implements CacheDoor {
     this.#cancelHousekeeping?.();
     this.#writer.stop();
     const lostBytes = await this.#writer.drain(deadlineMs);
-    await this.#adoption;
+    // Adoption ends with the batch of headers that it reads; a device that does not answer is not waited for.
+    await Promise.race([this.#adoption, this.#until(deadlineMs)]);
     await this.#state.catalog.close();
     await this.#state.tombstones.close(this.#state.clock.nowMs());
     return lostBytes;
+  }
+
+  #until(deadlineMs: number): Promise<void> {
+    const { clock } = this.#state;
+    return new Promise((resolve) => void clock.schedule(Math.max(0, deadlineMs - clock.monotonicMs()), resolve));
   }
 
   /** For tests: everything that must hold between two steps. */

@@ -45,6 +45,9 @@ export class SsdWriter {
   #tokensAtMs = 0;
   #stopped = false;
   #idleWaiters: (() => void)[] = [];
+  /** Written by `drain`: they stay on SSD. */
+  readonly #drained = new Set<EntryIndex>();
+  #drainedUntilMs = Number.POSITIVE_INFINITY;
   /** Runs after each write, whatever its outcome. */
   onWritten: () => void = () => {};
 
@@ -227,7 +230,7 @@ export class SsdWriter {
   /** In a folder that takes no writes nothing is won by an eviction. */
   #makesRoom(entry: EntryIndex): boolean {
     const { index, ssd } = this.#state;
-    return ssd.folders[index.ssdFolder(entry)]?.state === 'ok' && this.#mayLeaveSsd(entry);
+    return ssd.folders[index.ssdFolder(entry)]?.state === 'ok' && !this.#drained.has(entry) && this.#mayLeaveSsd(entry);
   }
 
   async #write(entry: EntryIndex, folder: SsdFolder): Promise<boolean> {
@@ -292,7 +295,7 @@ export class SsdWriter {
   async persist(entry: EntryIndex): Promise<boolean> {
     const state = this.#state;
     const ref = { entry, generation: state.index.generation(entry) };
-    for (let attempt = 0; attempt < 1000; attempt += 1) {
+    for (let attempt = 0; attempt < 1000 && state.clock.monotonicMs() < this.#drainedUntilMs; attempt += 1) {
       if (!state.isSame(ref)) return false;
       if (!state.isDirty(entry)) return true;
       if (state.has(entry, UNFIT) || !state.ssd.writable) return false;
@@ -320,30 +323,38 @@ export class SsdWriter {
   }
 
   /**
-   * Writes dirty chunks, hottest chain first and prefix first, until none is left or `deadlineMs` (monotonic) has passed. Resolves
-   * with the bytes that are still only in RAM.
+   * Writes dirty chunks, hottest chain first and prefix first, until none is left, SSD would have to give up hotter ones, or
+   * `deadlineMs` (monotonic) has passed, also where a write is still under way then. Resolves with the bytes that are still only in RAM.
    */
   async drain(deadlineMs: number): Promise<number> {
     const state = this.#state;
+    const expired = Promise.withResolvers<void>();
+    const cancel = state.clock.schedule(Math.max(0, deadlineMs - state.clock.monotonicMs()), expired.resolve);
+    this.#drainedUntilMs = deadlineMs;
     const entries: EntryIndex[] = [];
-    state.ramOrder.forEachColdest((entry) => (entries.push(entry as EntryIndex), true));
-    // The order has a chain's prefix hotter than its suffix, so hottest first is prefix first.
-    entries.reverse();
-    let next = 0;
-    const worker = async (): Promise<void> => {
-      while (next < entries.length && state.clock.monotonicMs() < deadlineMs) {
-        const entry = entries[next] as EntryIndex;
-        next += 1;
-        if (state.index.isLive(entry) && state.isDirty(entry)) {
-          state.clear(entry, DECLINED);
-          await this.persist(entry);
-        }
-      }
-    };
-    if (state.limits.ssdAdmission !== 'off' && state.ssd.writable) {
-      await Promise.all(Array.from({ length: state.limits.writesAtOnce }, worker));
-    }
-    while (this.#running > 0) await this.#nextWrite();
+    state.ramOrder.forEachColdest((entry) => {
+      if (state.isDirty(entry as EntryIndex)) entries.push(entry as EntryIndex);
+      return true;
+    });
+    // Taken from the hot end. The order has a chain's prefix hotter than its suffix, so hottest first is prefix first.
+    const mayWrite = state.limits.ssdAdmission !== 'off' && state.ssd.writable;
+    const work = mayWrite ? Promise.all(Array.from({ length: state.limits.writesAtOnce }, () => this.#drainSome(entries))) : Promise.resolve();
+    await Promise.race([work.then(() => this.#allWritten()), expired.promise]);
+    cancel();
     return state.dirtyBytes;
+  }
+
+  async #drainSome(entries: EntryIndex[]): Promise<void> {
+    const state = this.#state;
+    for (let entry = entries.pop(); entry !== undefined && state.clock.monotonicMs() < this.#drainedUntilMs; entry = entries.pop()) {
+      if (!state.index.isLive(entry) || !state.isDirty(entry)) continue;
+      state.clear(entry, DECLINED);
+      // Not to be evicted by the colder ones that follow, or these would be all that is left.
+      if (await this.persist(entry)) this.#drained.add(entry);
+    }
+  }
+
+  async #allWritten(): Promise<void> {
+    while (this.#running > 0) await this.#nextWrite();
   }
 }
