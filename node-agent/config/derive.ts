@@ -130,8 +130,8 @@ export function deriveFloor(disks: readonly DiskFacts[]): Derived {
   return least(candidates);
 }
 
-/** Two per core: half of them may sit in a write while the other half reads. 4 to 16. */
+/** Two per core: half of them may sit in a write while the other half reads. 8 to 32. */
 export function deriveWorkers(facts: MachineFacts): Derived {
   const cores = effectiveCores(facts);
-  return { value: Math.min(16, Math.max(4, 2 * cores.value)), because: `two per core, 4 to 16 (${cores.because})` };
+  return { value: Math.min(32, Math.max(8, 2 * cores.value)), because: `two per core, 8 to 32 (${cores.because})` };
 }

@@ -209,7 +209,7 @@ export const configSchema = z.strictObject({
   'io.workers': knob(types.count({ min: 2, max: 64, words: ['auto'] }), 'auto', {
     shape: 'count',
     hint: 'count|auto',
-    defaultText: '`auto`: two per core, 4 to 16',
+    defaultText: '`auto`: two per core, 8 to 32',
     description: 'Threads that move bytes between memory, sockets and files.',
   }),
   'resp.profile': knob(types.choice(['auto', 'lmcache', 'redis']), 'auto', {

@@ -57,8 +57,8 @@ describe('loadConfig', () => {
         expect(config.ssd.sizeBytes).toBeLessThanOrEqual(20 * GiB);
         expect(config.ssd.sizeBytes).toBeLessThanOrEqual(Math.max(MiB, (drawn.disk * MiB * drawn.free) / 2));
         expect(config.ssd.freeSpaceFloorBytes).toBeLessThan(drawn.disk * MiB);
-        expect(config.io.workers).toBeGreaterThanOrEqual(4);
-        expect(config.io.workers).toBeLessThanOrEqual(16);
+        expect(config.io.workers).toBeGreaterThanOrEqual(8);
+        expect(config.io.workers).toBeLessThanOrEqual(32);
       }),
       { numRuns: 200 },
     );

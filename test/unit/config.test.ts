@@ -428,8 +428,8 @@ describe('derived values', () => {
   it('take workers from the lesser of machine and cgroup', () => {
     expect(load().config.io.workers).toBe(16);
     const limited = load({ facts: { cgroupCores: 2.5 } });
-    expect([limited.config.io.workers, limited.because('io.workers')]).toEqual([6, 'two per core, 4 to 16 (2.5 cores by the cgroup)']);
-    expect(load({ facts: { cgroupCores: 0.2 } }).config.io.workers).toBe(4);
+    expect([limited.config.io.workers, limited.because('io.workers')]).toEqual([8, 'two per core, 8 to 32 (2.5 cores by the cgroup)']);
+    expect(load({ facts: { cgroupCores: 0.2 } }).config.io.workers).toBe(8);
   });
 
   it('lower the free-space floor on a small disk', () => {

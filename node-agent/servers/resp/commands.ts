@@ -18,7 +18,6 @@ import { runServerCommand } from './server-commands.ts';
 
 const MAX_KEYS_REPLY = 10_000;
 const MAX_METADATA_BYTES = 512;
-const MAX_PENDING_METADATA = 1024;
 const latin1 = new TextDecoder('latin1');
 
 interface Arity {
@@ -377,7 +376,7 @@ export class CommandRunner {
     if (found !== undefined && outcome !== 'dropped') {
       if (isLmcacheKey(parsed)) inference.notePut(namespace, connection.id, { key: parsed.key, ref: found.ref });
       this.#learn(parsed, sizeBytes, true);
-      const waiting = connection.server.takePendingMetadata(namespace, parsed.key);
+      const waiting = connection.server.takePendingMetadata(parsed);
       if (waiting !== undefined) cache.setMetadata(found.ref, waiting);
     }
     return '';
@@ -391,7 +390,7 @@ export class CommandRunner {
     const found = server.options.cache.peek(namespace, parsed.key);
     const present = found !== undefined && server.options.cache.metadata(found.ref) !== undefined;
     if (condition !== undefined && (condition === 'present') !== present) return undefined;
-    if (found === undefined) server.keepPendingMetadata(namespace, parsed.key, { value: value.slice(), limit: MAX_PENDING_METADATA });
+    if (found === undefined) server.keepPendingMetadata(parsed, value.slice());
     else server.options.cache.setMetadata(found.ref, value);
     return '';
   }
@@ -428,7 +427,7 @@ export class CommandRunner {
     for (let index = 1; index < args.length; index += 1) {
       const parsed = this.#parse(args[index] as Uint8Array);
       const namespace = this.#connection.namespace(parsed.descriptor);
-      server.takePendingMetadata(namespace, parsed.key);
+      server.takePendingMetadata(parsed);
       if (server.options.cache.delete(namespace, parsed.key)) count += 1;
     }
     out.integer(count);

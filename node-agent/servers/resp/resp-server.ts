@@ -6,8 +6,10 @@ import type { CacheDoor, LeaseOwner } from '#cache/door.ts';
 import type { BlockHash } from '#core/checksum.ts';
 import type { Clock } from '#core/clock.ts';
 import type { Logger } from '#core/logger.ts';
+import { namespaceIdentity } from '#core/namespace.ts';
 import type { SocketIo } from '#ports/io-pool.ts';
 import type { ConnectionHandler, Listener, Transport, TransportSocket } from '#ports/transport.ts';
+import type { ParsedKey } from '#protocol/lmcache-key.ts';
 import { errorReply } from '#protocol/resp/resp-encoder.ts';
 import { ChainInference } from './chain-inference.ts';
 import { RespConnection } from './resp-connection.ts';
@@ -54,6 +56,8 @@ export interface RespDoorStats {
 }
 
 const SWEEP_MS = 1000;
+/** redis:// metadata that may wait for its value. */
+const MAX_PENDING_METADATA = 1024;
 const latin1 = new TextDecoder('latin1');
 
 export class RespServer {
@@ -132,18 +136,19 @@ export class RespServer {
   /** redis:// metadata that came before its value; the oldest is forgotten where too many wait. */
   readonly #pendingMetadata = new Map<string, Uint8Array>();
 
-  keepPendingMetadata(namespace: number, key: Uint8Array, metadata: { value: Uint8Array; limit: number }): void {
-    const id = `${namespace} ${latin1.decode(key)}`;
+  /** Named by identity, not by namespace id: an id without chunks may be given to another namespace. */
+  keepPendingMetadata(parsed: ParsedKey, value: Uint8Array): void {
+    const id = twinId(parsed);
     this.#pendingMetadata.delete(id);
-    this.#pendingMetadata.set(id, metadata.value);
-    if (this.#pendingMetadata.size <= metadata.limit) return;
+    this.#pendingMetadata.set(id, value);
+    if (this.#pendingMetadata.size <= MAX_PENDING_METADATA) return;
     const oldest = this.#pendingMetadata.keys().next();
     if (oldest.done !== true) this.#pendingMetadata.delete(oldest.value);
   }
 
-  takePendingMetadata(namespace: number, key: Uint8Array): Uint8Array | undefined {
+  takePendingMetadata(parsed: ParsedKey): Uint8Array | undefined {
     if (this.#pendingMetadata.size === 0) return undefined;
-    const id = `${namespace} ${latin1.decode(key)}`;
+    const id = twinId(parsed);
     const metadata = this.#pendingMetadata.get(id);
     this.#pendingMetadata.delete(id);
     return metadata;
@@ -184,4 +189,8 @@ export class RespServer {
     this.stopAccepting();
     for (const connection of this.#connections) connection.close();
   }
+}
+
+function twinId({ descriptor, key }: ParsedKey): string {
+  return `${namespaceIdentity(descriptor)}\u0000${latin1.decode(key)}`;
 }
