@@ -308,10 +308,14 @@ export class CacheState {
     this.catalog.enqueue({ kind: 'touch', generation: this.index.generation(entry), lastUsedAtMs: this.clock.nowMs(), hitCount: this.index.hitCount(entry) });
   }
 
-  /** Nobody reads, leases or writes it, so its RAM may be taken. Dirty or not is another question. */
+  /**
+   * Nobody reads, leases or writes it, so its RAM may be taken. Dirty or not is another question. A lease that was given for the SSD
+   * copy does not hold the copy that a read brought to RAM: such leases may cover many times RAM, and the file is kept for them.
+   */
   ramIsFree(entry: EntryIndex): boolean {
     const slot = this.index.ramSlot(entry) as SlotIndex;
-    return slot >= 0 && this.index.leaseCount(entry) === 0 && this.ram.useCount(slot) === 1;
+    if (slot < 0 || this.ram.useCount(slot) !== 1) return false;
+    return this.index.leaseCount(entry) === 0 || (this.index.ssdFolder(entry) >= 0 && !this.leases.covers(entry, 'ram'));
   }
 
   isDirty(entry: EntryIndex): boolean {

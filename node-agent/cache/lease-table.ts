@@ -9,6 +9,11 @@
 import { assert } from '#core/assert.ts';
 import type { LeaseId } from '#core/brand.ts';
 
+/** A chunk that so many clients hold is held well enough; further ones get no lease of their own. Below the index's 16 bits. */
+const MAX_OWNERS = 1024;
+/** What a lease on a smaller chunk counts: leases cost memory of their own. */
+const LEAST_BYTES = 256;
+
 export interface Lease {
   readonly id: LeaseId;
   readonly entry: number;
@@ -56,12 +61,16 @@ export class LeaseTable {
       known.expiresAtMs = nowMs + this.#durationMs;
       return { lease: known, isNew: false };
     }
-    if (this.#bytes[chunk.tier] + chunk.sizeBytes > this.#limit(chunk.tier)) return undefined;
-    const lease: Lease = { id: this.#nextId++ as LeaseId, ...chunk, owner, expiresAtMs: nowMs + this.#durationMs, alive: true, bucket: -1 };
     let owners = this.#byEntry.get(chunk.entry);
+    if (owners !== undefined && owners.size >= MAX_OWNERS) return undefined;
+    const sizeBytes = Math.max(chunk.sizeBytes, LEAST_BYTES);
+    if (this.#bytes[chunk.tier] + sizeBytes > this.#limit(chunk.tier)) return undefined;
+    const lease: Lease = {
+      id: this.#nextId++ as LeaseId, entry: chunk.entry, tier: chunk.tier, sizeBytes, owner, expiresAtMs: nowMs + this.#durationMs, alive: true, bucket: -1,
+    };
     if (owners === undefined) this.#byEntry.set(chunk.entry, (owners = new Map<number, Lease>()));
     owners.set(owner, lease);
-    this.#bytes[chunk.tier] += chunk.sizeBytes;
+    this.#bytes[chunk.tier] += sizeBytes;
     this.#count += 1;
     this.#file(lease);
     return { lease, isNew: true };
@@ -117,6 +126,12 @@ export class LeaseTable {
     this.#bytes[lease.tier] -= lease.sizeBytes;
     this.#count -= 1;
     this.#onEnd(lease);
+  }
+
+  /** True where a lease was given for the copy in this tier. */
+  covers(entry: number, tier: 'ram' | 'ssd'): boolean {
+    for (const lease of this.#byEntry.get(entry)?.values() ?? []) if (lease.tier === tier) return true;
+    return false;
   }
 
   /** Leases alive by entry, for invariant checks. */

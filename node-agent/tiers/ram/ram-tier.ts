@@ -38,7 +38,7 @@ export class RamTier {
   readonly #options: RamTierOptions;
   readonly #slab: SlabAllocator;
   readonly #arenas: Arena[] = [];
-  #counts = new Uint16Array(4096);
+  #counts = new Uint32Array(4096);
   #backedBytes = 0;
   #growing = true;
   #closed = false;
@@ -137,7 +137,7 @@ export class RamTier {
     const slot = this.#slab.allocate(sizeBytes);
     if (slot < 0) return -1;
     if (slot >= this.#counts.length) {
-      const grown = new Uint16Array(Math.max(slot + 1, this.#counts.length * 2));
+      const grown = new Uint32Array(Math.max(slot + 1, this.#counts.length * 2));
       grown.set(this.#counts);
       this.#counts = grown;
     }
@@ -148,7 +148,7 @@ export class RamTier {
 
   retain(slot: SlotIndex): void {
     const count = this.#counts[slot] ?? 0;
-    assert(count > 0 && count < 0xffff, `slot ${slot} can be retained: count ${count}`);
+    assert(count > 0 && count < 0xffff_ffff, `slot ${slot} can be retained: count ${count}`);
     this.#counts[slot] = count + 1;
   }
 
