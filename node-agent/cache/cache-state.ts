@@ -11,6 +11,7 @@ import type { EntryIndex, Generation, NamespaceId, SlotIndex } from '#core/brand
 import type { BlockHash } from '#core/checksum.ts';
 import type { Clock } from '#core/clock.ts';
 import type { Logger } from '#core/logger.ts';
+import type { Selector } from '#core/selector.ts';
 import type { EvictionPolicy } from '#policy/eviction-policy.ts';
 import type { CatalogReplica, CatalogStore } from '#ports/catalog-store.ts';
 import type { RamTier } from '#tiers/ram/ram-tier.ts';
@@ -372,9 +373,32 @@ export class CacheState {
     this.catalog.enqueue({ kind: 'replicas', generation: this.index.generation(entry), replicas: this.replicas(entry) });
   }
 
+  /** Invalidations whose scans are under way, and for chunks renewed meanwhile the generation of their put. */
+  #scans = 0;
+  readonly #renewed = new Map<number, number>();
+
+  /** As Tombstones.beginInvalidation; until the answer is called, `putGeneration` knows of renewals. */
+  beginInvalidation(selector: Selector, generation: number): () => void {
+    const end = this.tombstones.beginInvalidation(selector, generation);
+    this.#scans += 1;
+    return () => {
+      end();
+      this.#scans -= 1;
+      if (this.#scans === 0) this.#renewed.clear();
+    };
+  }
+
+  /** When the bytes were put: what an invalidation judges by. The generation names the file, and may be newer. */
+  putGeneration(entry: EntryIndex): number {
+    const generation = this.index.generation(entry);
+    return this.#renewed.get(generation) ?? generation;
+  }
+
   /** A new generation for the same bytes, so that a write under way for the old one leaves nothing. */
   renew(entry: EntryIndex): void {
-    this.index.setGeneration(entry, this.nextGeneration());
+    const generation = this.nextGeneration();
+    if (this.#scans > 0) this.#renewed.set(generation, this.putGeneration(entry));
+    this.index.setGeneration(entry, generation);
     this.clear(entry, WRITING | QUEUED);
     if (this.isDirty(entry)) this.onDirty(entry);
   }

@@ -50,6 +50,10 @@ export class Cache implements CacheDoor {
     this.#invalidator = new Invalidator(state, this.#puts);
     this.#invalidator.onDurable = () => options.markFolders(state.tombstones.sequence);
     this.recovery = new Recovery(state);
+    this.#invalidator.allKnown = async () => {
+      await this.#adoption;
+      return this.recovery.progress.done;
+    };
     this.#space.onPressure = () => this.#writer.pressure();
     this.#writer.isLoading = (entry) => this.#reader.isLoading(entry);
     this.control = new CacheControlPart({
@@ -225,10 +229,16 @@ export class Cache implements CacheDoor {
 
   setMetadata(ref: ChunkRef, metadata: Uint8Array): boolean {
     const state = this.#state;
+    const { index } = state;
     if (!state.isSame(ref)) return false;
     const entry = ref.entry as EntryIndex;
     const known = state.metadata.get(entry);
-    if (known !== undefined && known.length === metadata.length && known.every((byte, index) => byte === metadata[index])) return true;
+    if (known !== undefined && known.length === metadata.length && known.every((byte, offset) => byte === metadata[offset])) return true;
+    if (index.ramSlot(entry) < 0 && known !== undefined) {
+      // Its file holds the old twin and cannot be rewritten without its bytes: forgotten rather than paired with the wrong twin.
+      this.#invalidator.delete(index.namespaceOf(entry), index.keyOf(entry).slice());
+      return false;
+    }
     state.setMetadata(entry, metadata);
     this.#outdateFile(entry);
     return true;
@@ -238,11 +248,11 @@ export class Cache implements CacheDoor {
   #outdateFile(entry: EntryIndex): void {
     const state = this.#state;
     const { index, namespaces, tombstones } = state;
-    if (index.ssdFolder(entry) < 0 && !state.isWriting(entry)) {
+    if (index.ramSlot(entry) < 0 || (index.ssdFolder(entry) < 0 && !state.isWriting(entry))) {
+      // Not written yet; or on SSD alone and without a twin so far, and then the catalog keeps it.
       state.catalogPut(entry);
       return;
     }
-    if (index.ramSlot(entry) < 0) return; // the twin waits in memory; the next rewrite takes it along
     tombstones.forget(namespaces.descriptor(index.namespaceOf(entry)), index.keyOf(entry), index.generation(entry));
     state.catalog.enqueue({ kind: 'remove', generation: index.generation(entry) });
     state.detachSsd(entry);

@@ -6,6 +6,8 @@
  * are removed in slices, so that a million of them do not stop the process; the record is synced; only then comes the answer.
  */
 import type { EntryIndex, NamespaceId } from '#core/brand.ts';
+import { KvtierError } from '#core/errors.ts';
+import type { NamespaceDescriptor } from '#core/namespace.ts';
 import { isVolatile, matchesStable, matchesVolatile } from '#core/selector.ts';
 import type { Selector } from '#core/selector.ts';
 import type { CatalogInvalidation } from '#ports/catalog-store.ts';
@@ -24,6 +26,8 @@ export class Invalidator {
   #nextNumber = 1;
   /** Runs after an invalidation is durable: the folders' marks follow. */
   onDurable: () => void = () => {};
+  /** Resolves with true when every file on SSD is a chunk, with false where that will not be any more. */
+  allKnown: () => Promise<boolean> = () => Promise.resolve(true);
 
   constructor(state: CacheState, puts: Puts) {
     this.#state = state;
@@ -52,7 +56,7 @@ export class Invalidator {
     do {
       const found: EntryIndex[] = [];
       cursor = index.scan(cursor, SLICE_CHUNKS, (entry) => {
-        if (index.generation(entry) <= generation && matcher(entry)) found.push(entry);
+        if (this.#state.putGeneration(entry) <= generation && matcher(entry)) found.push(entry);
       });
       for (const entry of found) visit(entry);
       if (cursor !== 0) await new Promise<void>((resolve) => void this.#state.clock.schedule(0, resolve));
@@ -63,16 +67,17 @@ export class Invalidator {
   #matcher(selector: Selector): (entry: EntryIndex) => boolean {
     const state = this.#state;
     const { index, namespaces } = state;
-    const perNamespace = new Map<NamespaceId, boolean>();
+    // By descriptor: a namespace's number may be another's after a turn of the event loop.
+    const perNamespace = new Map<NamespaceDescriptor, boolean>();
     const { keys, keyPrefix, createdBefore, ...rest } = selector;
     const keySet = keys === undefined ? undefined : new Set(keys);
     const needsKey = keys !== undefined || keyPrefix !== undefined;
     const chain = selector.chainFrom === undefined ? undefined : this.#chainFrom(selector.chainFrom);
     return (entry) => {
-      const namespace = index.namespaceOf(entry);
+      const namespace = namespaces.descriptor(index.namespaceOf(entry));
       let fits = perNamespace.get(namespace);
       if (fits === undefined) {
-        fits = matchesStable(rest, { namespace: namespaces.descriptor(namespace), key: '', createdAtMs: 0 });
+        fits = matchesStable(rest, { namespace, key: '', createdAtMs: 0 });
         perNamespace.set(namespace, fits);
       }
       if (!fits) return false;
@@ -99,6 +104,14 @@ export class Invalidator {
   #chainFrom(wholeKey: string): Set<number> {
     const state = this.#state;
     const { index } = state;
+    const wholeBytes = wholeKey.includes('\ufffd') ? -1 : new TextEncoder().encode(wholeKey).length;
+    // Most keys differ in length or namespace; text is made of the rest only.
+    const isHead = (entry: EntryIndex): boolean => {
+      const namespace = index.namespaceOf(entry);
+      const outer = state.namespaces.prefixBytes(namespace).length + state.namespaces.tailBytes(namespace).length;
+      if (!wholeKey.startsWith(state.namespaces.descriptor(namespace).keyPrefix)) return false;
+      return (wholeBytes < 0 || outer + index.keyOf(entry).length === wholeBytes) && state.wholeKey(entry) === wholeKey;
+    };
     const inChain = new Map<number, boolean>();
     const members = new Set<number>();
     index.forEach((entry) => {
@@ -113,7 +126,7 @@ export class Invalidator {
         }
         path.push(current as EntryIndex);
         inChain.set(current, false);
-        if (state.wholeKey(current as EntryIndex) === wholeKey) {
+        if (isHead(current as EntryIndex)) {
           answer = true;
           break;
         }
@@ -129,6 +142,10 @@ export class Invalidator {
 
   async invalidate(selector: Selector, options: { dryRun: boolean; reason: string; actor: string }): Promise<InvalidateAnswer> {
     const state = this.#state;
+    // What is known of a file without a chunk is its header alone; the index must know it before volatile fields can be judged.
+    if (!options.dryRun && isVolatile(selector) && !(await this.allKnown())) {
+      throw new KvtierError('SHUTTING_DOWN', 'Cannot invalidate by what only the index knows: the agent is shutting down');
+    }
     const generation = state.nextGeneration();
     const id = `inv-${generation.toString(36)}-${this.#nextNumber++}`;
     let matchedChunks = 0;
@@ -140,17 +157,19 @@ export class Invalidator {
       });
       return { id, matchedChunks, removedBytes, generation, dryRun: true };
     }
-    const end = state.tombstones.beginInvalidation(selector, generation);
+    const end = state.beginInvalidation(selector, generation);
+    const resolved = new ResolvedKeys(state);
     try {
       this.#doomTickets(selector);
-      const resolved = isVolatile(selector) ? new ResolvedKeys(state, generation) : undefined;
       await this.forEachMatch(selector, generation, (entry) => {
         matchedChunks += 1;
         removedBytes += state.index.sizeBytes(entry);
-        resolved?.add(entry);
+        // The record alone does not tell of a chunk that a volatile selector found, nor of one that got a newer generation meanwhile.
+        const newest = state.index.generation(entry);
+        if (isVolatile(selector) || newest > generation) resolved.add(entry, Math.max(newest, generation));
         state.remove(entry);
       });
-      resolved?.flush();
+      resolved.flush();
       const record = {
         kind: 'invalidate' as const, id, generation, selector, reason: options.reason, actor: options.actor, atMs: state.clock.nowMs(), matchedChunks, removedBytes,
       };
@@ -161,6 +180,7 @@ export class Invalidator {
       this.onDurable();
       return { id, matchedChunks, removedBytes, generation, dryRun: false };
     } finally {
+      resolved.release();
       end();
     }
   }
@@ -178,41 +198,42 @@ export class Invalidator {
   }
 }
 
-/** Collects the keys of a volatile selector and journals them in batches, one namespace at a time. */
+/** Collects keys and journals them in batches, one namespace at a time; `release` ends it. */
 class ResolvedKeys {
   readonly #state: CacheState;
-  readonly #generation: number;
-  readonly #keys = new Map<NamespaceId, Uint8Array[]>();
+  readonly #keys = new Map<NamespaceId, { keys: Uint8Array[]; generation: number }>();
 
-  constructor(state: CacheState, generation: number) {
+  constructor(state: CacheState) {
     this.#state = state;
-    this.#generation = generation;
   }
 
   /** Before the chunk is removed: its namespace may go with it. */
-  add(entry: EntryIndex): void {
+  add(entry: EntryIndex, generation: number): void {
     const { index, namespaces, tombstones } = this.#state;
     const namespace = index.namespaceOf(entry);
     const mayHaveFile = index.ssdFolder(entry) >= 0 || tombstones.mayHaveFile(() => this.#state.keyId(entry));
     if (!mayHaveFile) return;
-    let keys = this.#keys.get(namespace);
-    if (keys === undefined) {
+    let batch = this.#keys.get(namespace);
+    if (batch === undefined) {
       namespaces.retain(namespace);
-      this.#keys.set(namespace, (keys = []));
+      this.#keys.set(namespace, (batch = { keys: [], generation }));
     }
-    keys.push(index.keyOf(entry).slice());
-    if (keys.length >= FORGET_BATCH) this.#write(namespace, keys.splice(0));
+    batch.keys.push(index.keyOf(entry).slice());
+    batch.generation = Math.max(batch.generation, generation);
+    if (batch.keys.length >= FORGET_BATCH) this.#write(namespace, batch);
   }
 
-  #write(namespace: NamespaceId, keys: readonly Uint8Array[]): void {
-    if (keys.length > 0) this.#state.tombstones.forgetMany(this.#state.namespaces.descriptor(namespace), keys, this.#generation);
+  #write(namespace: NamespaceId, batch: { keys: Uint8Array[]; generation: number }): void {
+    const keys = batch.keys.splice(0);
+    if (keys.length > 0) this.#state.tombstones.forgetMany(this.#state.namespaces.descriptor(namespace), keys, batch.generation);
   }
 
   flush(): void {
-    for (const [namespace, keys] of this.#keys) {
-      this.#write(namespace, keys);
-      this.#state.namespaces.release(namespace);
-    }
+    for (const [namespace, batch] of this.#keys) this.#write(namespace, batch);
+  }
+
+  release(): void {
+    for (const namespace of this.#keys.keys()) this.#state.namespaces.release(namespace);
     this.#keys.clear();
   }
 }

@@ -12,10 +12,12 @@ import type { EntryIndex } from '#core/brand.ts';
 import type { BlockHash } from '#core/checksum.ts';
 import type { Clock } from '#core/clock.ts';
 import type { Logger } from '#core/logger.ts';
+import { KvtierError } from '#core/errors.ts';
 import { Journal } from '#catalog/journal.ts';
 import type { CatalogChunk } from '#ports/catalog-store.ts';
 import type { FileSystem } from '#ports/file-system.ts';
 import { readFolderMark, writeFolderMark } from '#tiers/ssd/folder-mark.ts';
+import type { FolderMark } from '#tiers/ssd/folder-mark.ts';
 import type { ChunkFileHeader } from '#tiers/ssd/chunk-file.ts';
 import type { SsdFolder } from '#tiers/ssd/ssd-folder.ts';
 import type { SsdTier } from '#tiers/ssd/ssd-tier.ts';
@@ -43,10 +45,10 @@ export async function openStore(deps: {
 }): Promise<OpenedStore> {
   const { fileSystem, ssd } = deps;
   const findings: string[] = [];
-  const marks = deps.folders.map((setup) => {
-    fileSystem.mkdir(setup.path);
-    return readFolderMark(fileSystem, setup.path);
-  });
+  const probes = deps.folders.map((setup) => lookAtFolder(fileSystem, setup.path));
+  const failure = probes.find((probe) => probe.problem !== undefined)?.problem;
+  if (failure !== undefined && probes.every((probe) => probe.problem !== undefined)) throw failure;
+  const marks = probes.map((probe) => probe.mark);
   const minimumSequence = Math.max(0, ...marks.map((mark) => mark?.journalSequence ?? 0));
   const { journal, replay } = Journal.open(fileSystem, deps.journalPath, deps.hash, { minimumSequence });
   if (replay.state === 'damaged') findings.push(`The journal is damaged (${replay.problem}): what was on SSD is dropped`);
@@ -55,28 +57,64 @@ export async function openStore(deps: {
     const mark = marks[index];
     const trusted = replay.state === 'ok' && mark !== undefined && mark.epoch >= replay.highestEpoch;
     const folder = ssd.addFolder({ ...setup, id: mark?.id ?? randomId() });
-    if (!trusted && ssd.hasFiles(folder)) {
-      if (replay.state !== 'damaged') findings.push(`${setup.path} missed a run of this agent or has no journal: its files are dropped`);
-      ssd.dropFiles(folder);
+    const problem = probes[index]?.problem ?? prepare(ssd, folder, trusted);
+    if (problem !== undefined) {
+      // It gets no mark, so that the next start knows that it missed this run.
+      folder.turnOff(problem.message);
+      findings.push(`${setup.path} is off for this run: ${problem.message}`);
+    } else if (!trusted && folder.dropped && replay.state !== 'damaged') {
+      findings.push(`${setup.path} missed a run of this agent or has no journal: its files are dropped`);
     }
-    ssd.prepareFolder(folder);
   }
   // Marks first: a crash between them and the start record leaves marks ahead of the journal, which says that nothing was missed.
-  markFolders(fileSystem, ssd.folders, { epoch, journalSequence: journal.sequence });
+  for (const problem of markFolders(fileSystem, ssd.folders, { epoch, journalSequence: journal.sequence })) {
+    findings.push(`${problem.message}: without its mark, this folder's files are dropped at the next start`);
+  }
   const tombstones = new Tombstones(journal, replay.records.map((entry) => entry.record), deps.logger);
   tombstones.begin({ kind: 'start', epoch, atMs: deps.clock.nowMs(), bootId: deps.bootId });
   await tombstones.sync();
   return { tombstones, epoch, findings };
 }
 
+/** Its mark, or why nothing can be done with it. */
+function lookAtFolder(fileSystem: FileSystem, path: string): { readonly mark?: FolderMark | undefined; readonly problem?: KvtierError } {
+  try {
+    fileSystem.mkdir(path);
+    return { mark: readFolderMark(fileSystem, path) };
+  } catch (problem) {
+    if (!(problem instanceof KvtierError)) throw problem;
+    return { problem };
+  }
+}
+
+function prepare(ssd: SsdTier, folder: SsdFolder, trusted: boolean): KvtierError | undefined {
+  try {
+    if (!trusted && ssd.hasFiles(folder)) ssd.dropFiles(folder);
+    ssd.prepareFolder(folder);
+    return undefined;
+  } catch (problem) {
+    if (!(problem instanceof KvtierError)) throw problem;
+    return problem;
+  }
+}
+
 function randomId(): string {
   return Array.from(crypto.getRandomValues(new Uint8Array(8)), (byte) => byte.toString(16).padStart(2, '0')).join('');
 }
 
-export function markFolders(fileSystem: FileSystem, folders: readonly SsdFolder[], mark: { epoch: number; journalSequence: number }): void {
+/** Writes the marks of the folders that are on. Those that could not be written stay behind, which costs their files at most. */
+export function markFolders(fileSystem: FileSystem, folders: readonly SsdFolder[], mark: { epoch: number; journalSequence: number }): KvtierError[] {
+  const problems: KvtierError[] = [];
   for (const folder of folders) {
-    if (folder.state !== 'off') writeFolderMark(fileSystem, folder.path, { format: 1, id: folder.id, ...mark });
+    if (folder.state === 'off') continue;
+    try {
+      writeFolderMark(fileSystem, folder.path, { format: 1, id: folder.id, ...mark });
+    } catch (problem) {
+      if (!(problem instanceof KvtierError)) throw problem;
+      problems.push(problem);
+    }
   }
+  return problems;
 }
 
 export interface RecoveryProgress {
@@ -100,7 +138,7 @@ export class Recovery {
   async load(): Promise<void> {
     const state = this.#state;
     const [listings, catalog] = await Promise.all([
-      Promise.all(state.ssd.folders.map((folder) => state.ssd.listGenerations(folder))),
+      Promise.all(state.ssd.folders.map((folder) => (folder.state === 'off' ? undefined : state.ssd.listGenerations(folder)))),
       state.catalog.open(),
     ]);
     const byId = new Map(state.ssd.folders.map((folder, index) => [folder.id, { folder, names: listings[index] ?? new Set<number>() }]));
@@ -143,13 +181,14 @@ export class Recovery {
   /** One judge for rows and headers. Undefined where the file is dead or older than what is known; it is unlinked then. */
   #take(folder: SsdFolder, found: Omit<CatalogChunk, 'replicas' | 'tokenCount' | 'parentGeneration'>): EntryIndex | undefined {
     const state = this.#state;
-    const { index, namespaces, tombstones, ssd } = state;
+    const { index, namespaces, tombstones, ssd, ram } = state;
     const wholeKey = found.namespace.keyPrefix + new TextDecoder().decode(found.key) + found.namespace.keyTail;
     const facts = { namespace: found.namespace, key: wholeKey, createdAtMs: found.createdAtMs };
     const namespace = namespaces.intern(found.namespace);
     try {
       const known = index.find(namespace, found.key);
-      const dead = tombstones.isDead(facts, { key: found.key, generation: found.generation, folderId: folder.id });
+      // What cannot be loaded any more (a smaller ram.maxChunk, say) would be promised to a probe and never kept.
+      const dead = !ram.canEverFit(found.sizeBytes) || tombstones.isDead(facts, { key: found.key, generation: found.generation, folderId: folder.id });
       if (dead || (known >= 0 && index.generation(known as EntryIndex) > found.generation)) {
         this.#drop(folder, found);
         return undefined;
@@ -180,17 +219,21 @@ export class Recovery {
   async adopt(): Promise<void> {
     const state = this.#state;
     for (const { folder, generations } of this.#uncatalogued) {
-      for (let start = 0; start < generations.length && !this.#stopped && folder.state !== 'off'; start += HEADERS_AT_ONCE) {
+      const isOff = (): boolean => folder.state === 'off';
+      for (let start = 0; start < generations.length && !this.#stopped && !isOff(); start += HEADERS_AT_ONCE) {
         const batch = generations.slice(start, start + HEADERS_AT_ONCE);
         const headers = await state.ssd.readHeaders(folder, batch);
+        if (isOff()) break;
         for (const [index, bytes] of headers.entries()) this.#adoptOne(folder, batch[index] ?? 0, bytes instanceof Uint8Array ? bytes : undefined);
       }
     }
     this.#uncatalogued.length = 0;
     if (this.#stopped) return;
-    for (const folder of state.ssd.folders) await state.ssd.sweepDropped(folder);
     state.tombstones.adoptionDone();
     this.progress.done = true;
+    for (const folder of state.ssd.folders) {
+      if (folder.state !== 'off') void state.ssd.sweepDropped(folder, () => this.#stopped);
+    }
   }
 
   #adoptOne(folder: SsdFolder, generation: number, bytes: Uint8Array | undefined): void {
@@ -198,13 +241,21 @@ export class Recovery {
     const header = bytes === undefined ? undefined : state.ssd.decodeHeader(bytes);
     if (header === undefined || header.generation !== generation) {
       this.progress.droppedFiles += 1;
-      void state.ssd.quarantine(folder, generation, 'header unreadable at start');
+      void this.#refuse(folder, generation);
       return;
     }
     const entry = this.#take(folder, chunkOfHeader(header));
     if (entry === undefined) return;
     this.progress.adoptedFiles += 1;
     state.catalogPut(entry);
+  }
+
+  /** A file that does not say whose it is counts as an older one of every key until it is gone. */
+  async #refuse(folder: SsdFolder, generation: number): Promise<void> {
+    const { ssd, tombstones } = this.#state;
+    const done = tombstones.trackUnknown(generation);
+    if (await ssd.quarantine(folder, generation, 'header unreadable at start')) done();
+    else ssd.unlinkUncounted(folder.index, generation, done);
   }
 
   /** For shutdown: adoption stops at the next batch; what is left is adopted at the next start. */

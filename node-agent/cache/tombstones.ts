@@ -39,6 +39,7 @@ export class Tombstones {
   /** Selectors whose scan is under way and that are not in the journal yet. */
   readonly #running = new Set<{ readonly selector: Selector; readonly generation: number }>();
   #adopting = true;
+  #unknownFiles = 0;
   /** Folders that went while the journal could not be written: their record goes before any other. */
   readonly #owed = new Map<string, FolderDroppedRecord>();
   #closed = false;
@@ -128,12 +129,12 @@ export class Tombstones {
   }
 
   #prune(id: string): void {
-    if (!this.#adopting && !this.#pending.has(id)) this.#live.delete(id);
+    if (!this.#adopting && this.#unknownFiles === 0 && !this.#pending.has(id)) this.#live.delete(id);
   }
 
   /** True where a deletion or overwrite of this key must be journaled although the chunk is not on SSD. */
   mayHaveFile(id: () => string): boolean {
-    return this.#adopting || this.#owed.size > 0 || (this.#pending.size > 0 && this.#pending.has(id()));
+    return this.#adopting || this.#owed.size > 0 || this.#unknownFiles > 0 || (this.#pending.size > 0 && this.#pending.has(id()));
   }
 
   /** Counts a write or an unlink of a key; call the answer once it is over and, for a write that came too late, its file is gone. */
@@ -149,6 +150,18 @@ export class Tombstones {
         this.#pending.delete(id);
         this.#prune(id);
       }
+    };
+  }
+
+  /** As `trackUnlink` for a file whose key cannot be read, now: it may be that of any key at the next start. */
+  trackUnknown(generation: number): () => void {
+    const file = { generation };
+    this.#pendingFiles.add(file);
+    this.#unknownFiles += 1;
+    return () => {
+      assert(this.#pendingFiles.delete(file), 'a tracked file operation ends once');
+      this.#unknownFiles -= 1;
+      if (this.#unknownFiles === 0 && !this.#adopting) for (const id of [...this.#live.keys()]) this.#prune(id);
     };
   }
 

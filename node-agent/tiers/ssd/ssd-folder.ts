@@ -33,6 +33,8 @@ export class SsdFolder {
   chunkCount = 0;
   /** Wrong files set aside in quarantine/; in no other count. */
   quarantinedFiles = 0;
+  /** Its files were set aside at start, because nothing vouches for them. */
+  dropped = false;
   #usedBytes = 0;
   #freeBytes = Number.POSITIVE_INFINITY;
   #state: FolderState = 'ok';

@@ -11,7 +11,7 @@ import { BLOCK_BYTES, roundUp } from '#core/bytes.ts';
 import type { Address } from '#core/brand.ts';
 import type { BlockHash } from '#core/checksum.ts';
 import type { Clock } from '#core/clock.ts';
-import { errnoName } from '#core/errors.ts';
+import { errnoName, KvtierError } from '#core/errors.ts';
 import { Fifo } from '#core/fifo.ts';
 import type { Logger } from '#core/logger.ts';
 import type { FileSystem } from '#ports/file-system.ts';
@@ -118,30 +118,48 @@ export class SsdTier {
     for (const name of fileSystem.list(folder.path)) {
       if (/^[0-9a-f]{2}$/.test(name)) fileSystem.rename(`${folder.path}/${name}`, `${trash}/${name}`);
     }
+    folder.dropped = true;
   }
 
-  /** Unlinks what `dropFiles` set aside, a few files at a time. */
-  async sweepDropped(folder: SsdFolder): Promise<void> {
-    const { fileSystem, files } = this.#options;
-    for (const name of fileSystem.list(folder.path)) {
+  /** Unlinks what `dropFiles` set aside, one file at a time. What is left when it is stopped goes after the next start. */
+  async sweepDropped(folder: SsdFolder, stopped: () => boolean): Promise<void> {
+    const { files, fileSystem } = this.#options;
+    const names = async (path: string): Promise<readonly string[]> => {
+      const listing = await files.list(path);
+      return listing.ok && !stopped() && folder.state !== 'off' ? listing.names : [];
+    };
+    for (const name of await names(folder.path)) {
       if (!name.startsWith('dropped-')) continue;
       const trash = `${folder.path}/${name}`;
-      for (const shard of fileSystem.list(trash)) {
-        const listing = await files.list(`${trash}/${shard}`);
-        if (!listing.ok) continue;
-        for (const file of listing.names) await files.unlink(`${trash}/${shard}/${file}`);
+      for (const shard of await names(trash)) {
+        for (const file of await names(`${trash}/${shard}`)) {
+          if (stopped() || folder.state === 'off') return;
+          await files.unlink(`${trash}/${shard}/${file}`);
+        }
       }
-      fileSystem.remove(trash);
+      if (stopped() || folder.state === 'off') return;
+      try {
+        fileSystem.remove(trash);
+      } catch (problem) {
+        if (!(problem instanceof KvtierError)) throw problem;
+        this.#options.logger.warn(`Cannot remove ${trash}`, { code: problem.code });
+      }
     }
   }
 
-  /** Generations of the chunk files of a folder; unlinks temporary files on the way. */
+  /**
+   * Generations of the chunk files of a folder; unlinks temporary files on the way. A folder that cannot be listed is lost: files that
+   * are not seen now must not be found later.
+   */
   async listGenerations(folder: SsdFolder): Promise<Set<number>> {
     const generations = new Set<number>();
     const shards = Array.from({ length: SHARDS }, (_, shard) => `${folder.path}/${shard.toString(16).padStart(2, '0')}`);
     const listings = await Promise.all(shards.map((path) => this.#options.files.list(path)));
     for (const [index, listing] of listings.entries()) {
-      if (!listing.ok) continue;
+      if (!listing.ok) {
+        this.loseFolder(folder, `it cannot be listed (${listing.step}: ${errnoName(listing.errno)})`);
+        return new Set();
+      }
       for (const name of listing.names) {
         const generation = parseChunkFileName(name);
         if (generation !== undefined) generations.add(generation);
