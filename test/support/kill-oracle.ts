@@ -1,0 +1,178 @@
+/**
+ * What a cache that is killed over and over may answer. Knows when each operation began and ended, on a logical clock of its own,
+ * and whether it was acknowledged; judges every read against it.
+ *
+ * A version is dead for a read if an acknowledged put, delete or invalidation of its key began after the version's put was over and
+ * ended before the read began. The put of an operation that nobody answered is over when the process dies. A read that was served
+ * another version says the same: what was over when that read began is dead for later reads.
+ */
+export interface Put {
+  readonly key: number;
+  readonly version: number;
+  readonly begin: number;
+  /** Infinity while it is under way. */
+  end: number;
+  acknowledged: boolean;
+  /** Its bytes were damaged on disk, or its file is not to be trusted. */
+  dead: boolean;
+}
+
+export interface Removal {
+  readonly begin: number;
+  readonly matches: (key: number) => boolean;
+}
+
+interface KeyHistory {
+  readonly puts: Map<number, Put>;
+  last: Put | undefined;
+  /** Puts that were over before this are dead. */
+  floor: number;
+  /** End of the last operation that may have removed or replaced something, acknowledged or not. */
+  lastChangeEnd: number;
+  seen: { readonly version: number; readonly begin: number } | undefined;
+}
+
+/** What a read needs to remember from its beginning to its end. */
+export interface ReadTicket {
+  readonly key: number;
+  readonly begin: number;
+  readonly floor: number;
+  readonly seen: KeyHistory['seen'];
+}
+
+export class KillOracle {
+  readonly keyCount: number;
+  readonly #histories: KeyHistory[];
+  readonly #openPuts = new Set<Put>();
+  readonly #openRemovals = new Set<Removal>();
+  #now = 0;
+  #version = 0;
+  /** When the present life of the process began. */
+  #born = 0;
+  /** Sentences; empty while the cache tells the truth. */
+  readonly violations: string[] = [];
+  acknowledged = 0;
+  reads = 0;
+  hits = 0;
+
+  constructor(keyCount: number) {
+    this.keyCount = keyCount;
+    this.#histories = Array.from({ length: keyCount }, () => ({
+      puts: new Map(),
+      last: undefined,
+      floor: 0,
+      lastChangeEnd: 0,
+      seen: undefined,
+    }));
+  }
+
+  #tick(): number {
+    return (this.#now += 1);
+  }
+
+  #history(key: number): KeyHistory {
+    const history = this.#histories[key];
+    if (history === undefined) throw new RangeError(`There is no key ${key}`);
+    return history;
+  }
+
+  beginPut(key: number): Put {
+    this.#version += 1;
+    const put: Put = { key, version: this.#version, begin: this.#tick(), end: Number.POSITIVE_INFINITY, acknowledged: false, dead: false };
+    const history = this.#history(key);
+    history.puts.set(put.version, put);
+    history.last = put;
+    this.#openPuts.add(put);
+    return put;
+  }
+
+  /** `acknowledged`: the answer was OK. An error leaves open whether it happened. */
+  endPut(put: Put, acknowledged: boolean): void {
+    put.end = this.#tick();
+    put.acknowledged = acknowledged;
+    this.#openPuts.delete(put);
+    if (!acknowledged) return;
+    this.acknowledged += 1;
+    const history = this.#history(put.key);
+    history.floor = Math.max(history.floor, put.begin);
+  }
+
+  beginRemoval(matches: (key: number) => boolean): Removal {
+    const removal = { begin: this.#tick(), matches };
+    this.#openRemovals.add(removal);
+    return removal;
+  }
+
+  endRemoval(removal: Removal, acknowledged: boolean): void {
+    const end = this.#tick();
+    this.#openRemovals.delete(removal);
+    if (acknowledged) this.acknowledged += 1;
+    for (const [key, history] of this.#histories.entries()) {
+      if (!removal.matches(key)) continue;
+      history.lastChangeEnd = Math.max(history.lastChangeEnd, end);
+      if (acknowledged) history.floor = Math.max(history.floor, removal.begin);
+    }
+  }
+
+  /** The process is gone: what nobody answered has happened by now or never will. */
+  died(): void {
+    for (const put of [...this.#openPuts]) this.endPut(put, false);
+    for (const removal of [...this.#openRemovals]) this.endRemoval(removal, false);
+    this.#born = this.#tick();
+  }
+
+  /** Between two lives: nothing of the former may be served. */
+  forgetEverything(): void {
+    const removal = this.beginRemoval(() => true);
+    this.endRemoval(removal, true);
+  }
+
+  /** Between two lives: this version's file was damaged. */
+  damaged(key: number, version: number): void {
+    const put = this.#history(key).puts.get(version);
+    if (put !== undefined) put.dead = true;
+  }
+
+  beginRead(key: number): ReadTicket {
+    const { floor, seen } = this.#history(key);
+    return { key, begin: this.#tick(), floor, seen };
+  }
+
+  /** `version`: what was served, undefined for a miss, or a sentence about wrong bytes. */
+  endRead(read: ReadTicket, version: number | string | undefined): void {
+    this.reads += 1;
+    if (version === undefined) return;
+    this.hits += 1;
+    const problem = typeof version === 'string' ? version : this.#judge(read, version);
+    if (problem !== undefined) this.violations.push(`Key ${read.key}: the value ${problem} (read at ${read.begin})`);
+    else if (typeof version === 'number') this.#history(read.key).seen = { version, begin: read.begin };
+  }
+
+  #judge(read: ReadTicket, version: number): string | undefined {
+    const put = this.#history(read.key).puts.get(version);
+    if (put === undefined) return `is version ${version}, which was never put`;
+    const life = `version ${version}, put in [${put.begin}, ${put.end}]${put.acknowledged ? '' : ' unacknowledged'}`;
+    if (put.dead) return `is ${life}, whose file was damaged`;
+    if (put.end < read.floor) return `is ${life}, dead since an operation that began at ${read.floor}`;
+    const { seen } = read;
+    if (seen !== undefined && seen.version !== version && put.end < seen.begin)
+      return `is ${life}, although version ${seen.version} was read at ${seen.begin}`;
+    return undefined;
+  }
+
+  /** A probe that answered yes needs at least one version that may be served. */
+  endProbe(read: ReadTicket, exists: boolean): void {
+    this.reads += 1;
+    if (!exists) return;
+    const { puts } = this.#history(read.key);
+    for (const version of puts.keys()) if (this.#judge(read, version) === undefined) return;
+    this.violations.push(`Key ${read.key}: EXISTS answers yes at ${read.begin}, but nothing that was put may be there`);
+  }
+
+  /** The version that must be there if this life has lost nothing; undefined where anything may be, or a former life put it. */
+  required(key: number): number | undefined {
+    const { last, lastChangeEnd } = this.#history(key);
+    if (last === undefined || !last.acknowledged || last.dead || last.begin < Math.max(lastChangeEnd, this.#born)) return undefined;
+    return last.version;
+  }
+}
