@@ -18,7 +18,7 @@ import type { RamTier } from '#tiers/ram/ram-tier.ts';
 import type { SsdTier } from '#tiers/ssd/ssd-tier.ts';
 import { CacheCounters } from './cache-counters.ts';
 import type { ChunkIndex } from './chunk-index.ts';
-import { DECLINED, DIRTY, HAS_METADATA, PROBED_ON_SSD, QUEUED, WRITING } from './flags.ts';
+import { DECLINED, DIRTY, HAS_METADATA, PROBED_ON_SSD, QUEUED, UNLINKING, WRITING } from './flags.ts';
 import { LeaseTable } from './lease-table.ts';
 import type { NamespaceTable } from './namespace-table.ts';
 import type { Tombstones } from './tombstones.ts';
@@ -219,10 +219,15 @@ export class CacheState {
     else {
       const generation = this.index.generation(entry);
       const done = this.tombstones.trackUnlink(this.keyId(entry), generation);
+      this.set(entry, UNLINKING);
       this.ssd.unlink(folder, generation, {
         sizeBytes,
         done: () => {
           done();
+          if (this.isSame({ entry, generation })) {
+            this.clear(entry, UNLINKING);
+            if (this.isDirty(entry)) this.onDirty(entry);
+          }
           options.onUnlinked?.();
         },
       });
@@ -399,7 +404,7 @@ export class CacheState {
     const generation = this.nextGeneration();
     if (this.#scans > 0) this.#renewed.set(generation, this.putGeneration(entry));
     this.index.setGeneration(entry, generation);
-    this.clear(entry, WRITING | QUEUED);
+    this.clear(entry, WRITING | QUEUED | UNLINKING);
     if (this.isDirty(entry)) this.onDirty(entry);
   }
 

@@ -13,3 +13,5 @@ export const PROBED_ON_SSD = 16;
 export const HAS_METADATA = 32;
 /** Is in the queue of chunks to be written. */
 export const QUEUED = 64;
+/** An unlink of its file is under way: a new file would have the same name, and go with it. */
+export const UNLINKING = 128;

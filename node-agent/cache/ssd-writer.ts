@@ -16,7 +16,7 @@ import { Fifo } from '#core/fifo.ts';
 import type { ChunkFileHeader } from '#tiers/ssd/chunk-file.ts';
 import type { SsdFolder } from '#tiers/ssd/ssd-folder.ts';
 import type { CacheState } from './cache-state.ts';
-import { DECLINED, QUEUED, UNFIT, WRITING } from './flags.ts';
+import { DECLINED, QUEUED, UNFIT, UNLINKING, WRITING } from './flags.ts';
 
 interface Queued {
   readonly entry: EntryIndex;
@@ -156,7 +156,7 @@ export class SsdWriter {
 
   #mayWrite(entry: EntryIndex): boolean {
     const state = this.#state;
-    return state.isDirty(entry) && !state.has(entry, WRITING | UNFIT | DECLINED);
+    return state.isDirty(entry) && !state.has(entry, WRITING | UNFIT | DECLINED | UNLINKING);
   }
 
   #hasBudget(): boolean {
@@ -304,10 +304,10 @@ export class SsdWriter {
         continue;
       }
       const fileBytes = state.ssd.fileBytes(state.index.sizeBytes(entry));
-      const folder = state.ssd.folderWithRoom(fileBytes);
+      const folder = state.has(entry, UNLINKING) ? undefined : state.ssd.folderWithRoom(fileBytes);
       if (folder === undefined) {
         if (!state.ssd.canEverFit(fileBytes)) return false;
-        this.makeRoom(fileBytes);
+        if (!state.has(entry, UNLINKING)) this.makeRoom(fileBytes);
         if (state.ssd.pendingUnlinks === 0) return false;
         await new Promise<void>((resolve) => void state.clock.schedule(5, resolve));
         continue;
