@@ -8,12 +8,25 @@
 import { assert } from '#core/assert.ts';
 import type { Address, Fd } from '#core/brand.ts';
 import type {
-  FileIo, IoFailure, IoPool, IoPriority, ReadChunkDone, ReadChunkJob, ReceiveDone, ReceiveJob, SendDone, SendJob, SocketIo, StatFs,
-  WriteChunkDone, WriteChunkJob,
+  FileIo,
+  IoFailure,
+  IoPool,
+  IoPriority,
+  ReadChunkDone,
+  ReadChunkJob,
+  ReceiveDone,
+  ReceiveJob,
+  SendDone,
+  SendJob,
+  SocketIo,
+  StatFs,
+  WriteChunkDone,
+  WriteChunkJob,
 } from '#ports/io-pool.ts';
 import type { FileRequest, TimedFileResponse } from './file-requests.ts';
 import { JobRing, KIND_ARENA, KIND_RECEIVE, KIND_SEND, KIND_STOP, emptyJobRecord } from './io-jobs.ts';
 import type { SocketCompletion, SocketJobRecord } from './io-jobs.ts';
+import { receiveNow, sendNow } from './socket-now.ts';
 import { ECANCELED, EFD_CLOEXEC, EFD_NONBLOCK, addressOf, errno, libc } from './libc.ts';
 
 const priorities: readonly IoPriority[] = ['demand', 'prefetch', 'write', 'background'];
@@ -103,16 +116,29 @@ class HostSocketIo implements SocketIo {
 
   receive(job: ReceiveJob): Promise<ReceiveDone | IoFailure> {
     return this.#submit(job.fd, nothing, nothing, {
-      ...emptyJobRecord(), kind: KIND_RECEIVE, address: job.address, sizeBytes: job.sizeBytes, placedBytes: job.placedBytes,
-      tailBytes: job.tailBytes, stallMs: job.stallMs,
+      ...emptyJobRecord(),
+      kind: KIND_RECEIVE,
+      address: job.address,
+      sizeBytes: job.sizeBytes,
+      placedBytes: job.placedBytes,
+      tailBytes: job.tailBytes,
+      stallMs: job.stallMs,
     });
   }
 
   send(job: SendJob): Promise<SendDone | IoFailure> {
     return this.#submit(job.fd, job.header, job.trailer, {
-      ...emptyJobRecord(), kind: KIND_SEND, address: job.address, sizeBytes: job.sizeBytes, stallMs: job.stallMs,
+      ...emptyJobRecord(),
+      kind: KIND_SEND,
+      address: job.address,
+      sizeBytes: job.sizeBytes,
+      placedBytes: job.sentBytes,
+      stallMs: job.stallMs,
     });
   }
+
+  readonly receiveNow = receiveNow;
+  readonly sendNow = sendNow;
 
   #submit(fd: Fd, header: Uint8Array, trailer: Uint8Array, job: SocketJobRecord): Promise<(ReceiveDone & SendDone) | IoFailure> {
     const duplicate = libc.dup(fd);
@@ -209,17 +235,28 @@ class HostFileIo implements FileIo {
     const response = await this.submit({ kind: 'read', ...rest }, priority);
     if (!response.ok) return failure(response);
     assert(response.header !== undefined && response.checksum !== undefined, 'a read answers header and checksum');
-    return { ok: true, direct: response.direct === true, header: response.header, checksum: response.checksum, elapsedMs: response.elapsedMs };
+    return {
+      ok: true,
+      direct: response.direct === true,
+      header: response.header,
+      checksum: response.checksum,
+      elapsedMs: response.elapsedMs,
+    };
   }
 
   async readHeaders(paths: readonly string[]): Promise<readonly (Uint8Array | IoFailure)[]> {
     const response = await this.submit({ kind: 'headers', paths }, 'background');
     if (!response.ok) return paths.map(() => failure(response));
     assert(response.headers?.length === paths.length, 'a headers job answers each path');
-    return response.headers.map((header) => (header instanceof Uint8Array ? header : { ok: false, errno: header.errno, step: header.step }));
+    return response.headers.map((header) =>
+      header instanceof Uint8Array ? header : { ok: false, errno: header.errno, step: header.step },
+    );
   }
 
-  async checksumFile(path: string, sizeBytes: number): Promise<{ readonly ok: true; readonly header: Uint8Array; readonly checksum: bigint } | IoFailure> {
+  async checksumFile(
+    path: string,
+    sizeBytes: number,
+  ): Promise<{ readonly ok: true; readonly header: Uint8Array; readonly checksum: bigint } | IoFailure> {
     const response = await this.submit({ kind: 'checksum', path, sizeBytes }, 'background');
     if (!response.ok) return failure(response);
     assert(response.header !== undefined && response.checksum !== undefined, 'a checksum job answers header and checksum');
@@ -312,7 +349,8 @@ export class HostIoPool implements IoPool {
   }
 
   registerArena(address: Address, sizeBytes: number): void {
-    for (const thread of this.#socketThreads) thread.submit({ ...emptyJobRecord(), kind: KIND_ARENA, address, sizeBytes }, nothing, nothing);
+    for (const thread of this.#socketThreads)
+      thread.submit({ ...emptyJobRecord(), kind: KIND_ARENA, address, sizeBytes }, nothing, nothing);
     this.files.registerArena(address, sizeBytes);
   }
 

@@ -7,9 +7,20 @@
  * its arrival in the ring and its completion message.
  */
 import { BlockHasher, MemoryViews } from './block-hasher.ts';
+import { MessageVector, sendParts } from './message-vector.ts';
 import {
-  EAGAIN, ECONNRESET, EINTR, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN, EPOLLOUT, ETIMEDOUT, MSG_NOSIGNAL,
-  addressOf, asPointer, errno, libc,
+  EAGAIN,
+  ECONNRESET,
+  EINTR,
+  EPOLL_CTL_ADD,
+  EPOLL_CTL_DEL,
+  EPOLLIN,
+  EPOLLOUT,
+  ETIMEDOUT,
+  addressOf,
+  asPointer,
+  errno,
+  libc,
 } from './libc.ts';
 import { JobRing, KIND_ARENA, KIND_RECEIVE, KIND_STOP, MAX_HEADER_BYTES, MAX_TRAILER_BYTES, emptyJobRecord } from './io-jobs.ts';
 import type { SocketCompletion } from './io-jobs.ts';
@@ -49,8 +60,7 @@ class SocketWorker {
   readonly #ready: Transfer[] = [];
   readonly #iov = new BigUint64Array(6);
   readonly #iovAddress: number;
-  readonly #message = new BigUint64Array(7);
-  readonly #messageAddress: number;
+  readonly #message = new MessageVector();
   readonly #events = new Uint8Array(16 * MAX_EVENTS);
   readonly #eventView = new DataView(this.#events.buffer);
   readonly #oneEvent = new Uint8Array(16);
@@ -65,7 +75,6 @@ class SocketWorker {
     this.#ring = ring;
     this.#wakeFd = wakeFd;
     this.#iovAddress = Number(addressOf(this.#iov));
-    this.#messageAddress = Number(addressOf(this.#message));
     this.#epoll = libc.epoll_create1(0);
     libc.setpriority(0, 0, NICE);
     this.#watch(EPOLL_CTL_ADD, wakeFd, EPOLLIN, 0);
@@ -96,10 +105,20 @@ class SocketWorker {
           small.set(trailer.subarray(0, job.trailerBytes), job.headerBytes);
         }
         const transfer: Transfer = {
-          id: job.id, fd: job.fd, receiving, address: job.address, sizeBytes: job.sizeBytes, stallMs: job.stallMs,
-          tailBytes: job.tailBytes, doneBytes: receiving ? job.placedBytes : 0, progressAtMs: performance.now(), waiting: false,
+          id: job.id,
+          fd: job.fd,
+          receiving,
+          address: job.address,
+          sizeBytes: job.sizeBytes,
+          stallMs: job.stallMs,
+          tailBytes: job.tailBytes,
+          doneBytes: job.placedBytes,
+          progressAtMs: performance.now(),
+          waiting: false,
           hasher: receiving ? new BlockHasher(this.#views, job.address, job.sizeBytes) : undefined,
-          small, headerBytes: job.headerBytes, trailerBytes: job.trailerBytes,
+          small,
+          headerBytes: job.headerBytes,
+          trailerBytes: job.trailerBytes,
         };
         transfer.hasher?.advance(transfer.doneBytes);
         this.#transfers.set(transfer.id, transfer);
@@ -109,7 +128,9 @@ class SocketWorker {
   }
 
   #step(transfer: Transfer): void {
-    const total = transfer.receiving ? transfer.sizeBytes + transfer.tailBytes : transfer.headerBytes + transfer.sizeBytes + transfer.trailerBytes;
+    const total = transfer.receiving
+      ? transfer.sizeBytes + transfer.tailBytes
+      : transfer.headerBytes + transfer.sizeBytes + transfer.trailerBytes;
     let budget = SLICE_BYTES;
     while (transfer.doneBytes < total) {
       if (budget <= 0) {
@@ -156,28 +177,13 @@ class SocketWorker {
   }
 
   #send(transfer: Transfer, budget: number): number {
-    let skip = transfer.doneBytes;
-    let count = 0;
     const small = Number(addressOf(transfer.small));
-    const parts: readonly (readonly [number, number])[] = [
-      [small, transfer.headerBytes], [transfer.address, transfer.sizeBytes], [small + transfer.headerBytes, transfer.trailerBytes],
-    ];
-    for (const [address, sizeBytes] of parts) {
-      if (skip >= sizeBytes) {
-        skip -= sizeBytes;
-        continue;
-      }
-      const take = Math.min(sizeBytes - skip, budget);
-      this.#iov[count * 2] = BigInt(address + skip);
-      this.#iov[count * 2 + 1] = BigInt(take);
-      count += 1;
-      if (take < sizeBytes - skip) break;
-      skip = 0;
-    }
-    // struct msghdr: name, namelen, iov, iovlen, control, controllen, flags
-    this.#message[2] = BigInt(this.#iovAddress);
-    this.#message[3] = BigInt(count);
-    return libc.sendmsg(transfer.fd, asPointer(this.#messageAddress), MSG_NOSIGNAL);
+    const parts = [
+      [small, transfer.headerBytes],
+      [transfer.address, transfer.sizeBytes],
+      [small + transfer.headerBytes, transfer.trailerBytes],
+    ] as const;
+    return sendParts(transfer.fd, this.#message, parts, { skipBytes: transfer.doneBytes, budgetBytes: budget });
   }
 
   #finish(transfer: Transfer, reason: number): void {
@@ -211,7 +217,8 @@ class SocketWorker {
     if (now - this.#lastSweepMs < 500) return;
     this.#lastSweepMs = now;
     for (const transfer of this.#transfers.values()) {
-      if (transfer.waiting && now - transfer.progressAtMs > transfer.stallMs && !this.#ready.includes(transfer)) this.#finish(transfer, ETIMEDOUT);
+      if (transfer.waiting && now - transfer.progressAtMs > transfer.stallMs && !this.#ready.includes(transfer))
+        this.#finish(transfer, ETIMEDOUT);
     }
   }
 

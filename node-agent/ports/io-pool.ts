@@ -47,6 +47,8 @@ export interface SendJob {
   readonly sizeBytes: number;
   /** Sent after the payload; at most 16 bytes. */
   readonly trailer: Uint8Array;
+  /** Bytes of header, payload and trailer, in this order, that have left already. */
+  readonly sentBytes: number;
   readonly stallMs: number;
 }
 
@@ -58,6 +60,12 @@ export interface SendDone {
 export interface SocketIo {
   receive(job: ReceiveJob): Promise<ReceiveDone | IoFailure>;
   send(job: SendJob): Promise<SendDone | IoFailure>;
+  /**
+   * Moves what the socket has, or takes, at this moment, on the calling thread: for payloads so small that handing them over costs
+   * more than copying them. Answers bytes (0: nothing now), or a failure. Received bytes beyond the payload go to `tail`.
+   */
+  receiveNow(job: { readonly fd: Fd; readonly address: Address; readonly sizeBytes: number; readonly tail: Uint8Array }): number | IoFailure;
+  sendNow(job: Omit<SendJob, 'stallMs'>): number | IoFailure;
   /** Transfers under way or queued. */
   readonly activeCount: number;
 }
