@@ -3,7 +3,10 @@
 As a program it is a plain in-memory GET/SET/EXISTS/DEL server that logs one line per command
 (seconds, connection, command, key, value length), to see what lmcache sends and in which order:
 
-    fake_resp.py PORT [LOG]
+    fake_resp.py PORT [LOG [null|matched]]
+
+With a third word the second GET finds its key gone although EXISTS said 1, as if it had been evicted in between, and is
+answered $-1, or an error line as long as the header of a 32 MiB value (server.sh's chunks).
 """
 
 import socket
@@ -84,5 +87,9 @@ class FakeResp:
 
 if __name__ == "__main__":
     server = FakeResp(int(sys.argv[1]), open(sys.argv[2], "w") if len(sys.argv) > 2 else sys.stdout)
+    if len(sys.argv) > 3:
+        evicted = {"null": b"$-1\r\n", "matched": b"-MISSING_\r\n"}[sys.argv[3]]
+        gets = iter(range(1, 1 << 62))
+        server.script = lambda _, args: evicted if args[0] == b"GET" and next(gets) == 2 else None
     print(f"fake_resp: 127.0.0.1:{server.port}", flush=True)
     threading.Event().wait()
