@@ -13,7 +13,9 @@ import type { RespCommandName } from '#protocol/resp/command-name.ts';
 import { RESP_FAILED, RESP_ONE, RESP_SET_REJECTED, RESP_ZERO, printable } from '#protocol/resp/resp-encoder.ts';
 import type { RespOversizedEvent } from '#protocol/resp/resp-parser.ts';
 import { matchesGlob } from './glob.ts';
+import { matchedMiss } from './promises.ts';
 import type { RespConnection, StreamedValue } from './resp-connection.ts';
+import { keyId } from './key-id.ts';
 import { runServerCommand } from './server-commands.ts';
 
 const MAX_KEYS_REPLY = 10_000;
@@ -216,9 +218,22 @@ export class CommandRunner {
   // --- reads ----------------------------------------------------------------------------------------------------------------
 
   #get(key: Uint8Array): Promise<void> | undefined {
+    const promised = this.isLmcache ? this.#takePromise(key) : undefined;
     const opened = this.#open(key);
-    if (opened instanceof Promise) return opened.then((handle) => this.#sendOpened(handle));
-    return this.#sendOpened(opened);
+    if (opened instanceof Promise) return opened.then((handle) => this.#answerGet(handle, promised));
+    return this.#answerGet(opened, promised);
+  }
+
+  #takePromise(key: Uint8Array): number | undefined {
+    const { group, server } = this.#connection;
+    return group.promises.take(keyId(this.#parse(key)), server.options.clock.monotonicMs());
+  }
+
+  /** A miss after a promise comes in the length that LMCache's client reads (promises.ts). */
+  #answerGet(opened: ReadHandle | Uint8Array | undefined, promised: number | undefined): Promise<void> | undefined {
+    if (opened !== undefined || promised === undefined) return this.#sendOpened(opened);
+    this.#connection.out.raw(matchedMiss(promised));
+    return undefined;
   }
 
   #sendOpened(handle: ReadHandle | Uint8Array | undefined): Promise<void> | undefined {
@@ -286,7 +301,9 @@ export class CommandRunner {
     if (found !== undefined && parsed.part === 'metadata' && cache.metadata(found.ref) === undefined) return false;
     const outcome: ProbeOutcome | undefined = cache.probe(namespace, parsed.key, group.id);
     if (isLmcacheKey(parsed)) group.inference.noteProbe(namespace, connection.id, { key: parsed.key, ref: outcome?.ref });
-    return outcome !== undefined;
+    if (outcome === undefined) return false;
+    if (this.isLmcache) group.promises.keep(keyId(parsed), outcome.sizeBytes, connection.server.options.clock.monotonicMs());
+    return true;
   }
 
   #touch(args: Uint8Array[]): undefined {
@@ -474,11 +491,14 @@ export class CommandRunner {
   }
 }
 
+const errorCodes: Readonly<Record<string, string>> = { 'too-large': 'ERR', shed: 'OOM', draining: 'LOADING' };
+
 /** '' for what was not stored by policy: the client is told OK, and the next EXISTS says no. */
 function refusalText(rejection: { readonly reason: string; readonly message: string } | undefined): string {
   if (rejection?.reason === 'own-chain') return '';
   if (rejection === undefined) return 'ERR value was not stored';
-  return rejection.reason === 'refused' ? rejection.message : `OOM ${rejection.message}`;
+  const code = errorCodes[rejection.reason];
+  return code === undefined ? rejection.message : `${code} ${rejection.message}`;
 }
 
 function unknownCommand(args: readonly Uint8Array[]): string {

@@ -6,7 +6,6 @@ import type { CacheDoor, LeaseOwner } from '#cache/door.ts';
 import type { BlockHash } from '#core/checksum.ts';
 import type { Clock } from '#core/clock.ts';
 import type { Logger } from '#core/logger.ts';
-import { namespaceIdentity } from '#core/namespace.ts';
 import type { SocketIo } from '#ports/io-pool.ts';
 import type { ConnectionHandler, Listener, Transport, TransportSocket } from '#ports/transport.ts';
 import type { ParsedKey } from '#protocol/lmcache-key.ts';
@@ -14,6 +13,8 @@ import { errorReply } from '#protocol/resp/resp-encoder.ts';
 import { ChainInference } from './chain-inference.ts';
 import { RespConnection } from './resp-connection.ts';
 import { SizeGuard } from './size-guard.ts';
+import { keyId } from './key-id.ts';
+import { Promises } from './promises.ts';
 
 export interface RespServerOptions {
   readonly cache: CacheDoor;
@@ -41,6 +42,7 @@ export interface ClientGroup {
   readonly id: LeaseOwner;
   readonly name: string;
   readonly inference: ChainInference;
+  readonly promises: Promises;
   socketCount: number;
 }
 
@@ -56,9 +58,10 @@ export interface RespDoorStats {
 }
 
 const SWEEP_MS = 1000;
+/** LMCache loads within milliseconds of its lookup; an engine under load may take minutes. */
+const PROMISE_MS = 600_000;
 /** redis:// metadata that may wait for its value. */
 const MAX_PENDING_METADATA = 1024;
-const latin1 = new TextDecoder('latin1');
 
 export class RespServer {
   readonly options: RespServerOptions;
@@ -117,7 +120,13 @@ export class RespServer {
     const name = `${address}\u0000${user}`;
     let group = this.#groups.get(name);
     if (group === undefined) {
-      group = { id: this.#nextGroup++, name, inference: new ChainInference(this.options.cache, this.options.clock), socketCount: 0 };
+      group = {
+        id: this.#nextGroup++,
+        name,
+        inference: new ChainInference(this.options.cache, this.options.clock),
+        promises: new Promises(PROMISE_MS),
+        socketCount: 0,
+      };
       this.#groups.set(name, group);
     }
     group.socketCount += 1;
@@ -138,7 +147,7 @@ export class RespServer {
 
   /** Named by identity, not by namespace id: an id without chunks may be given to another namespace. */
   keepPendingMetadata(parsed: ParsedKey, value: Uint8Array): void {
-    const id = twinId(parsed);
+    const id = keyId(parsed);
     this.#pendingMetadata.delete(id);
     this.#pendingMetadata.set(id, value);
     if (this.#pendingMetadata.size <= MAX_PENDING_METADATA) return;
@@ -148,7 +157,7 @@ export class RespServer {
 
   takePendingMetadata(parsed: ParsedKey): Uint8Array | undefined {
     if (this.#pendingMetadata.size === 0) return undefined;
-    const id = twinId(parsed);
+    const id = keyId(parsed);
     const metadata = this.#pendingMetadata.get(id);
     this.#pendingMetadata.delete(id);
     return metadata;
@@ -189,8 +198,4 @@ export class RespServer {
     this.stopAccepting();
     for (const connection of this.#connections) connection.close();
   }
-}
-
-function twinId({ descriptor, key }: ParsedKey): string {
-  return `${namespaceIdentity(descriptor)}\u0000${latin1.decode(key)}`;
 }
