@@ -66,6 +66,23 @@ function ensureInstalled() {
   return true;
 }
 
+/**
+ * Replaces this process by a fresh one of the same kind (execv): Bun remembers that the packages were absent when it started, and a
+ * Worker would still not find them. Same pid, no parent. Returns only where the C library is not where it should be.
+ */
+async function startAfresh() {
+  const { dlopen, ptr } = await import('bun:ffi');
+  let libc;
+  try {
+    libc = dlopen('libc.so.6', { execv: { args: ['ptr', 'ptr'], returns: 'i32' } }).symbols;
+  } catch {
+    return; // Not Linux with glibc: the program starts here, and what it misses it says itself.
+  }
+  const words = [process.execPath, fileURLToPath(import.meta.url), ...process.argv.slice(2)].map((word) => Buffer.from(`${word}\0`));
+  const pointers = new BigUint64Array([...words.map((word) => BigInt(ptr(word))), 0n]);
+  libc.execv(ptr(words[0]), ptr(pointers));
+}
+
 /** Path of the file behind `--run NAME`: a file of this repository, or the command of that name in the package of that name. */
 function programPath(name) {
   if (name.endsWith('.ts')) return join(root, name);
@@ -115,7 +132,7 @@ function watchLaunchers() {
 }
 
 requireBun();
-ensureInstalled();
+if (ensureInstalled()) await startAfresh();
 const [first, second, ...rest] = process.argv.slice(2);
 if (first !== '--install-only') {
   if (first === '--run' && second === undefined) fail(exitUsage, 'Cannot run nothing: --run wants the name of a package or file');
