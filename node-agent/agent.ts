@@ -58,13 +58,20 @@ const WEBHOOK_TIMEOUT_MS = 5000;
 const MIN_SOCKET_WORKERS = 1;
 const LOCK_RETRY_MS = 50;
 const LOCK_PATIENCE_MS = 5000;
+/** Share of shutdown.drainMs for transfers under way; the rest is for writing dirty chunks. */
+const TRANSFER_SHARE = 0.2;
 
 /** Runs until a signal; resolves with the exit code. Throws KvtierError where the start fails. */
 export async function runAgent(options: AgentOptions): Promise<number> {
   const startedAt = performance.now();
   const stopped = untilStopped(() => process.exit(1));
   const agent = new Agent(options);
-  await agent.start(startedAt);
+  try {
+    await agent.start(startedAt);
+  } catch (problem) {
+    await agent.abandon();
+    throw problem;
+  }
   const signal = await stopped;
   await agent.stop(signal);
   return 0;
@@ -361,14 +368,34 @@ class Agent {
     this.#fileSystem.writeFileAtomic(`${this.#config.dataDir}/${AGENT_FILE_NAME}`, new TextEncoder().encode(text));
   }
 
+  /** After a start that failed: gives back what it took, above all the shared memory, which would outlive the process. */
+  async abandon(): Promise<void> {
+    if (this.#lock === undefined) return;
+    try {
+      this.#cache?.beginDrain();
+      await this.#close(performance.now());
+    } catch (problem) {
+      this.#logger.warn('Cannot clean up after a start that failed', { problem: String(problem) });
+    }
+  }
+
   async stop(signal: string): Promise<void> {
-    const deadlineMs = performance.now() + this.#config.shutdown.drainMs;
+    const { drainMs } = this.#config.shutdown;
+    const startedAtMs = performance.now();
     this.#state = 'draining';
     const dirtyBytes = this.#cache?.control.stats().tiers[0]?.dirtyBytes ?? 0;
-    this.#logger.info(`${signal}: draining`, { dirty: formatBytes(dirtyBytes), seconds: this.#config.shutdown.drainMs / 1000 });
+    this.#logger.info(`${signal}: draining`, { dirty: formatBytes(dirtyBytes), seconds: drainMs / 1000 });
     this.#cache?.beginDrain();
     this.#resp?.stopAccepting();
-    await this.#resp?.settle(deadlineMs);
+    // A client that stalls in the middle of a value must not use up the time that dirty chunks need.
+    await this.#resp?.settle(startedAtMs + drainMs * TRANSFER_SHARE);
+    const lostBytes = await this.#close(startedAtMs + drainMs);
+    if (lostBytes > 0) this.#logger.warn(`Stopped: ${lostBytes} bytes were only in RAM and are gone`, { lostBytes });
+    else this.#logger.info('Stopped: nothing was only in RAM', { lostBytes });
+  }
+
+  /** Resolves with the bytes that were only in RAM. */
+  async #close(deadlineMs: number): Promise<number> {
     const lostBytes = (await this.#cache?.close(deadlineMs)) ?? 0;
     this.#fileSystem.remove(`${this.#config.dataDir}/${AGENT_FILE_NAME}`);
     this.#resp?.close();
@@ -376,7 +403,6 @@ class Agent {
     await this.#pool?.close();
     await this.#ram?.close();
     this.#lock?.release();
-    if (lostBytes > 0) this.#logger.warn(`Stopped: ${lostBytes} bytes were only in RAM and are gone`, { lostBytes });
-    else this.#logger.info('Stopped: nothing was only in RAM', { lostBytes });
+    return lostBytes;
   }
 }
