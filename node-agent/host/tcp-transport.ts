@@ -6,17 +6,29 @@ import type { ConnectionHandler, Listener, Transport, TransportSocket } from '#p
 import { SHUT_RDWR, libc } from './libc.ts';
 
 interface Connection {
-  handler: ConnectionHandler;
+  readonly host: HostSocket;
 }
 
 class HostSocket implements TransportSocket {
   readonly #socket: Socket<Connection>;
   readonly remoteAddress: string;
   #closed = false;
+  /** Undefined only while `accept` decides; it may close the socket, and Bun tells so before `accept` has returned. */
+  #handler: ConnectionHandler | undefined;
 
   constructor(socket: Socket<Connection>) {
     this.#socket = socket;
     this.remoteAddress = socket.remoteAddress;
+  }
+
+  /** The owner of the connection; told at once where it is closed already. */
+  attach(handler: ConnectionHandler): void {
+    this.#handler = handler;
+    if (this.#closed) handler.onClose();
+  }
+
+  get handler(): ConnectionHandler | undefined {
+    return this.#handler;
   }
 
   get fd(): Fd {
@@ -52,21 +64,16 @@ class HostSocket implements TransportSocket {
     this.#socket.terminate();
   }
 
-  markClosed(): void {
+  /** Bun may tell twice: of an end that it made and of one that it saw. */
+  onClose(): void {
+    if (this.#closed) return;
     this.#closed = true;
+    this.#handler?.onClose();
   }
 }
 
 export class TcpTransport implements Transport {
   listen(address: { readonly host: string; readonly port: number }, accept: (socket: TransportSocket) => ConnectionHandler): Listener {
-    const sockets = new WeakMap<Socket<Connection>, HostSocket>();
-    const close = (socket: Socket<Connection>): void => {
-      const host = sockets.get(socket);
-      if (host === undefined) return;
-      sockets.delete(socket);
-      host.markClosed();
-      socket.data.handler.onClose();
-    };
     try {
       const server = Bun.listen<Connection>({
         hostname: address.host,
@@ -75,12 +82,12 @@ export class TcpTransport implements Transport {
           open(socket) {
             socket.setNoDelay(true);
             const host = new HostSocket(socket);
-            sockets.set(socket, host);
-            socket.data = { handler: accept(host) };
+            socket.data = { host };
+            host.attach(accept(host));
           },
-          data: (socket, chunk) => socket.data.handler.onData(chunk),
-          drain: (socket) => socket.data.handler.onDrain(),
-          close,
+          data: (socket, chunk) => socket.data.host.handler?.onData(chunk),
+          drain: (socket) => socket.data.host.handler?.onDrain(),
+          close: (socket) => socket.data.host.onClose(),
           end: (socket) => void socket.end(),
           // Bun calls this for what our own handlers threw: a bug, which must not end as a closed socket.
           error: (_, problem) => queueMicrotask(() => { throw problem; }),

@@ -391,11 +391,12 @@ export class RespConnection implements ConnectionHandler {
     if (written < bytes.length) this.#unsent = bytes.subarray(written);
   }
 
-  /** Closes when the replies are out. */
+  /** Closes when the replies are out, or the peer has not taken them for `stallMs`. */
   end(): void {
     this.#closing = true;
     this.#flush();
-    this.#socket.end();
+    if (this.#unsent === undefined) this.#socket.end();
+    else void this.flushed().then(() => this.#socket.end());
   }
 
   close(): void {
