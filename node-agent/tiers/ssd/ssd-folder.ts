@@ -7,6 +7,7 @@
  * in a row); off is final until a restart, so that nothing that was dropped comes back.
  */
 import { assert } from '#core/assert.ts';
+import { formatBytes } from '#core/bytes.ts';
 import { errnoName } from '#core/errors.ts';
 import type { IoFailure } from '#ports/io-pool.ts';
 import { BandwidthEstimate } from './bandwidth.ts';
@@ -54,8 +55,10 @@ export class SsdFolder {
     return this.#state;
   }
 
+  /** Why it takes no writes, or none at all; '' while all is well. */
   get reason(): string {
-    return this.#reason;
+    if (this.#reason !== '' || this.#freeBytes >= this.floorBytes) return this.#reason;
+    return `free space of ${formatBytes(Math.max(0, this.#freeBytes))} is below the floor of ${formatBytes(this.floorBytes)}: nothing is written`;
   }
 
   get usedBytes(): number {
