@@ -1,6 +1,6 @@
 /** What tests of bad days share: agents that end at once, file systems of a given size, other processes at the catalog. */
 import { spawn, spawnSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { appendFileSync, mkdirSync, mkdtempSync, rmSync, statfsSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { startAgent, type AgentStart, type RunningAgent } from './agent.ts';
@@ -8,6 +8,7 @@ import { readValue, makeValue } from './kill-values.ts';
 import { ValueClient } from './value-client.ts';
 
 const root = new URL('../..', import.meta.url).pathname;
+const MiB = 1024 * 1024;
 const PATIENCE_MS = 30_000;
 
 /** Undoes what a test did to the machine, in reverse order; call from afterEach. */
@@ -132,11 +133,19 @@ export function range(from: number, to: number): number[] {
   return Array.from({ length: to - from }, (_, index) => from + index);
 }
 
-/** Fills a file system but for `leftBytes`. */
-export function fillDisk(folder: string, sizeBytes: number): string {
+/** Takes all free space of a file system but `leftBytes`; the path of the file that does. */
+export function fillDisk(folder: string, leftBytes = 0): string {
   const path = join(folder, 'filler');
-  const fd = spawnSync('fallocate', ['-l', String(sizeBytes), path]);
-  if (fd.status !== 0) writeFileSync(path, new Uint8Array(sizeBytes));
+  const { bavail, bsize } = statfsSync(folder);
+  const inOnePiece = bavail * bsize - Math.max(leftBytes, MiB);
+  const filled = spawnSync('fallocate', ['-l', String(inOnePiece), path]);
+  if (filled.status !== 0) throw new Error(`Cannot fill ${folder}: ${filled.stderr.toString()}`);
+  // Somebody else may take some of it meanwhile.
+  try {
+    while (leftBytes === 0) appendFileSync(path, new Uint8Array(4096));
+  } catch (problem) {
+    if ((problem as { code?: string }).code !== 'ENOSPC') throw problem;
+  }
   return path;
 }
 
