@@ -8,6 +8,7 @@ import type {
   CacheControl, CacheStats, ChunkFilter, ChunkInfo, FolderStats, InvalidateAnswer, LookupAnswer, NamespaceStats, TierName, TierStats, VerifyProgress,
 } from './control.ts';
 import type { Invalidator } from './invalidator.ts';
+import { wholeKeyOf } from './namespace-table.ts';
 import type { RamSpace } from './ram-space.ts';
 import type { Recovery } from './recovery.ts';
 import type { SsdReader } from './ssd-reader.ts';
@@ -32,6 +33,8 @@ const PAGE_SCAN_ROWS = 65_536;
 export class CacheControlPart implements CacheControl {
   readonly #state: CacheState;
   readonly #parts: ControlParts;
+  /** Settles once the epochs asked for so far are moved. */
+  #bumps: Promise<void> = Promise.resolve();
   /** Set by the composition root. */
   parseKey: ParseKey = () => undefined;
   /** Conditions of the whole agent that a tier suffers from; set by the composition root. */
@@ -245,10 +248,24 @@ export class CacheControlPart implements CacheControl {
     return answer;
   }
 
+  /** Whole keys in the spelling that the index gives: an entry of two names (redis:// twins) is meant by either. */
+  #spelled(selector: Selector): Selector {
+    const spell = (key: string): string => {
+      const parsed = this.parseKey(key);
+      return parsed === undefined ? key : wholeKeyOf(parsed.descriptor, parsed.key);
+    };
+    const { keys, chainFrom, ...rest } = selector;
+    return {
+      ...rest,
+      ...(keys === undefined ? {} : { keys: keys.map(spell) }),
+      ...(chainFrom === undefined ? {} : { chainFrom: spell(chainFrom) }),
+    };
+  }
+
   async #matches(selector: Selector): Promise<{ entry: EntryIndex; generation: number }[]> {
     const found: { entry: EntryIndex; generation: number }[] = [];
     const { index } = this.#state;
-    await this.#parts.invalidator.forEachMatch(selector, Number.MAX_SAFE_INTEGER, (entry) => found.push({ entry, generation: index.generation(entry) }));
+    await this.#parts.invalidator.forEachMatch(this.#spelled(selector), Number.MAX_SAFE_INTEGER, (entry) => found.push({ entry, generation: index.generation(entry) }));
     return found;
   }
 
@@ -292,8 +309,9 @@ export class CacheControlPart implements CacheControl {
 
   async #evictFromRam(ref: { entry: EntryIndex; generation: number }): Promise<boolean> {
     const state = this.#state;
-    if (state.isDirty(ref.entry) && this.#parts.space.ssdMayTake(ref.entry) && !(await this.#parts.writer.persist(ref.entry))) return false;
-    if (!state.isSame(ref) || !state.ramIsFree(ref.entry)) return false;
+    if (state.isDirty(ref.entry) && !(this.#parts.space.ssdMayTake(ref.entry) && (await this.#parts.writer.persist(ref.entry)))) return false;
+    // Dirty again: its file went while this waited. Nothing is forgotten to free a tier by order.
+    if (!state.isSame(ref) || !state.ramIsFree(ref.entry) || state.isDirty(ref.entry)) return false;
     this.#parts.space.evict(ref.entry);
     return true;
   }
@@ -305,14 +323,24 @@ export class CacheControlPart implements CacheControl {
   }
 
   invalidate(selector: Selector, options: { readonly dryRun: boolean; readonly reason: string; readonly actor: string }): Promise<InvalidateAnswer> {
-    return this.#parts.invalidator.invalidate(selector, options);
+    return this.#parts.invalidator.invalidate(this.#spelled(selector), options);
   }
 
   invalidations(page: { readonly beforeId?: string; readonly limit: number }): Promise<readonly CatalogInvalidation[]> {
     return this.#state.catalog.listInvalidations(page);
   }
 
-  async bumpEpoch(model: string, options: { readonly reason: string; readonly actor: string }): Promise<{ readonly model: string; readonly epoch: number } & InvalidateAnswer> {
+  /** One at a time: each number is given once, and the journal has them in order. */
+  bumpEpoch(model: string, options: { readonly reason: string; readonly actor: string }): Promise<{ readonly model: string; readonly epoch: number } & InvalidateAnswer> {
+    const bump = this.#bumps.then(() => this.#bumpEpoch(model, options));
+    this.#bumps = bump.then(
+      () => undefined,
+      () => undefined,
+    );
+    return bump;
+  }
+
+  async #bumpEpoch(model: string, options: { readonly reason: string; readonly actor: string }): Promise<{ readonly model: string; readonly epoch: number } & InvalidateAnswer> {
     const { tombstones } = this.#state;
     const epoch = (tombstones.epochs.get(model)?.epoch ?? 0) + 1;
     const answer = await this.#parts.invalidator.invalidate({ model }, { dryRun: false, ...options });

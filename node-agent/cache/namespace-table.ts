@@ -36,6 +36,11 @@ export interface NamespaceUsage {
   readonly ssdBytes: number;
 }
 
+/** The client's spelling of a key. Bytes that are not UTF-8 are replaced: for people and selectors, not for lookups. */
+export function wholeKeyOf(descriptor: NamespaceDescriptor, key: Uint8Array): string {
+  return descriptor.keyPrefix + decoder.decode(key) + descriptor.keyTail;
+}
+
 export class NamespaceTable {
   readonly #rows: (Row | undefined)[] = [];
   readonly #freeIds: number[] = [];
@@ -138,8 +143,7 @@ export class NamespaceTable {
 
   /** The client's spelling of a key. Bytes that are not UTF-8 are replaced: for people and selectors, not for lookups. */
   wholeKey(id: NamespaceId, key: Uint8Array): string {
-    const { descriptor } = this.#row(id);
-    return descriptor.keyPrefix + decoder.decode(key) + descriptor.keyTail;
+    return wholeKeyOf(this.#row(id).descriptor, key);
   }
 
   /** The client's spelling of a key, to the byte. */
