@@ -21,6 +21,13 @@ export function privateBytes(pid: number): number {
   return residentBytes - sharedBytes;
 }
 
+/** Processor time that all threads of a process have used; in steps of 10 ms. */
+export function cpuMs(pid: number): number {
+  const fields = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]?.split(' ') ?? [];
+  // proc(5): utime and stime are fields 14 and 15, the state behind the name is field 3; ticks of 1/100 s.
+  return (Number(fields[11]) + Number(fields[12])) * 10;
+}
+
 export function openDescriptors(pid: number): number {
   return readdirSync(`/proc/${pid}/fd`).length;
 }
