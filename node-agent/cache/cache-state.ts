@@ -37,6 +37,8 @@ export interface CacheLimits {
   readonly readAheadBytes: number;
   /** Writes to SSD at one time. */
   readonly writesAtOnce: number;
+  /** Rows that a scan looks at before the event loop gets a turn; 4096, about 2 ms, unless a test says otherwise. */
+  readonly scanRows?: number;
 }
 
 export interface CacheParts {

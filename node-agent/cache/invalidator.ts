@@ -55,7 +55,7 @@ export class Invalidator {
     let cursor = 0;
     do {
       const found: EntryIndex[] = [];
-      cursor = index.scan(cursor, SLICE_CHUNKS, (entry) => {
+      cursor = index.scan(cursor, this.#state.limits.scanRows ?? SLICE_CHUNKS, (entry) => {
         if (this.#state.putGeneration(entry) <= generation && matcher(entry)) found.push(entry);
       });
       for (const entry of found) visit(entry);

@@ -273,6 +273,11 @@ export class SimCache {
   }
 }
 
+/** True where the bytes are those of `payloadOf(value, sizeBytes)`; far faster than a matcher on large arrays. */
+export function isPayload(bytes: Uint8Array | undefined, value: number, sizeBytes: number): boolean {
+  return bytes !== undefined && Buffer.from(payloadOf(value, sizeBytes)).equals(bytes);
+}
+
 /** Bytes that tell the value's number at every offset. */
 export function payloadOf(value: number, sizeBytes: number): Uint8Array {
   const payload = new Uint8Array(sizeBytes);

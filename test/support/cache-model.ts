@@ -1,0 +1,607 @@
+/**
+ * A random client, operator and machine beside an oracle that must explain every answer of the cache.
+ *
+ * The rule: a key gives its last acknowledged value or a miss. Operations that take time (reads, invalidations) may be explained by
+ * any moment between their call and their answer. A crash changes nothing in that: what was acknowledged is the last value still.
+ * A miss is always allowed, but for a key under a lease.
+ */
+import type { ChunkInfo } from '#cache/control.ts';
+import type { PutTicket, PutRejected, ReadHandle } from '#cache/door.ts';
+import type { CatalogChunk } from '#ports/catalog-store.ts';
+import { KvtierError } from '#core/errors.ts';
+import { KiB } from '#core/bytes.ts';
+import type { Selector } from '#core/selector.ts';
+import { isVolatile, matchesStable } from '#core/selector.ts';
+import { KeyParser } from '#protocol/lmcache-key.ts';
+import { settle } from './sim-clock.ts';
+import { payloadOf, SimCache } from './sim-cache.ts';
+import type { SimCacheOptions } from './sim-cache.ts';
+
+export interface ModelOptions extends SimCacheOptions {
+  readonly steps: number;
+  /** Probability of each step to be a crash with restart. */
+  readonly crashes?: number;
+  /** Device faults, lost catalogs and journals, damaged files. */
+  readonly faults?: boolean;
+  readonly keyCount?: number;
+  /** Invariants are checked every so many steps. */
+  readonly checkEvery?: number;
+}
+
+interface Value {
+  readonly id: number;
+  readonly sizeBytes: number;
+  readonly createdAtMs: number;
+  /** Number of the step that committed it. */
+  readonly order: number;
+}
+
+interface Key {
+  readonly name: string;
+  /** The value that the next read may give; undefined: only a miss. */
+  current: Value | undefined;
+}
+
+interface Put {
+  readonly key: Key;
+  readonly sizeBytes: number;
+  readonly id: number;
+  readonly startedAtMs: number;
+  ticket: PutTicket | undefined;
+}
+
+interface Read {
+  readonly key: Key;
+  /** Values that were current at some moment since the call. */
+  readonly candidates: (Value | undefined)[];
+}
+
+interface Held {
+  readonly key: Key;
+  readonly handle: ReadHandle;
+  readonly value: Value;
+}
+
+interface Invalidation {
+  readonly selector: Selector;
+  /** Values that it must have removed when it is acknowledged, by key. */
+  readonly doomed: Map<Key, Value>;
+}
+
+interface LeaseClaim {
+  readonly value: Value;
+  readonly owner: number;
+  readonly untilMs: number;
+}
+
+const LEASE_MS = 30_000;
+const sizes = [0, 1, 100, 4096, 5000, 16 * KiB, 20 * KiB, 40 * KiB, 64 * KiB];
+const HASH = 'a1b2c3d4e5f60718';
+
+/** Keys of several namespaces: two models, a salted tenant, an opaque one. */
+function keyName(index: number): string {
+  const hash = `${HASH}${index.toString(16).padStart(16, '0')}`;
+  if (index % 4 === 0) return `opaque-${index}`;
+  if (index % 4 === 1) return `model-a@00000001@${hash}`;
+  if (index % 4 === 2) return `model-b@00000001@${hash}`;
+  return `model-a@00000001@${hash}@salt`;
+}
+
+export class CacheModel {
+  readonly sim: SimCache;
+  readonly trace: string[] = [];
+  readonly #options: ModelOptions;
+  readonly #parser = new KeyParser();
+  readonly #keys: Key[];
+  readonly #puts = new Set<Put>();
+  readonly #reads = new Set<Read>();
+  readonly #held: Held[] = [];
+  readonly #invalidations = new Set<Invalidation>();
+  readonly #leases = new Map<Key, LeaseClaim>();
+  #backup = new Map<number, CatalogChunk>();
+  #background = 0;
+  #nextValue = 1;
+  #step = 0;
+  #life = 0;
+  /** What the oracle found wrong in a callback. */
+  #problem: Error | undefined;
+  hits = 0;
+  misses = 0;
+  crashes = 0;
+
+  constructor(options: ModelOptions) {
+    this.#options = options;
+    this.sim = new SimCache(options);
+    this.#keys = Array.from({ length: options.keyCount ?? 12 }, (_, index) => ({ name: keyName(index), current: undefined }));
+  }
+
+  /** Runs all steps and the quiet end. Throws with seed and trace where the oracle cannot explain something. */
+  static async run(options: ModelOptions): Promise<CacheModel> {
+    const model = new CacheModel(options);
+    try {
+      await model.#run();
+    } catch (problem) {
+      const text = problem instanceof Error ? (problem.stack ?? problem.message) : String(problem);
+      throw new Error(`Seed ${model.sim.seed}, step ${model.#step}: ${text}\n  ${model.trace.slice(-60).join('\n  ')}`, { cause: problem });
+    }
+    return model;
+  }
+
+  async #run(): Promise<void> {
+    await this.sim.restart();
+    for (this.#step = 1; this.#step <= this.#options.steps; this.#step += 1) {
+      await this.#one();
+      await settle();
+      this.#inspect(this.#step % (this.#options.checkEvery ?? 1) === 0);
+    }
+    await this.#end();
+  }
+
+  #inspect(deep: boolean): void {
+    if (this.#problem !== undefined) throw this.#problem;
+    if (deep) {
+      this.sim.check();
+      for (const held of this.#held) this.#compare(held.key, held.handle, held.value);
+    }
+    this.#checkLeases();
+    if (this.#options.faults !== true) {
+      const { io } = this.sim.cache.control.stats();
+      if (io.checksumMismatches + io.quarantinedFiles + io.readErrors + io.writeErrors > 0) {
+        throw new Error(`Trouble without a fault: ${JSON.stringify(io)} ${this.sim.log.slice(-3).join('; ')}`);
+      }
+    }
+  }
+
+  #checkLeases(): void {
+    const now = this.sim.clock.monotonicMs();
+    if (this.#options.faults === true) return; // leases promise nothing about devices that break
+    for (const [key, claim] of this.#leases) {
+      if (claim.untilMs <= now || key.current !== claim.value || this.#isBeingInvalidated(key)) this.#leases.delete(key);
+      else if (this.sim.peek(key.name) === undefined) throw new Error(`${key.name} is leased and gone`);
+    }
+  }
+
+  #isBeingInvalidated(key: Key): boolean {
+    for (const invalidation of this.#invalidations) if (invalidation.doomed.has(key)) return true;
+    return false;
+  }
+
+  readonly #payloads = new Map<string, Buffer>();
+
+  #payload(value: { readonly id: number; readonly sizeBytes: number }): Buffer {
+    const name = `${value.id}/${value.sizeBytes}`;
+    let payload = this.#payloads.get(name);
+    if (payload === undefined) this.#payloads.set(name, (payload = Buffer.from(payloadOf(value.id, value.sizeBytes).buffer)));
+    return payload;
+  }
+
+  #note(text: string): void {
+    this.trace.push(`${this.#step}: ${text}`);
+  }
+
+  async #one(): Promise<void> {
+    const { rng } = this.sim;
+    const faults = this.#options.faults === true ? 1 : 0;
+    const action = rng.weighted({
+      put: 16, begin: 6, settlePut: 8, probe: 8, open: 20, release: 6, delete: 2, invalidate: 1.2, dryRun: 0.3, flush: 0.1, evict: 1.5, persist: 1.5,
+      prefetch: 1.5, metadata: 1.5, link: 3, advance: 8, io: 24, catalog: 4, verify: 0.3, epoch: 0.2, crash: 100 * (this.#options.crashes ?? 0),
+      fault: 2 * faults,
+    });
+    if (action === 'put') return await this.#put();
+    if (action === 'begin') return void this.#begin();
+    if (action === 'settlePut') return this.#settlePut();
+    if (action === 'probe') return this.#probe();
+    if (action === 'open') return this.#open();
+    if (action === 'release') return this.#release();
+    if (action === 'delete') return this.#delete();
+    if (action === 'invalidate') return await this.#invalidate(this.#selector());
+    if (action === 'dryRun') return await this.#dryRun(this.#selector());
+    if (action === 'flush') return await this.#invalidate({ all: true });
+    if (action === 'evict') return this.#inBackground('evict', this.sim.cache.control.evict(rng.pick(['ram', 'ssd'] as const), this.#broadSelector()));
+    if (action === 'persist') return this.#inBackground('persist', this.sim.cache.control.persist(this.#broadSelector()));
+    if (action === 'prefetch') return this.#inBackground('prefetch', this.sim.cache.control.prefetch([this.#key().name, this.#key().name]));
+    if (action === 'metadata') return this.#metadata();
+    if (action === 'link') return this.#link();
+    if (action === 'advance') return await this.#advance();
+    if (action === 'io') {
+      for (let steps = rng.below(4); steps >= 0; steps -= 1) await this.sim.step();
+      return;
+    }
+    if (action === 'catalog') return this.sim.life.catalog.commit(rng.below(20));
+    if (action === 'verify') return this.#inBackground('verify', drainIterable(this.sim.cache.control.verify()));
+    if (action === 'epoch') return await this.#epoch();
+    if (action === 'fault') return this.#fault();
+    await this.#crash();
+  }
+
+  /** Half of the time one of the first few: keys that are hot meet themselves. */
+  #key(): Key {
+    const { rng } = this.sim;
+    return rng.chance(0.5) ? rng.pick(this.#keys.slice(0, 5)) : rng.pick(this.#keys);
+  }
+
+  /** The same bytes again now and then, else new ones. */
+  #newValue(key: Key): { id: number; sizeBytes: number } {
+    if (key.current !== undefined && this.sim.rng.chance(0.2)) return { id: key.current.id, sizeBytes: key.current.sizeBytes };
+    return { id: this.#nextValue++, sizeBytes: this.sim.rng.pick(sizes) };
+  }
+
+  #begin(): Put | undefined {
+    const { rng } = this.sim;
+    if (this.#puts.size >= 6) return undefined;
+    const key = this.#key();
+    const { id, sizeBytes } = this.#newValue(key);
+    const put: Put = { key, id, sizeBytes, startedAtMs: this.sim.clock.nowMs(), ticket: undefined };
+    const life = this.#life;
+    const placed = (outcome: PutTicket | PutRejected): void => {
+      if (life !== this.#life) return;
+      if (outcome.kind === 'rejected') {
+        this.#note(`put ${key.name} = ${id} was refused: ${outcome.reason}`);
+        this.#puts.delete(put);
+        return;
+      }
+      put.ticket = outcome;
+      // Bytes land in two halves, so that memory which is somebody else's would be seen.
+      outcome.view().set(this.#payload(put).subarray(0, rng.below(sizeBytes + 1)));
+    };
+    this.#note(`begin ${key.name} = ${id} (${sizeBytes})`);
+    this.#puts.add(put);
+    const reserved = this.sim.reserve(key.name, sizeBytes);
+    if (reserved instanceof Promise) reserved.then(placed, (problem: unknown) => this.#fail(problem));
+    else placed(reserved);
+    return put;
+  }
+
+  #fail(problem: unknown): void {
+    this.#problem ??= problem instanceof Error ? problem : new Error(String(problem));
+  }
+
+  async #put(): Promise<void> {
+    const put = this.#begin();
+    await settle();
+    if (put?.ticket !== undefined) this.#commit(put);
+  }
+
+  #settlePut(): void {
+    const ready = [...this.#puts].filter((put) => put.ticket !== undefined);
+    if (ready.length === 0) return;
+    const put = this.sim.rng.pick(ready);
+    if (this.sim.rng.chance(0.2)) {
+      this.#note(`abort ${put.key.name} = ${put.id}`);
+      this.#puts.delete(put);
+      this.sim.cache.abort(put.ticket as PutTicket);
+    } else this.#commit(put);
+  }
+
+  #commit(put: Put): void {
+    const { rng } = this.sim;
+    const { key } = put;
+    const onlyIf = rng.weighted({ always: 8, absent: 1, present: 1 });
+    const parent = rng.chance(0.3) ? this.sim.peek(this.#key().name)?.ref : undefined;
+    const there = this.sim.peek(key.name) !== undefined;
+    this.#puts.delete(put);
+    const outcome = this.sim.commit(put.ticket as PutTicket, this.#payload(put), {
+      ...(onlyIf === 'always' ? {} : { onlyIf }), ...(parent === undefined ? {} : { parent }),
+    });
+    this.#note(`commit ${key.name} = ${put.id} ${onlyIf}: ${outcome}`);
+    if (outcome === 'failed') {
+      if (this.#options.faults !== true) throw new Error('A commit failed without a fault');
+      return;
+    }
+    if (outcome === 'condition') {
+      if (onlyIf === 'always' || (onlyIf === 'present') === there) throw new Error(`Condition ${onlyIf} judged wrongly`);
+      return;
+    }
+    if (outcome === 'dropped') return;
+    if (outcome === 'duplicate') {
+      const same = key.current !== undefined && this.#payload(key.current).equals(this.#payload(put));
+      if (!same) throw new Error(`${key.name} took ${put.id} for a duplicate of ${key.current?.id}`);
+      return;
+    }
+    this.#setCurrent(key, { id: put.id, sizeBytes: put.sizeBytes, createdAtMs: this.sim.clock.nowMs(), order: this.#step });
+  }
+
+  #setCurrent(key: Key, value: Value | undefined): void {
+    key.current = value;
+    this.#leases.delete(key);
+    for (const read of this.#reads) if (read.key === key) read.candidates.push(value);
+  }
+
+  #probe(): void {
+    const { rng } = this.sim;
+    const key = this.#key();
+    const owner = rng.chance(0.8) ? rng.below(3) : undefined;
+    const before = this.sim.cache.holdings().leases;
+    const outcome = this.sim.probe(key.name, owner);
+    this.#note(`probe ${key.name} by ${owner}: ${outcome?.tier}`);
+    if (outcome === undefined) return;
+    if (key.current === undefined) throw new Error(`${key.name} should be gone, probe says ${outcome.sizeBytes} bytes in ${outcome.tier}`);
+    if (outcome.sizeBytes !== key.current.sizeBytes) throw new Error(`${key.name} has ${key.current.sizeBytes} bytes, probe says ${outcome.sizeBytes}`);
+    if (owner === undefined || this.sim.cache.holdings().leases === before) return;
+    this.#leases.set(key, { value: key.current, owner, untilMs: this.sim.clock.monotonicMs() + (this.#options.limits?.leaseMs ?? LEASE_MS) });
+  }
+
+  #open(): void {
+    const { rng } = this.sim;
+    const key = this.#key();
+    const owner = rng.chance(0.5) ? rng.below(3) : undefined;
+    const claim = this.#leases.get(key);
+    if (claim !== undefined && claim.owner === owner) this.#leases.delete(key);
+    const read: Read = { key, candidates: [key.current] };
+    const life = this.#life;
+    const answered = (handle: ReadHandle | undefined): void => {
+      if (life !== this.#life) return;
+      this.#reads.delete(read);
+      if (handle === undefined) {
+        this.misses += 1;
+        this.#note(`open ${key.name}: miss`);
+        return;
+      }
+      this.hits += 1;
+      const bytes = handle.view();
+      const view = Buffer.from(bytes.buffer as ArrayBuffer, bytes.byteOffset, bytes.length);
+      const value = read.candidates.find((candidate) => candidate !== undefined && view.equals(this.#payload(candidate)));
+      this.#note(`open ${key.name}: ${value?.id ?? 'wrong bytes'} from ${handle.tier}`);
+      if (value === undefined) {
+        throw new Error(`${key.name} gave ${view.length} bytes that are none of ${JSON.stringify(read.candidates)}: ${this.#whose(view)}`);
+      }
+      this.#held.push({ key, handle, value });
+    };
+    this.#reads.add(read);
+    const opened = this.sim.open(key.name, owner);
+    if (opened instanceof Promise) opened.then(answered).catch((problem: unknown) => this.#fail(problem));
+    else answered(opened);
+    if (this.#held.length > 4) this.#release();
+  }
+
+  #whose(bytes: Buffer): string {
+    for (let id = 1; id < this.#nextValue; id += 1) if (bytes.equals(payloadOf(id, bytes.length))) return `value ${id}`;
+    return 'nobody\'s value';
+  }
+
+  #compare(key: Key, handle: ReadHandle, value: Value): void {
+    if (!this.#payload(value).equals(handle.view())) throw new Error(`The bytes of ${key.name} changed under a reader`);
+  }
+
+  #release(): void {
+    const held = this.#held.splice(this.sim.rng.below(this.#held.length), 1)[0];
+    if (held === undefined) return;
+    this.#compare(held.key, held.handle, held.value);
+    held.handle.release();
+  }
+
+  #delete(): void {
+    const key = this.#key();
+    try {
+      const had = this.sim.delete(key.name);
+      this.#note(`delete ${key.name}: ${had}`);
+      this.#setCurrent(key, undefined);
+    } catch (problem) {
+      if (!(problem instanceof KvtierError) || this.#options.faults !== true) throw problem;
+      this.#note(`delete ${key.name} failed: ${problem.code}`);
+    }
+  }
+
+  #selector(): Selector {
+    const { rng, clock } = this.sim;
+    const kind = rng.weighted({ model: 2, modelPrefix: 1, tenant: 1, keys: 4, keyPrefix: 2, createdBefore: 2, olderThan: 2, tier: 1, chainFrom: 2, namespace: 1 });
+    const name = this.#key().name;
+    if (kind === 'model') return { model: rng.pick(['model-a', 'model-b']) };
+    if (kind === 'modelPrefix') return { modelPrefix: 'model-' };
+    if (kind === 'tenant') return { tenant: rng.pick(['default', 'salt']) };
+    if (kind === 'keys') return { keys: [name, this.#key().name] };
+    if (kind === 'keyPrefix') return { keyPrefix: name.slice(0, -1) };
+    if (kind === 'createdBefore') return { createdBefore: clock.nowMs() - rng.below(5000) };
+    if (kind === 'olderThan') return { olderThan: clock.nowMs() - rng.below(5000) };
+    if (kind === 'tier') return { tier: rng.pick(['ram', 'ssd'] as const), model: 'model-a' };
+    if (kind === 'chainFrom') return { chainFrom: name };
+    return { namespace: 'opaque' };
+  }
+
+  #broadSelector(): Selector {
+    return this.sim.rng.chance(0.3) ? { all: true } : { keys: [this.#key().name, this.#key().name] };
+  }
+
+  #matchesValue(selector: Selector, key: Key, createdAtMs: number): boolean {
+    const parsed = this.#parser.parse(new TextEncoder().encode(key.name));
+    if (parsed === 'too-long') return false;
+    return matchesStable(selector, { namespace: parsed.descriptor, key: key.name, createdAtMs });
+  }
+
+  /** Keys whose chunk matches now, volatile fields included, judged by the oracle out of what the chunk list says. */
+  #matchingNow(selector: Selector): Map<Key, Value> {
+    const { chunks } = this.sim.cache.control.chunks({}, { limit: 10_000 });
+    const byId = new Map(chunks.map((chunk) => [chunk.id, chunk]));
+    const matching = new Map<Key, Value>();
+    for (const key of this.#keys) {
+      if (key.current === undefined) continue;
+      const chunk = chunks.find((candidate) => candidate.key === key.name);
+      // What the index does not know may still come out of a file that is not adopted yet: stable fields are judged for it too.
+      if (isVolatile(selector) ? chunk !== undefined && matchesLive(selector, chunk, byId) : true) {
+        if (this.#matchesValue(selector, key, key.current.createdAtMs)) matching.set(key, key.current);
+      }
+    }
+    return matching;
+  }
+
+  async #invalidate(selector: Selector): Promise<void> {
+    const doomed = this.#matchingNow(selector);
+    const invalidation: Invalidation = { selector, doomed };
+    this.#invalidations.add(invalidation);
+    this.#note(`invalidate ${JSON.stringify(selector)} begins`);
+    const life = this.#life;
+    const running = this.sim.invalidate(selector).then(
+      (answer) => {
+        if (life !== this.#life) return;
+        this.#invalidations.delete(invalidation);
+        this.#note(`invalidate ${JSON.stringify(selector)}: ${answer.matchedChunks}`);
+        for (const [key, value] of doomed) if (key.current === value) this.#setCurrent(key, undefined);
+      },
+      (problem: unknown) => {
+        if (life !== this.#life) return;
+        this.#invalidations.delete(invalidation);
+        this.#note(`invalidate failed: ${String(problem)}`);
+        if (!(problem instanceof KvtierError) || this.#options.faults !== true) this.#fail(problem);
+      },
+    );
+    // A volatile selector may match more while its scan waits, so the oracle judges it only where nothing happens in between.
+    if (isVolatile(selector)) await this.sim.run(running);
+  }
+
+  async #dryRun(selector: Selector): Promise<void> {
+    await this.sim.run(this.sim.invalidate(selector, true));
+  }
+
+  async #epoch(): Promise<void> {
+    const doomed = this.#matchingNow({ model: 'model-a' });
+    try {
+      await this.sim.run(this.sim.cache.control.bumpEpoch('model-a', { reason: 'test', actor: 'admin' }));
+      this.#note('epoch of model-a');
+      for (const [key, value] of doomed) if (key.current === value) this.#setCurrent(key, undefined);
+    } catch (problem) {
+      if (!(problem instanceof KvtierError) || this.#options.faults !== true) throw problem;
+    }
+  }
+
+  #inBackground(name: string, work: Promise<unknown>): void {
+    const life = this.#life;
+    this.#note(name);
+    this.#background += 1;
+    work.then(
+      () => {
+        if (life === this.#life) this.#background -= 1;
+      },
+      (problem: unknown) => this.#fail(problem),
+    );
+  }
+
+  #metadata(): void {
+    const key = this.#key();
+    const found = this.sim.peek(key.name);
+    if (found === undefined) return;
+    this.#note(`metadata of ${key.name}`);
+    try {
+      this.sim.cache.setMetadata(found.ref, payloadOf(this.sim.rng.below(3), 20));
+    } catch (problem) {
+      if (!(problem instanceof KvtierError) || this.#options.faults !== true) throw problem;
+    }
+  }
+
+  #link(): void {
+    const parent = this.sim.peek(this.#key().name);
+    const child = this.sim.peek(this.#key().name);
+    if (parent === undefined || child === undefined) return;
+    this.sim.cache.link(parent.ref, child.ref);
+    this.sim.cache.touchChain([parent.ref, child.ref]);
+  }
+
+  async #advance(): Promise<void> {
+    const ms = this.sim.rng.pick([1, 10, 100, 300, 1000, 3000, 10_000, 40_000]);
+    this.#note(`advance ${ms}`);
+    // In slices, so that a lease that ends is not taken for one that was broken.
+    await this.sim.clock.advance(ms);
+  }
+
+  #fault(): void {
+    const { rng, io, disk } = this.sim;
+    const kind = rng.pick(['write', 'read', 'unlink', 'rename', 'headers', 'flip', 'truncate', 'delete', 'journal', 'space', 'lock'] as const);
+    this.#note(`fault ${kind}`);
+    this.#leases.clear();
+    if (kind === 'journal') disk.data.failNext(rng.pick(['append', 'sync'] as const), 5, { path: '/data/journal' });
+    else if (kind === 'space') disk.deviceBytes.set('ssd0', rng.chance(0.5) ? 2 ** 40 : 200 * KiB);
+    else if (kind === 'lock') rng.chance(0.5) ? this.sim.life.catalog.lock('locked') : this.sim.life.catalog.unlock();
+    else if (kind === 'flip' || kind === 'truncate' || kind === 'delete') {
+      const files = this.sim.chunkFiles();
+      if (files.length === 0) return;
+      const path = rng.pick(files);
+      const bytes = disk.file(path) as Uint8Array;
+      if (kind === 'delete') disk.unlink(path);
+      else if (kind === 'truncate') disk.put(path, bytes.slice(0, rng.below(bytes.length)));
+      else {
+        const flipped = bytes.slice();
+        const at = rng.below(flipped.length);
+        flipped[at] = (flipped[at] as number) ^ (1 << rng.below(8));
+        disk.put(path, flipped);
+      }
+    } else io.faults.push({ kind, errno: rng.pick([5, 5, 5, 24, 28]) });
+  }
+
+  async #crash(): Promise<void> {
+    const { rng, catalogDisk, disk } = this.sim;
+    this.#life += 1;
+    this.crashes += 1;
+    this.sim.crash();
+    this.#puts.clear();
+    this.#reads.clear();
+    this.#held.length = 0;
+    this.#invalidations.clear();
+    this.#leases.clear();
+    this.#background = 0;
+    const damage = rng.weighted({ none: 6, catalogLost: 2, catalogOld: 1, journalLost: 0.5, journalCut: 0.5, folderLost: 0.3 });
+    this.#note(`crash, ${damage}`);
+    if (damage === 'catalogLost') catalogDisk.clear();
+    if (damage === 'catalogOld') this.#restoreCatalog();
+    this.#backup = new Map(catalogDisk.chunks);
+    if (damage === 'journalLost') disk.remove('/data/journal');
+    if (damage === 'journalCut') {
+      const journal = disk.readFile('/data/journal');
+      if (journal !== undefined) disk.data.plant('/data/journal', journal.slice(0, rng.below(journal.length)));
+    }
+    if (damage === 'folderLost') disk.unlink('/ssd0/kv');
+    await this.sim.restart();
+  }
+
+  /** A catalog.db out of a backup: rows of chunks that are gone, none of those that came since. */
+  #restoreCatalog(): void {
+    const { chunks } = this.sim.catalogDisk;
+    chunks.clear();
+    for (const [generation, row] of this.#backup) chunks.set(generation, row);
+  }
+
+  /** Everything is let go and everything under way ends: nothing may be left over. */
+  async #end(): Promise<void> {
+    this.#note('end');
+    const { sim } = this;
+    sim.io.faults.length = 0;
+    sim.disk.deviceBytes.clear();
+    sim.life.catalog.unlock();
+    for (let round = 0; round < 45; round += 1) {
+      if (round === 40) for (const key of this.#keys) await sim.get(key.name); // what was declined is written once it is used
+      while (this.#held.length > 0) this.#release();
+      for (const put of [...this.#puts]) if (put.ticket !== undefined) this.#commit(put);
+      await sim.quiet(1000, 1000);
+      sim.life.catalog.commit();
+      if (this.#problem !== undefined) throw this.#problem;
+    }
+    if (this.#reads.size + this.#puts.size + this.#background + this.#invalidations.size > 0) {
+      throw new Error(`Never ended: ${this.#reads.size} reads, ${this.#puts.size} puts, ${this.#background} others, ${this.#invalidations.size} invalidations`);
+    }
+    this.#inspect(true);
+    const { leases } = sim.cache.holdings();
+    if (leases !== 0) throw new Error(`${leases} leases never ended`);
+    if (this.#options.faults !== true) {
+      sim.checkQuiet();
+      // SSD folders of the default size take everything; smaller ones evict, and what they evict stays in RAM alone.
+      if ((this.#options.admission ?? 'idle') === 'idle' && this.#options.ssdBytes === undefined && sim.tier('ram').dirtyBytes !== 0) throw new Error(`${sim.tier('ram').dirtyBytes} bytes are still dirty`);
+    } else sim.check();
+    for (const key of this.#keys) {
+      const got = await sim.get(key.name);
+      if (got === undefined) continue;
+      if (key.current === undefined || !this.#payload(key.current).equals(got)) throw new Error(`${key.name} is wrong at the end`);
+    }
+  }
+}
+
+function matchesLive(selector: Selector, chunk: ChunkInfo, byId: ReadonlyMap<string, ChunkInfo>): boolean {
+  if (selector.olderThan !== undefined && !(chunk.lastUsedAtMs < selector.olderThan)) return false;
+  if (selector.tier !== undefined && !chunk.tiers.includes(selector.tier)) return false;
+  if (selector.chainFrom === undefined) return true;
+  for (let current: ChunkInfo | undefined = chunk; current !== undefined; current = current.parentId === undefined ? undefined : byId.get(current.parentId)) {
+    if (current.key === selector.chainFrom) return true;
+  }
+  return false;
+}
+
+async function drainIterable(iterable: AsyncIterable<unknown>): Promise<void> {
+  for await (const step of iterable) void step;
+}
