@@ -82,7 +82,7 @@ export class Cache implements CacheDoor {
   #poll(): void {
     if (this.#polling) return;
     this.#polling = true;
-    void this.#state.ssd.poll().finally(() => void (this.#polling = false));
+    void this.#state.ssd.poll().then(() => this.#writer.shrink()).finally(() => void (this.#polling = false));
     this.#state.tombstones.payOwed();
     this.#state.tombstones.compactIfNeeded();
   }

@@ -211,6 +211,21 @@ export class SsdWriter {
     }
   }
 
+  /** Gives back what a folder holds beyond its budget, or what others need of the free space that it has to leave. */
+  shrink(): void {
+    const { index, ssd, ssdOrder } = this.#state;
+    for (const folder of ssd.folders) {
+      if (folder.state === 'off') continue;
+      let excess = folder.usedBytes - folder.effectiveCapacityBytes - ssd.unlinkingBytes;
+      while (excess > 0) {
+        const victim = ssdOrder.victim((entry) => index.ssdFolder(entry as EntryIndex) === folder.index && this.#mayLeaveSsd(entry as EntryIndex), 65_536);
+        if (victim < 0) break;
+        excess -= ssd.fileBytes(index.sizeBytes(victim as EntryIndex));
+        this.evictFromSsd(victim as EntryIndex);
+      }
+    }
+  }
+
   /** Takes a chunk off SSD; it must not be leased or loading. */
   evictFromSsd(entry: EntryIndex): void {
     const state = this.#state;
@@ -233,7 +248,7 @@ export class SsdWriter {
     return ssd.folders[index.ssdFolder(entry)]?.state === 'ok' && !this.#drained.has(entry) && this.#mayLeaveSsd(entry);
   }
 
-  async #write(entry: EntryIndex, folder: SsdFolder): Promise<boolean> {
+  async #write(entry: EntryIndex, folder: SsdFolder, sync = false): Promise<boolean> {
     const state = this.#state;
     const { index, ram, ssd } = state;
     const slot = index.ramSlot(entry) as SlotIndex;
@@ -244,7 +259,7 @@ export class SsdWriter {
     ram.retain(slot);
     state.set(entry, WRITING);
     this.#running += 1;
-    const outcome = await ssd.write(folder, this.#header(entry), ram.address(slot));
+    const outcome = await ssd.write(folder, this.#header(entry), { address: ram.address(slot), sync });
     this.#running -= 1;
     const alive = state.isSame(ref);
     if (alive) state.clear(entry, WRITING);
@@ -291,7 +306,7 @@ export class SsdWriter {
     };
   }
 
-  /** Writes one chunk now, whatever the admission mode. True when it is on SSD. */
+  /** Writes one chunk now, whatever the admission mode, and syncs it. True when it is on SSD. */
   async persist(entry: EntryIndex): Promise<boolean> {
     const state = this.#state;
     const ref = { entry, generation: state.index.generation(entry) };
@@ -312,7 +327,7 @@ export class SsdWriter {
         await new Promise<void>((resolve) => void state.clock.schedule(5, resolve));
         continue;
       }
-      if (!(await this.#write(entry, folder))) return false;
+      if (!(await this.#write(entry, folder, true))) return false;
     }
     return false;
   }

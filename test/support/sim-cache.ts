@@ -58,7 +58,7 @@ export class SimCache {
   readonly disk = new SimDisk();
   readonly catalogDisk = new SimCatalogDisk();
   readonly log: string[] = [];
-  readonly #options: SimCacheOptions;
+  #options: SimCacheOptions;
   readonly #keys = new KeyParser();
   #life: Life | undefined;
 
@@ -72,6 +72,12 @@ export class SimCache {
     const sim = new SimCache(options);
     await sim.restart();
     return sim;
+  }
+
+  /** The same machine, configured otherwise from the next start on. */
+  withOptions(options: SimCacheOptions): this {
+    this.#options = options;
+    return this;
   }
 
   get life(): Life {
@@ -94,27 +100,72 @@ export class SimCache {
     const ramBytes = options.ramBytes ?? 4 * MiB;
     const ssdBytes = options.ssdBytes ?? [64 * MiB];
     const logger: Logger = options.logger ?? {
-      debug: () => {}, info: () => {}, warn: (message) => void this.log.push(message), error: (message) => void this.log.push(message),
+      debug: () => {},
+      info: () => {},
+      warn: (message) => void this.log.push(message),
+      error: (message) => void this.log.push(message),
     };
     const memory = new SimSharedMemory();
     const io = new SimFileIo({ disk, memory, clock, hash: simHash });
     let cache: Cache | undefined;
     const ram = new RamTier({
-      sharedMemory: memory, capacityBytes: ramBytes, maxChunkBytes: options.maxChunkBytes ?? ramBytes / 4, populate: () => Promise.resolve({ ok: true }),
-      onArena: () => {}, onGrowth: () => cache?.ramGrew(), logger,
+      sharedMemory: memory,
+      capacityBytes: ramBytes,
+      maxChunkBytes: options.maxChunkBytes ?? ramBytes / 4,
+      populate: () => Promise.resolve({ ok: true }),
+      onArena: () => {},
+      onGrowth: () => cache?.ramGrew(),
+      logger,
     });
     ram.start();
-    const ssd = new SsdTier({ files: io, fileSystem: disk, hash: simHash, clock, logger, direct: 'auto', onFolderLost: (folder) => cache?.folderLost(folder) });
-    const folders = ssdBytes.map((capacityBytes, index) => ({ path: `/ssd${index}/kv`, capacityBytes, floorBytes: options.floorBytes ?? 0 }));
-    const opened = await openStore({ fileSystem: disk, ssd, journalPath: '/data/journal', folders, hash: simHash, clock, logger, bootId: 'sim' });
+    const ssd = new SsdTier({
+      files: io,
+      fileSystem: disk,
+      hash: simHash,
+      clock,
+      logger,
+      direct: 'auto',
+      onFolderLost: (folder) => cache?.folderLost(folder),
+    });
+    const folders = ssdBytes.map((capacityBytes, index) => ({
+      path: `/ssd${index}/kv`,
+      capacityBytes,
+      floorBytes: options.floorBytes ?? 0,
+    }));
+    const opened = await openStore({
+      fileSystem: disk,
+      ssd,
+      journalPath: '/data/journal',
+      folders,
+      hash: simHash,
+      clock,
+      logger,
+      bootId: 'sim',
+    });
     const catalog = new SimCatalogStore(this.catalogDisk);
     cache = new Cache(
       {
-        index: new ChunkIndex(this.rng), namespaces: new NamespaceTable(), ram, ssd, ramOrder: new LeafLru(), ssdOrder: new LeafLru(), catalog,
-        tombstones: opened.tombstones, clock, hash: simHash, logger,
+        index: new ChunkIndex(this.rng),
+        namespaces: new NamespaceTable(),
+        ram,
+        ssd,
+        ramOrder: new LeafLru(),
+        ssdOrder: new LeafLru(),
+        catalog,
+        tombstones: opened.tombstones,
+        clock,
+        hash: simHash,
+        logger,
         limits: {
-          ssdAdmission: options.admission ?? 'idle', ssdIdleAfterMs: 1000, ssdWriteBytesPerSecond: 0, ssdQueueBytes: ramBytes, leaseMs: 30_000,
-          putWaitMs: 1000, readAheadBytes: ramBytes / 4, writesAtOnce: 2, ...options.limits,
+          ssdAdmission: options.admission ?? 'idle',
+          ssdIdleAfterMs: 1000,
+          ssdWriteBytesPerSecond: 0,
+          ssdQueueBytes: ramBytes,
+          leaseMs: 30_000,
+          putWaitMs: 1000,
+          readAheadBytes: ramBytes / 4,
+          writesAtOnce: 2,
+          ...options.limits,
         },
       },
       { epoch: opened.epoch, markFolders: (journalSequence) => markFolders(disk, ssd.folders, { epoch: opened.epoch, journalSequence }) },
@@ -154,7 +205,7 @@ export class SimCache {
     const done = (): void => void (settled = true);
     promise.then(done, done);
     await settle();
-    for (let idle = 0; !settled; ) {
+    for (let idle = 0; !settled;) {
       if (await this.step()) idle = 0;
       else {
         await this.clock.advance(10);
@@ -245,7 +296,7 @@ export class SimCache {
 
   /** Chunk files on disk (not quarantined, not temporary). */
   chunkFiles(): string[] {
-    return this.disk.filesBelow('/').filter((path) => /\/[0-9a-f]{2}\/[0-9a-f]{16}\.kv$/.test(path));
+    return this.disk.filesBelow('').filter((path) => /\/[0-9a-f]{2}\/[0-9a-f]{16}\.kv$/.test(path));
   }
 
   /** What must hold between any two steps. */
@@ -261,13 +312,16 @@ export class SimCache {
     this.check();
     const holdings = this.cache.holdings();
     const expected = { usedSlots: this.tier('ram').chunkCount, openTickets: 0, waiting: 0, leases: holdings.leases };
-    if (JSON.stringify(holdings) !== JSON.stringify(expected)) throw new Error(`Leak: ${JSON.stringify(holdings)}, wanted ${JSON.stringify(expected)}`);
+    if (JSON.stringify(holdings) !== JSON.stringify(expected))
+      throw new Error(`Leak: ${JSON.stringify(holdings)}, wanted ${JSON.stringify(expected)}`);
     for (const folder of this.life.ssd.folders) {
       if (folder.state === 'off') continue;
       const files = this.disk.filesBelow(folder.path).filter((path) => /\/[0-9a-f]{2}\//.test(path));
       const bytes = files.reduce((sum, path) => sum + (this.disk.file(path)?.length ?? 0), 0);
       if (files.length !== folder.chunkCount || bytes !== folder.usedBytes) {
-        throw new Error(`${folder.path} holds ${files.length} files of ${bytes} bytes, counted ${folder.chunkCount} of ${folder.usedBytes}`);
+        throw new Error(
+          `${folder.path} holds ${files.length} files of ${bytes} bytes, counted ${folder.chunkCount} of ${folder.usedBytes}`,
+        );
       }
     }
   }
