@@ -1,0 +1,119 @@
+/** Tombstones: what must not come back, in memory, in the journal and in a compacted journal. */
+import { describe, expect, it } from 'vitest';
+import { Tombstones } from '#cache/tombstones.ts';
+import { Journal } from '#catalog/journal.ts';
+import type { NamespaceDescriptor } from '#core/namespace.ts';
+import type { Selector } from '#core/selector.ts';
+import { simHash } from '../support/sim-cache.ts';
+import { SimFileSystem } from '../support/sim-file-system.ts';
+
+const namespace: NamespaceDescriptor = {
+  grammar: 'opaque', tenant: 'default', model: '', rank: '', group: '', dtype: '', layer: '', tags: {}, keyPrefix: '', keyTail: '',
+};
+const encoder = new TextEncoder();
+
+function open(fileSystem: SimFileSystem, compactionBytes = 1): Tombstones {
+  const { journal, replay } = Journal.open(fileSystem, '/journal', simHash, { compactionBytes });
+  const tombstones = new Tombstones(journal, replay.records.map((entry) => entry.record));
+  tombstones.begin({ kind: 'start', epoch: replay.highestEpoch + 1, atMs: 0, bootId: 'boot' });
+  return tombstones;
+}
+
+function invalidate(tombstones: Tombstones, selector: Selector, generation: number): Promise<void> {
+  return tombstones.invalidate({
+    kind: 'invalidate', id: `inv-${generation}`, generation, selector, reason: '', actor: 'admin', atMs: 0, matchedChunks: 0, removedBytes: 0,
+  });
+}
+
+function isDead(tombstones: Tombstones, key: string, generation: number): boolean {
+  return tombstones.isDead({ namespace, key, createdAtMs: 0 }, { key: encoder.encode(key), generation, folderId: 'f' });
+}
+
+describe('Tombstones', () => {
+  it('judges by generation although a scan that began earlier was acknowledged later', async () => {
+    const fileSystem = new SimFileSystem();
+    const tombstones = open(fileSystem);
+    await invalidate(tombstones, { keys: ['b'] }, 12);
+    await invalidate(tombstones, { keys: ['a'] }, 10);
+    for (const life of [tombstones, open(fileSystem)]) {
+      expect(isDead(life, 'b', 11)).toBe(true);
+      expect(isDead(life, 'b', 13)).toBe(false);
+      expect(isDead(life, 'a', 10)).toBe(true);
+      expect(isDead(life, 'a', 11)).toBe(false);
+    }
+  });
+
+  it('keeps the newest generation of a key, whatever the order of the records', () => {
+    const fileSystem = new SimFileSystem();
+    const tombstones = open(fileSystem);
+    tombstones.forget(namespace, encoder.encode('k'), 20);
+    tombstones.forgetMany(namespace, [encoder.encode('k')], 15);
+    for (const life of [tombstones, open(fileSystem)]) expect([20, 21].map((generation) => isDead(life, 'k', generation))).toEqual([true, false]);
+  });
+
+  it('compacts while files are being written and unlinked, and keeps what these may need', async () => {
+    const fileSystem = new SimFileSystem();
+    const tombstones = open(fileSystem);
+    tombstones.adoptionDone();
+    const done = tombstones.trackUnlink(tombstones.keyId(namespace, encoder.encode('k')), 5);
+    tombstones.forget(namespace, encoder.encode('k'), 6);
+    await invalidate(tombstones, { keys: ['old'] }, 4);
+    await invalidate(tombstones, { keys: ['needed'] }, 7);
+    for (let generation = 10; generation < 1010; generation += 1) await invalidate(tombstones, { keys: ['later'] }, generation);
+    expect(tombstones.compactIfNeeded()).toBe(true);
+    const next = open(fileSystem);
+    expect(isDead(next, 'k', 5)).toBe(true);
+    expect(isDead(next, 'needed', 5)).toBe(true);
+    expect(isDead(next, 'old', 3)).toBe(false);
+    done();
+    expect(tombstones.pendingCount).toBe(0);
+  });
+
+  it('compacts during adoption and keeps every invalidation', async () => {
+    const fileSystem = new SimFileSystem();
+    const tombstones = open(fileSystem);
+    for (let generation = 1; generation < 1500; generation += 1) await invalidate(tombstones, { keys: [`k${generation}`] }, generation);
+    expect(tombstones.compactIfNeeded()).toBe(true);
+    expect(isDead(open(fileSystem), 'k1', 1)).toBe(true);
+  });
+
+  it('stays small although a key is overwritten on SSD a thousand times', () => {
+    const fileSystem = new SimFileSystem();
+    const tombstones = open(fileSystem, 10_000);
+    tombstones.adoptionDone();
+    for (let generation = 1; generation < 5000; generation += 1) {
+      const done = tombstones.trackUnlink(tombstones.keyId(namespace, encoder.encode('k')), generation);
+      tombstones.forget(namespace, encoder.encode('k'), generation);
+      done();
+      tombstones.compactIfNeeded();
+    }
+    expect(fileSystem.sizeBytes('/journal')).toBeLessThan(20_000);
+  });
+
+  it('heals a journal that has failed by writing it anew', async () => {
+    const fileSystem = new SimFileSystem();
+    const tombstones = open(fileSystem, 2 ** 30);
+    tombstones.forget(namespace, encoder.encode('k'), 3);
+    fileSystem.failNext('sync', 5);
+    await expect(invalidate(tombstones, { keys: ['a'] }, 4)).rejects.toThrow();
+    expect(() => tombstones.forget(namespace, encoder.encode('l'), 5)).toThrow();
+    fileSystem.failNext('create', 28);
+    expect(tombstones.compactIfNeeded()).toBe(false);
+    expect(tombstones.compactIfNeeded()).toBe(true);
+    tombstones.forget(namespace, encoder.encode('l'), 5);
+    const next = open(fileSystem);
+    expect(isDead(next, 'k', 3)).toBe(true);
+    expect(isDead(next, 'a', 4)).toBe(true);
+    expect(isDead(next, 'l', 5)).toBe(true);
+  });
+
+  it('must journal every deletion while a file exists whose header cannot be read', () => {
+    const tombstones = open(new SimFileSystem());
+    tombstones.adoptionDone();
+    expect(tombstones.mayHaveFile(() => 'any')).toBe(false);
+    const gone = tombstones.trackUnknown(9);
+    expect(tombstones.mayHaveFile(() => 'any')).toBe(true);
+    gone();
+    expect(tombstones.mayHaveFile(() => 'any')).toBe(false);
+  });
+});
