@@ -24,7 +24,7 @@ export interface ApiMetrics {
 }
 
 export interface WebhookOptions {
-  /** LMCache's own clear, for example `http://127.0.0.1:8080/clear-cache`. */
+  /** LMCache's own clear, for example `http://127.0.0.1:8080/cache/clear`. */
   readonly url: string;
   /** Bound on the whole call; an invalidation waits this long at most. */
   readonly timeoutMs: number;

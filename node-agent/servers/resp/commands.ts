@@ -329,6 +329,8 @@ export class CommandRunner {
 
   #set(args: Uint8Array[], streamed: StreamedValue[]): Promise<void> | undefined {
     const value = streamed[0];
+    // Before anything can be refused: the key tells which words this client understands.
+    this.#parse(args[1] as Uint8Array);
     const options = parseSetOptions(args);
     if (typeof options === 'string') {
       if (value?.ticket !== undefined) this.#connection.server.options.cache.abort(value.ticket);

@@ -219,9 +219,9 @@ export class SsdTier {
 
   /**
    * Writes a chunk. The caller has retained the memory. The space is reserved here and given back on failure; on success it is
-   * the caller's until `unlink`. 'unfit': the key is too long for a header, the chunk stays in RAM.
+   * the caller's until `unlink`. `sync`: on the device when it resolves, not only handed to it. 'unfit': the key is too long for a header, the chunk stays in RAM.
    */
-  async write(folder: SsdFolder, header: ChunkFileHeader, address: Address): Promise<{ ok: true } | { ok: false; reason: 'unfit' | 'failed'; failure?: IoFailure }> {
+  async write(folder: SsdFolder, header: ChunkFileHeader, source: { readonly address: Address; readonly sync?: boolean }): Promise<{ ok: true } | { ok: false; reason: 'unfit' | 'failed'; failure?: IoFailure }> {
     const encoded = encodeChunkHeader(header, this.#options.hash);
     if (!encoded.ok) return { ok: false, reason: 'unfit' };
     const fileBytes = this.fileBytes(header.sizeBytes);
@@ -229,7 +229,7 @@ export class SsdTier {
     this.activeWrites += 1;
     const path = this.path(folder, header.generation);
     const outcome = await this.#options.files.writeChunk({
-      tempPath: `${path}.tmp`, path, header: encoded.bytes, address, sizeBytes: header.sizeBytes, direct: this.#options.direct !== 'off', sync: false,
+      tempPath: `${path}.tmp`, path, header: encoded.bytes, address: source.address, sizeBytes: header.sizeBytes, direct: this.#options.direct !== 'off', sync: source.sync ?? false,
     });
     this.activeWrites -= 1;
     if (!outcome.ok) {

@@ -15,7 +15,6 @@ const KNOWN_COMMANDS = [
   'KEYS',
   'HELLO',
   'TOUCH',
-  'RESET',
   'EXISTS',
   'UNLINK',
   'STRLEN',
