@@ -25,12 +25,15 @@ export async function verifyStream(
   }
   let cancelStall = (): void => undefined;
   let ended = false;
+  /** The stream takes nothing any more; a step may still be under way. */
+  let gone = false;
   const end = (): void => {
     cancelStall();
     if (!ended) options.onEnd();
     ended = true;
   };
   const leave = async (): Promise<void> => {
+    gone = true;
     try {
       await iterator.return?.();
     } finally {
@@ -43,6 +46,7 @@ export async function verifyStream(
       try {
         const step = first ?? (await iterator.next());
         first = undefined;
+        if (gone) return;
         if (step.done === true) {
           end();
           controller.close();
@@ -55,7 +59,9 @@ export async function verifyStream(
         });
       } catch (error) {
         end();
-        controller.enqueue(encodeLine({ problem: options.problemOf(error) }));
+        const problem = options.problemOf(error);
+        if (gone) return;
+        controller.enqueue(encodeLine({ problem }));
         controller.close();
       }
     },
