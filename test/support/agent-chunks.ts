@@ -45,7 +45,9 @@ export function objectChunk(id: number, options: { readonly model: string; reado
 /** LMCache's cache engine key with its tags. */
 export function engineChunk(id: number, options: { readonly model: string; readonly tags: Readonly<Record<string, string>> }): KnownChunk {
   const { model, tags } = options;
-  const tail = Object.entries(tags).map(([name, value]) => `@${name}%${value}`).join('');
+  const tail = Object.entries(tags)
+    .map(([name, value]) => `@${name}%${value}`)
+    .join('');
   return {
     key: `${model}@2@1@${hashOf(id)}@bfloat16${tail}`,
     bytes: valueOf(),
@@ -82,7 +84,8 @@ export async function served(client: ByteClient, chunks: readonly KnownChunk[]):
   for (const { key, bytes } of chunks) {
     const reply = await client.send('GET', key);
     if (reply === undefined) continue;
-    if (!(reply instanceof Uint8Array) || !same(reply, bytes)) throw new Error(`GET ${key} gave other bytes: ${String(reply).slice(0, 80)}`);
+    if (!(reply instanceof Uint8Array) || !same(reply, bytes))
+      throw new Error(`GET ${key} gave other bytes: ${String(reply).slice(0, 80)}`);
     found.push(key);
   }
   return found;

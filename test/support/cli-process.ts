@@ -18,7 +18,9 @@ const PATIENCE_MS = 30_000;
 
 /** The environment without settings of kvtier, so that a test says all that a process is told. */
 export function cleanEnvironment(extra: Readonly<Record<string, string>> = {}): Record<string, string> {
-  const kept = Object.entries(process.env).filter((entry): entry is [string, string] => entry[1] !== undefined && !entry[0].startsWith('KVTIER_'));
+  const kept = Object.entries(process.env).filter(
+    (entry): entry is [string, string] => entry[1] !== undefined && !entry[0].startsWith('KVTIER_'),
+  );
   return { ...Object.fromEntries(kept), ...extra };
 }
 

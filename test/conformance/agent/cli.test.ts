@@ -20,7 +20,11 @@ let agent: RunningAgent;
 let client: ByteClient;
 beforeAll(async () => {
   folder = mkdtempSync(join(tmpdir(), 'kvtier-cli-'));
-  agent = await startAgent({ dataDir: join(folder, '.kvtier'), token: admin, flags: ['--read-token', reader, '--ssd-admission', 'demote'] });
+  agent = await startAgent({
+    dataDir: join(folder, '.kvtier'),
+    token: admin,
+    flags: ['--read-token', reader, '--ssd-admission', 'demote'],
+  });
   client = await known.redisClient(agent, admin);
   await known.store(client, all);
 });
@@ -51,9 +55,15 @@ test('the agent is found in ./.kvtier, by --data-dir, KVTIER_DATA_DIR, --config,
   ]);
   for (const [index, run] of runs.entries()) {
     expect([index, run.code, run.stderr]).toEqual([index, 0, '']);
-    expect((JSON.parse(run.stdout) as { tenants: { tenant: string }[] }).tenants.map(({ tenant }) => tenant), String(index)).toEqual(['ann', 'default']);
+    expect(
+      (JSON.parse(run.stdout) as { tenants: { tenant: string }[] }).tenants.map(({ tenant }) => tenant),
+      String(index),
+    ).toEqual(['ann', 'default']);
   }
-  const [nowhere, silent] = await Promise.all([kvtier(['stats', '--json', '--data-dir', join(folder, 'none')]), kvtier(['stats', '--json', '--url', dead])]);
+  const [nowhere, silent] = await Promise.all([
+    kvtier(['stats', '--json', '--data-dir', join(folder, 'none')]),
+    kvtier(['stats', '--json', '--url', dead]),
+  ]);
   expect([nowhere.code, JSON.parse(nowhere.stderr)]).toMatchObject([66, { error: { code: 'NOT_FOUND' } }]);
   expect([silent.code, JSON.parse(silent.stderr)]).toMatchObject([74, { error: { code: 'IO_FAILED', retryable: true } }]);
   expect(silent.stderr).toContain('is the agent running?');
@@ -69,9 +79,25 @@ test('stats, ls and lookup print what REST answers, as JSON and as tables', asyn
   expect(table.stdout).not.toContain('ann');
 
   const chunks = await kvtier(['ls', '--json', '--all', '--limit', '2']);
-  expect((JSON.parse(chunks.stdout) as { chunks: { key: string }[]; cursor: null }).chunks.map(({ key }) => key).toSorted()).toEqual(known.keysOf(all));
-  const filtered = await kvtier(['ls', 'chunks', '--json', '--model', 'org/alpha', '--tenant', 'ann', '--tier', 'ram', '--key-prefix', 'org/']);
-  expect((JSON.parse(filtered.stdout) as { chunks: { key: string }[] }).chunks.map(({ key }) => key).toSorted()).toEqual(known.keysOf(alpha));
+  expect((JSON.parse(chunks.stdout) as { chunks: { key: string }[]; cursor: null }).chunks.map(({ key }) => key).toSorted()).toEqual(
+    known.keysOf(all),
+  );
+  const filtered = await kvtier([
+    'ls',
+    'chunks',
+    '--json',
+    '--model',
+    'org/alpha',
+    '--tenant',
+    'ann',
+    '--tier',
+    'ram',
+    '--key-prefix',
+    'org/',
+  ]);
+  expect((JSON.parse(filtered.stdout) as { chunks: { key: string }[] }).chunks.map(({ key }) => key).toSorted()).toEqual(
+    known.keysOf(alpha),
+  );
   const page = await kvtier(['ls', '--limit', '4']);
   const cursor = /--cursor (\S+),/.exec(page.stderr)?.[1] ?? '';
   const next = await kvtier(['ls', '--json', '--cursor', cursor]);
@@ -80,7 +106,10 @@ test('stats, ls and lookup print what REST answers, as JSON and as tables', asyn
   const found = await kvtier(['lookup', alpha[0]?.key ?? '', 'one']);
   expect([found.code, found.stdout]).toEqual([0, expect.stringContaining('ram') as string]);
   const gap = await kvtier(['lookup', '--json', 'one', 'absent', 'two']);
-  expect([gap.code, (JSON.parse(gap.stdout) as { answers: { reason: string }[] }).answers.map(({ reason }) => reason)]).toEqual([1, ['', 'absent', 'gap']]);
+  expect([gap.code, (JSON.parse(gap.stdout) as { answers: { reason: string }[] }).answers.map(({ reason }) => reason)]).toEqual([
+    1,
+    ['', 'absent', 'gap'],
+  ]);
 });
 
 test('invalidate wants --yes for everything, counts with --dry-run, and takes away with a reason in the log', async () => {
@@ -129,34 +158,52 @@ test('config print masks tokens and names where each value came from; version an
   expect(config.code, config.stderr).toBe(0);
   expect(config.stdout).not.toContain(admin);
   expect(config.stdout).not.toContain('hunter2');
-  const rows = new Map((JSON.parse(config.stdout) as { settings: { key: string; value: string; source: string }[] }).settings.map((row) => [row.key, row]));
+  const rows = new Map(
+    (JSON.parse(config.stdout) as { settings: { key: string; value: string; source: string }[] }).settings.map((row) => [row.key, row]),
+  );
   expect(rows.get('token')).toMatchObject({ value: '********', source: 'KVTIER_TOKEN' });
   expect(rows.get('ram.size')).toMatchObject({ value: '48 MiB', source: '--ram' });
   expect(JSON.parse(version.stdout)).toEqual({ version: packageJson.version });
   const { findings } = JSON.parse(doctor.stdout) as { findings: { cause: string; severity: string; message: string }[] };
   expect(doctor.code).toBe(findings.some(({ severity }) => severity === 'problem') ? 1 : 0);
-  expect(findings.find(({ cause }) => cause === 'agent')).toMatchObject({ severity: 'ok', message: expect.stringContaining(agent.url) as string });
-  for (const cause of ['shared-memory', 'data-dir', 'ssd', 'o-direct', 'open-files', 'driver', 'port']) expect(findings.map((row) => row.cause)).toContain(cause);
+  expect(findings.find(({ cause }) => cause === 'agent')).toMatchObject({
+    severity: 'ok',
+    message: expect.stringContaining(agent.url) as string,
+  });
+  for (const cause of ['shared-memory', 'data-dir', 'ssd', 'o-direct', 'open-files', 'driver', 'port'])
+    expect(findings.map((row) => row.cause)).toContain(cause);
 });
 
 test('doctor names a model whose chunks nobody finds while those of others are found', async () => {
   await known.store(client, opaque);
   expect(await known.served(client, opaque)).toHaveLength(2);
-  await known.store(client, Array.from({ length: 60 }, (_, id) => known.objectChunk(id, { model: 'lonely' })));
+  await known.store(
+    client,
+    Array.from({ length: 60 }, (_, id) => known.objectChunk(id, { model: 'lonely' })),
+  );
   const doctor = await kvtier(['doctor', '--json', '--ram', '64MiB']);
   const { findings } = JSON.parse(doctor.stdout) as { findings: { cause: string; severity: string; message: string; advice: string }[] };
   expect(findings.find(({ cause }) => cause === 'disjoint-hashes')).toMatchObject({
-    severity: 'warning', message: expect.stringContaining('of lonely') as string, advice: expect.stringContaining('PYTHONHASHSEED') as string,
+    severity: 'warning',
+    message: expect.stringContaining('of lonely') as string,
+    advice: expect.stringContaining('PYTHONHASHSEED') as string,
   });
   expect(findings.find(({ cause }) => cause === 'hit-rate')?.severity).toBe('ok');
 });
 
 test('unknown commands and flags, and missing values, end with 64 and say what was meant; help ends with 0', async () => {
-  const [command, flag, value, ls, help] = await Promise.all([kvtier(['stat']), kvtier(['stats', '--jsn']), kvtier(['ls', '--model']), kvtier(['ls', 'chnks']), kvtier(['--help'])]);
+  const [command, flag, value, ls, help] = await Promise.all([
+    kvtier(['stat']),
+    kvtier(['stats', '--jsn']),
+    kvtier(['ls', '--model']),
+    kvtier(['ls', 'chnks']),
+    kvtier(['--help']),
+  ]);
   expect([command.code, flag.code, value.code, ls.code, help.code]).toEqual([64, 64, 64, 64, 0]);
   expect(command.stderr).toContain('did you mean stats?');
   expect(flag.stderr).toContain('did you mean --json?');
-  for (const name of ['serve', 'stats', 'ls', 'lookup', 'invalidate', 'verify', 'doctor', 'config', 'version']) expect(help.stdout).toContain(name);
+  for (const name of ['serve', 'stats', 'ls', 'lookup', 'invalidate', 'verify', 'doctor', 'config', 'version'])
+    expect(help.stdout).toContain(name);
 });
 
 test('after a stop there is no agent.json, and commands say that no agent is known', async () => {

@@ -72,7 +72,10 @@ const fields: readonly (readonly [(population: Population) => WireSelector, Judg
   [() => ({ tenant: 'default' }), ({ tenant }) => tenant === 'default'],
   [() => ({ namespace: 'org/alpha@01000100@0#ann' }), ({ namespace }) => namespace === 'org/alpha@01000100@0#ann'],
   [() => ({ namespace: 'opaque' }), ({ namespace }) => namespace === 'opaque'],
-  [({ all }) => ({ keys: [all[0]?.key ?? '', all[0]?.key ?? '', all[8]?.key ?? '', 'other:20', 'absent'] }), ({ key }, { all }) => [all[0]?.key, all[8]?.key, 'other:20'].includes(key)],
+  [
+    ({ all }) => ({ keys: [all[0]?.key ?? '', all[0]?.key ?? '', all[8]?.key ?? '', 'other:20', 'absent'] }),
+    ({ key }, { all }) => [all[0]?.key, all[8]?.key, 'other:20'].includes(key),
+  ],
   [() => ({ keyPrefix: 'org/beta@' }), ({ key }) => key.startsWith('org/beta@')],
   [() => ({ keyPrefix: 'o' }), ({ key }) => key.startsWith('o')],
   [() => ({ tag: 'lang=de' }), ({ tags }) => tags['lang'] === 'de'],
@@ -106,7 +109,13 @@ async function check(selectorOf: (population: Population) => WireSelector, judge
   expect((await known.served(client, population.all)).toSorted(), name).toEqual(known.keysOf(left));
   expect((await agent.client.stats()).invalidatedChunks - before.invalidatedChunks, name).toBe(gone.length);
   const [entry] = (await agent.client.invalidations({ limit: 1 })).invalidations;
-  expect(entry, name).toMatchObject({ ...counted, id: answer.id, generation: answer.generation, actor: 'admin', reason: `because of ${name}` });
+  expect(entry, name).toMatchObject({
+    ...counted,
+    id: answer.id,
+    generation: answer.generation,
+    actor: 'admin',
+    reason: `because of ${name}`,
+  });
   expect(Object.keys(entry?.selector ?? {}).toSorted(), name).toEqual(Object.keys(selector).toSorted());
 }
 
@@ -130,17 +139,32 @@ test('fields are ANDed: pairs match what both of them match', async () => {
   for (const [a, b] of pairs) {
     const [first, second] = [fields[a], fields[b]];
     if (first === undefined || second === undefined) throw new Error('No such field');
-    await check((population) => ({ ...first[0](population), ...second[0](population) }), (chunk, population) => first[1](chunk, population) && second[1](chunk, population));
+    await check(
+      (population) => ({ ...first[0](population), ...second[0](population) }),
+      (chunk, population) => first[1](chunk, population) && second[1](chunk, population),
+    );
   }
 });
 
 test('an empty selector, {all} beside another field, and empty values are refused and change nothing', async () => {
   const { all } = await populate();
   const refused: readonly unknown[] = [
-    {}, { all: true, model: 'zeta' }, { all: false }, { model: '' }, { keyPrefix: '' }, { keys: [] }, { tag: '' }, { tier: 'tape' }, { olderThan: 'yesterday' }, { modle: 'zeta' }, undefined,
+    {},
+    { all: true, model: 'zeta' },
+    { all: false },
+    { model: '' },
+    { keyPrefix: '' },
+    { keys: [] },
+    { tag: '' },
+    { tier: 'tape' },
+    { olderThan: 'yesterday' },
+    { modle: 'zeta' },
+    undefined,
   ];
   for (const selector of refused) {
-    await expect(agent.client.invalidate({ selector: selector as WireSelector }), JSON.stringify(selector)).rejects.toMatchObject({ code: 'BAD_REQUEST' });
+    await expect(agent.client.invalidate({ selector: selector as WireSelector }), JSON.stringify(selector)).rejects.toMatchObject({
+      code: 'BAD_REQUEST',
+    });
   }
   expect(await known.listedKeys(agent)).toEqual(known.keysOf(all));
 });
@@ -149,7 +173,12 @@ test('both halves of a redis:// twin go with either spelling of their key', asyn
   const body = `twin@1@0@${known.hashOf(77)}@half`;
   const [values, metadata] = [`${body}kv_bytes`, `${body}metadata`];
   const selectors: readonly WireSelector[] = [
-    { keys: [values] }, { keys: [metadata] }, { keys: [metadata, values] }, { keyPrefix: body }, { chainFrom: metadata }, { model: 'twin' },
+    { keys: [values] },
+    { keys: [metadata] },
+    { keys: [metadata, values] },
+    { keyPrefix: body },
+    { chainFrom: metadata },
+    { model: 'twin' },
   ];
   for (const selector of selectors) {
     const twin = await ByteClient.connect(agent.resp);
@@ -181,10 +210,16 @@ test('chainFrom takes a chunk and all behind it in the chain that EXISTS and SET
   await storeChain(two);
   const rows = new Map((await known.listed(agent, { model: 'chains' })).map((row) => [row.key, row]));
   for (const chain of [one, two]) {
-    expect(chain.map(({ key }) => rows.get(key)?.parentId ?? null)).toEqual([null, ...chain.slice(0, -1).map(({ key }) => rows.get(key)?.id)]);
+    expect(chain.map(({ key }) => rows.get(key)?.parentId ?? null)).toEqual([
+      null,
+      ...chain.slice(0, -1).map(({ key }) => rows.get(key)?.id),
+    ]);
   }
   const selector = { chainFrom: one[3]?.key ?? '' };
-  expect(await agent.client.invalidate({ selector, dryRun: true })).toMatchObject({ matchedChunks: 3, removedBytes: known.bytesOf(one.slice(3)) });
+  expect(await agent.client.invalidate({ selector, dryRun: true })).toMatchObject({
+    matchedChunks: 3,
+    removedBytes: known.bytesOf(one.slice(3)),
+  });
   expect(await agent.client.invalidate({ selector: { ...selector, model: 'other' }, dryRun: true })).toMatchObject({ matchedChunks: 0 });
   expect(await agent.client.invalidate({ selector })).toMatchObject({ matchedChunks: 3 });
   expect(await known.listedKeys(agent, { model: 'chains' })).toEqual(known.keysOf([...one.slice(0, 3), ...two]));
@@ -194,7 +229,10 @@ test('chainFrom takes a chunk and all behind it in the chain that EXISTS and SET
 test('chains are known after a restart and after kill -9, and what chainFrom took stays away', async () => {
   const chain = two;
   await agent.client.persist({ model: 'chains' });
-  for (const [how, from] of [['stop', 4], ['kill9', 2]] as const) {
+  for (const [how, from] of [
+    ['stop', 4],
+    ['kill9', 2],
+  ] as const) {
     await restart(how);
     await until('adoption has ended', async () => (await agent.client.stats()).recovery.done);
     expect(await agent.client.invalidate({ selector: { chainFrom: chain[from]?.key ?? '' } }), how).toMatchObject({ matchedChunks: 2 });
@@ -225,7 +263,9 @@ async function wholeLog(limit: number) {
   const rows = [];
   let cursor: string | null = null;
   do {
-    const page: Awaited<ReturnType<typeof agent.client.invalidations>> = await agent.client.invalidations(cursor === null ? { limit } : { limit, cursor });
+    const page: Awaited<ReturnType<typeof agent.client.invalidations>> = await agent.client.invalidations(
+      cursor === null ? { limit } : { limit, cursor },
+    );
     rows.push(...page.invalidations);
     cursor = page.cursor;
   } while (cursor !== null);
@@ -236,7 +276,12 @@ test('an epoch takes all of the model and nothing else, its number grows by one,
   const { all } = await populate();
   const alpha = all.filter(({ model }) => model === 'org/alpha');
   const rest = all.filter(({ model }) => model !== 'org/alpha');
-  expect(await agent.client.bumpEpoch('org/alpha', { reason: 'new weights' })).toMatchObject({ model: 'org/alpha', epoch: 1, matchedChunks: alpha.length, removedBytes: known.bytesOf(alpha) });
+  expect(await agent.client.bumpEpoch('org/alpha', { reason: 'new weights' })).toMatchObject({
+    model: 'org/alpha',
+    epoch: 1,
+    matchedChunks: alpha.length,
+    removedBytes: known.bytesOf(alpha),
+  });
   expect(await agent.client.bumpEpoch('org/alpha')).toMatchObject({ epoch: 2, matchedChunks: 0 });
   const [, first] = (await agent.client.invalidations({ limit: 2 })).invalidations;
   expect(first).toMatchObject({ actor: 'epoch', reason: 'new weights', selector: { model: 'org/alpha' }, matchedChunks: alpha.length });

@@ -32,7 +32,11 @@ test('/v1/stats has every field of the reference, and chunks, bytes, models and 
   expect(stats.state, JSON.stringify(await agent.client.readiness())).toMatch(/^(ready|degraded)$/);
   expect(stats.tiers.map((row) => row.tier)).toEqual(['ram', 'ssd']);
   expect(known.tier(stats, 'ram')).toMatchObject({
-    chunkCount: all.length, usedBytes: known.bytesOf(all), dirtyBytes: known.bytesOf(all), leasedBytes: 0, capacityBytes: 64 * 2 ** 20,
+    chunkCount: all.length,
+    usedBytes: known.bytesOf(all),
+    dirtyBytes: known.bytesOf(all),
+    leasedBytes: 0,
+    capacityBytes: 64 * 2 ** 20,
   });
   expect(known.tier(stats, 'ssd')).toMatchObject({ chunkCount: 0, dirtyBytes: 0, capacityBytes: 256 * 2 ** 20 });
   expect(stats).toMatchObject({ puts: all.length, putBytes: known.bytesOf(all), lookups: 0, misses: 0, hits: { hbm: 0, ram: 0, ssd: 0 } });
@@ -41,14 +45,23 @@ test('/v1/stats has every field of the reference, and chunks, bytes, models and 
   expect(doors.get('resp')).toMatchObject({ address: `127.0.0.1:${agent.resp.port}`, connections: 1, requests: all.length + 1, errors: 0 });
   expect(doors.get('resp')?.receivedBytes).toBeGreaterThan(known.bytesOf(all));
   expect(doors.get('http')?.address).toBe(`127.0.0.1:${agent.http.port}`);
-  for (const field of ['probes', 'evictions', 'demotions', 'promotions', 'io', 'catalog', 'recovery'] as const) expect(stats[field], field).toBeDefined();
+  for (const field of ['probes', 'evictions', 'demotions', 'promotions', 'io', 'catalog', 'recovery'] as const)
+    expect(stats[field], field).toBeDefined();
   for (const model of ['org/alpha', 'org/beta', 'zeta', '']) {
     const chunks = all.filter((chunk) => chunk.model === model);
-    expect(stats.models.find((row) => row.model === model)).toEqual({ model, epoch: 0, chunkCount: chunks.length, bytes: { ram: known.bytesOf(chunks), ssd: 0 } });
+    expect(stats.models.find((row) => row.model === model)).toEqual({
+      model,
+      epoch: 0,
+      chunkCount: chunks.length,
+      bytes: { ram: known.bytesOf(chunks), ssd: 0 },
+    });
   }
   for (const tenant of ['default', 'salt-of-ann']) {
     const chunks = all.filter((chunk) => chunk.tenant === tenant);
-    expect(stats.tenants.find((row) => row.tenant === tenantDigest(tenant))).toMatchObject({ chunkCount: chunks.length, bytes: { ram: known.bytesOf(chunks) } });
+    expect(stats.tenants.find((row) => row.tenant === tenantDigest(tenant))).toMatchObject({
+      chunkCount: chunks.length,
+      bytes: { ram: known.bytesOf(chunks) },
+    });
   }
   expect(JSON.stringify(stats)).not.toContain('salt-of-ann');
 });
@@ -60,7 +73,9 @@ test('/v1/namespaces and /v1/tenants have one row for each of both grammars and 
     const rows = [];
     let cursor: string | null = null;
     do {
-      const page: Awaited<ReturnType<typeof agent.client.namespaces>> = await agent.client.namespaces(cursor === null ? { limit } : { limit, cursor });
+      const page: Awaited<ReturnType<typeof agent.client.namespaces>> = await agent.client.namespaces(
+        cursor === null ? { limit } : { limit, cursor },
+      );
       expect(page.namespaces.length).toBeLessThanOrEqual(limit);
       rows.push(...page.namespaces);
       cursor = page.cursor;
@@ -69,7 +84,11 @@ test('/v1/namespaces and /v1/tenants have one row for each of both grammars and 
     for (const row of rows) {
       const chunks = expected.get(row.label) ?? [];
       expect(row, row.label).toMatchObject({
-        model: chunks[0]?.model, tenant: chunks[0]?.tenant, tags: chunks[0]?.tags, chunkCount: chunks.length, bytes: { ram: known.bytesOf(chunks), ssd: 0 },
+        model: chunks[0]?.model,
+        tenant: chunks[0]?.tenant,
+        tags: chunks[0]?.tags,
+        chunkCount: chunks.length,
+        bytes: { ram: known.bytesOf(chunks), ssd: 0 },
       });
     }
   }
@@ -89,7 +108,9 @@ test('/v1/chunks filters by model, tenant, namespace, tier, key prefix and age, 
   expect(await known.listedKeys(agent, { model: 'org' })).toEqual([]);
   expect(await known.listedKeys(agent, { tenant: 'salt-of-ann' })).toEqual(known.keysOf(ann));
   for (const namespace of new Set(all.map((chunk) => chunk.namespace))) {
-    expect(await known.listedKeys(agent, { namespace }), namespace).toEqual(known.keysOf(all.filter((chunk) => chunk.namespace === namespace)));
+    expect(await known.listedKeys(agent, { namespace }), namespace).toEqual(
+      known.keysOf(all.filter((chunk) => chunk.namespace === namespace)),
+    );
   }
   expect(await known.listedKeys(agent, { tier: 'ram' })).toEqual(known.keysOf(all));
   expect(await known.listedKeys(agent, { tier: 'ssd' })).toEqual([]);
@@ -99,11 +120,22 @@ test('/v1/chunks filters by model, tenant, namespace, tier, key prefix and age, 
   const rows = await known.listed(agent);
   const times = rows.map(({ lastUsedAtMs }) => lastUsedAtMs).toSorted((a, b) => a - b);
   const middle = times[Math.floor(times.length / 2)] ?? 0;
-  const older = rows.filter(({ lastUsedAtMs }) => lastUsedAtMs < middle).map(({ key }) => key).toSorted();
+  const older = rows
+    .filter(({ lastUsedAtMs }) => lastUsedAtMs < middle)
+    .map(({ key }) => key)
+    .toSorted();
   expect(await known.listedKeys(agent, { olderThan: middle })).toEqual(older);
   expect(await known.listedKeys(agent, { olderThan: new Date(middle).toISOString() })).toEqual(older);
   expect(await known.listedKeys(agent, { olderThan: '1h' })).toEqual([]);
-  expect(await known.listedKeys(agent, { model: 'org/alpha', tenant: 'salt-of-ann', tier: 'ram', keyPrefix: ann[1]?.key ?? '', olderThan: Date.now() + 1000 })).toEqual([ann[1]?.key]);
+  expect(
+    await known.listedKeys(agent, {
+      model: 'org/alpha',
+      tenant: 'salt-of-ann',
+      tier: 'ram',
+      keyPrefix: ann[1]?.key ?? '',
+      olderThan: Date.now() + 1000,
+    }),
+  ).toEqual([ann[1]?.key]);
 });
 
 test('/v1/chunks/{id} tells of the chunk while it is that put, and is a 404 once the key was overwritten or deleted', async () => {
@@ -111,7 +143,16 @@ test('/v1/chunks/{id} tells of the chunk while it is that put, and is a 404 once
   const putAt = Date.now();
   await known.store(client, [chunk]);
   const [row] = await known.listed(agent, { keyPrefix: 'by-id' });
-  expect(row).toMatchObject({ key: 'by-id', sizeBytes: chunk.bytes.length, tiers: ['ram'], dirty: true, leased: false, model: '', tenant: 'default', hitCount: 0 });
+  expect(row).toMatchObject({
+    key: 'by-id',
+    sizeBytes: chunk.bytes.length,
+    tiers: ['ram'],
+    dirty: true,
+    leased: false,
+    model: '',
+    tenant: 'default',
+    hitCount: 0,
+  });
   expect(row?.checksum).toBe(Bun.hash.xxHash3(chunk.bytes, 0n).toString(16).padStart(16, '0'));
   expect(Math.abs((row?.createdAtMs ?? 0) - putAt)).toBeLessThan(5000);
   const id = row?.id ?? '';
@@ -123,7 +164,8 @@ test('/v1/chunks/{id} tells of the chunk while it is that put, and is a 404 once
   const [second] = await known.listed(agent, { keyPrefix: 'by-id' });
   expect(await client.send('DEL', 'by-id')).toBe(':1');
   await expect(agent.client.chunk(second?.id ?? '')).rejects.toMatchObject({ code: 'NOT_FOUND' });
-  for (const other of ['0-0', '999999-1', 'x', '-1-1']) await expect(agent.client.chunk(other), other).rejects.toMatchObject({ code: 'NOT_FOUND' });
+  for (const other of ['0-0', '999999-1', 'x', '-1-1'])
+    await expect(agent.client.chunk(other), other).rejects.toMatchObject({ code: 'NOT_FOUND' });
 });
 
 test('/v1/lookup tells tier and size up to the first gap, and takes no lease, no touch and no count', async () => {
@@ -191,7 +233,12 @@ test('/healthz says ok and /readyz is 200 with a state; unknown routes, methods,
     ['/v1/invalidate', { method: 'POST', headers: json, body: '{' }, 400, 'BAD_REQUEST'],
     ['/v1/invalidate', { method: 'POST', headers: json, body: '{"selector":{}}' }, 400, 'BAD_REQUEST'],
     ['/v1/invalidate', { method: 'POST', headers: json, body: '{"selector":{"modle":"x"}}' }, 400, 'BAD_REQUEST'],
-    ['/v1/invalidate', { method: 'POST', headers: { 'content-type': 'text/plain' }, body: '{"selector":{"all":true}}' }, 415, 'UNSUPPORTED_MEDIA_TYPE'],
+    [
+      '/v1/invalidate',
+      { method: 'POST', headers: { 'content-type': 'text/plain' }, body: '{"selector":{"all":true}}' },
+      415,
+      'UNSUPPORTED_MEDIA_TYPE',
+    ],
     ['/v1/lookup', { method: 'POST', headers: json, body: JSON.stringify({ keys: ['k'.repeat(2 ** 21)] }) }, 413, 'PAYLOAD_TOO_LARGE'],
     ['/v1/chunks?modle=x', {}, 400, 'BAD_REQUEST'],
     ['/v1/chunks?limit=1001', {}, 400, 'BAD_REQUEST'],
@@ -200,7 +247,11 @@ test('/healthz says ok and /readyz is 200 with a state; unknown routes, methods,
   ];
   for (const [path, init, status, code] of cases) {
     const response = await fetch(agent.url + path, init);
-    expect([path, response.status, response.headers.get('content-type')?.split(';')[0]]).toEqual([path, status, 'application/problem+json']);
+    expect([path, response.status, response.headers.get('content-type')?.split(';')[0]]).toEqual([
+      path,
+      status,
+      'application/problem+json',
+    ]);
     expect(await response.json(), path).toMatchObject({ status, code, type: `urn:kvtier:problem:${code}` });
   }
   expect(await known.listedKeys(agent)).toEqual(known.keysOf(all));
@@ -216,7 +267,11 @@ test('/v1/chunks gives each of 3,000 chunks exactly once over its pages, also wh
     let cursor: string | null = null;
     let pages = 0;
     do {
-      const page: Awaited<ReturnType<typeof agent.client.chunks>> = await agent.client.chunks({ keyPrefix: 'page:', limit, ...(cursor === null ? {} : { cursor }) });
+      const page: Awaited<ReturnType<typeof agent.client.chunks>> = await agent.client.chunks({
+        keyPrefix: 'page:',
+        limit,
+        ...(cursor === null ? {} : { cursor }),
+      });
       expect(page.chunks.length).toBeLessThanOrEqual(limit);
       keys.push(...page.chunks.map(({ key }) => key));
       cursor = page.cursor;

@@ -34,9 +34,17 @@ const tiersOf = async (chunks: readonly known.KnownChunk[]): Promise<(string | n
 
 test('persist writes the matching chunks that only RAM has, and tells of those that SSD has already', async () => {
   expect(await agent.client.persist({ model: 'org/alpha', keys: [alpha[0]?.key ?? ''] })).toEqual({
-    persisted: 1, alreadyOnSsd: 0, failed: 0, bytes: alpha[0]?.bytes.length,
+    persisted: 1,
+    alreadyOnSsd: 0,
+    failed: 0,
+    bytes: alpha[0]?.bytes.length,
   });
-  expect(await agent.client.persist({ model: 'org/alpha' })).toEqual({ persisted: 2, alreadyOnSsd: 1, failed: 0, bytes: known.bytesOf(alpha.slice(1)) });
+  expect(await agent.client.persist({ model: 'org/alpha' })).toEqual({
+    persisted: 2,
+    alreadyOnSsd: 1,
+    failed: 0,
+    bytes: known.bytesOf(alpha.slice(1)),
+  });
   const stats = await agent.client.stats();
   expect(known.tier(stats, 'ram')).toMatchObject({ chunkCount: all.length, dirtyBytes: known.bytesOf([...beta, ...zeta]) });
   expect(known.tier(stats, 'ssd').chunkCount).toBe(alpha.length);
@@ -46,7 +54,11 @@ test('persist writes the matching chunks that only RAM has, and tells of those t
 });
 
 test('evict of RAM writes what only RAM has and forgets nothing', async () => {
-  expect(await agent.client.evict({ tier: 'ram', selector: { all: true } })).toEqual({ evicted: all.length, bytes: known.bytesOf(all), skipped: 0 });
+  expect(await agent.client.evict({ tier: 'ram', selector: { all: true } })).toEqual({
+    evicted: all.length,
+    bytes: known.bytesOf(all),
+    skipped: 0,
+  });
   expect(await tiersOf(all)).toEqual(all.map(() => 'ssd'));
   const stats = await agent.client.stats();
   expect(known.tier(stats, 'ram')).toMatchObject({ chunkCount: 0, usedBytes: 0, dirtyBytes: 0 });
@@ -70,7 +82,9 @@ test('prefetch promotes what SSD has, and GET serves it from RAM, byte for byte;
 test('evict of SSD leaves what RAM has where it is, now dirty', async () => {
   expect(await agent.client.evict({ tier: 'ssd', selector: { model: 'org/alpha' } })).toMatchObject({ evicted: 3, skipped: 0 });
   expect((await known.listed(agent, { model: 'org/alpha' })).map(({ tiers, dirty }) => [tiers.join(), dirty])).toEqual([
-    ['ram', true], ['ram', true], ['ram', true],
+    ['ram', true],
+    ['ram', true],
+    ['ram', true],
   ]);
   expect(await known.served(client, alpha)).toEqual(alpha.map(({ key }) => key));
   expect(await agent.client.persist({ all: true })).toMatchObject({ persisted: 3, alreadyOnSsd: 3, failed: 0 });

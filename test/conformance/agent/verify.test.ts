@@ -58,7 +58,13 @@ async function verifyLive(): Promise<VerifyProgress> {
 }
 
 test('verify of a sound SSD reads every file and finds nothing', async () => {
-  expect(await verifyLive()).toEqual({ checkedFiles: chunks.length, totalFiles: chunks.length, checkedBytes: known.bytesOf(chunks), mismatches: [], done: true });
+  expect(await verifyLive()).toEqual({
+    checkedFiles: chunks.length,
+    totalFiles: chunks.length,
+    checkedBytes: known.bytesOf(chunks),
+    mismatches: [],
+    done: true,
+  });
 });
 
 test('a flipped payload bit and a missing file are reported; the file is set aside; both are misses from then on', async () => {
