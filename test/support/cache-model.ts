@@ -122,7 +122,7 @@ export class CacheModel {
       await model.#run();
     } catch (problem) {
       const text = problem instanceof Error ? (problem.stack ?? problem.message) : String(problem);
-      throw new Error(`Seed ${model.sim.seed}, step ${model.#step}: ${text}\n  ${model.trace.slice(-60).join('\n  ')}`, { cause: problem });
+      throw new Error(`Seed ${model.sim.seed}, step ${model.#step}: ${text}\n  ${model.trace.slice(-Number(process.env['KVTIER_TRACE'] ?? 60)).join('\n  ')}`, { cause: problem });
     }
     return model;
   }
@@ -183,8 +183,27 @@ export class CacheModel {
     const { rng } = this.sim;
     const faults = this.#options.faults === true ? 1 : 0;
     const action = rng.weighted({
-      put: 16, begin: 6, settlePut: 8, probe: 8, open: 20, release: 6, delete: 2, invalidate: 1.2, dryRun: 0.3, flush: 0.1, evict: 1.5, persist: 1.5,
-      prefetch: 1.5, metadata: 1.5, link: 3, advance: 8, io: 24, catalog: 4, verify: 0.3, epoch: 0.2, crash: 100 * (this.#options.crashes ?? 0),
+      put: 16,
+      begin: 6,
+      settlePut: 8,
+      probe: 8,
+      open: 20,
+      release: 6,
+      delete: 2,
+      invalidate: 1.2,
+      dryRun: 0.3,
+      flush: 0.1,
+      evict: 1.5,
+      persist: 1.5,
+      prefetch: 1.5,
+      metadata: 1.5,
+      link: 3,
+      advance: 8,
+      io: 24,
+      catalog: 4,
+      verify: 0.3,
+      epoch: 0.2,
+      crash: 100 * (this.#options.crashes ?? 0),
       fault: 2 * faults,
     });
     if (action === 'put') return await this.#put();
@@ -197,7 +216,8 @@ export class CacheModel {
     if (action === 'invalidate') return await this.#invalidate(this.#selector());
     if (action === 'dryRun') return await this.#dryRun(this.#selector());
     if (action === 'flush') return await this.#invalidate({ all: true });
-    if (action === 'evict') return this.#inBackground('evict', this.sim.cache.control.evict(rng.pick(['ram', 'ssd'] as const), this.#broadSelector()));
+    if (action === 'evict')
+      return this.#inBackground('evict', this.sim.cache.control.evict(rng.pick(['ram', 'ssd'] as const), this.#broadSelector()));
     if (action === 'persist') return this.#inBackground('persist', this.sim.cache.control.persist(this.#broadSelector()));
     if (action === 'prefetch') return this.#inBackground('prefetch', this.sim.cache.control.prefetch([this.#key().name, this.#key().name]));
     if (action === 'metadata') return this.#metadata();
@@ -281,7 +301,8 @@ export class CacheModel {
     const there = this.sim.peek(key.name) !== undefined;
     this.#puts.delete(put);
     const outcome = this.sim.commit(put.ticket as PutTicket, this.#payload(put), {
-      ...(onlyIf === 'always' ? {} : { onlyIf }), ...(parent === undefined ? {} : { parent }),
+      ...(onlyIf === 'always' ? {} : { onlyIf }),
+      ...(parent === undefined ? {} : { parent }),
     });
     this.#note(`commit ${key.name} = ${put.id} ${onlyIf}: ${outcome}`);
     if (outcome === 'failed') {
@@ -316,9 +337,14 @@ export class CacheModel {
     this.#note(`probe ${key.name} by ${owner}: ${outcome?.tier}`);
     if (outcome === undefined) return;
     if (key.current === undefined) throw new Error(`${key.name} should be gone, probe says ${outcome.sizeBytes} bytes in ${outcome.tier}`);
-    if (outcome.sizeBytes !== key.current.sizeBytes) throw new Error(`${key.name} has ${key.current.sizeBytes} bytes, probe says ${outcome.sizeBytes}`);
+    if (outcome.sizeBytes !== key.current.sizeBytes)
+      throw new Error(`${key.name} has ${key.current.sizeBytes} bytes, probe says ${outcome.sizeBytes}`);
     if (owner === undefined || this.sim.cache.holdings().leases === before) return;
-    this.#leases.set(key, { value: key.current, owner, untilMs: this.sim.clock.monotonicMs() + (this.#options.limits?.leaseMs ?? LEASE_MS) });
+    this.#leases.set(key, {
+      value: key.current,
+      owner,
+      untilMs: this.sim.clock.monotonicMs() + (this.#options.limits?.leaseMs ?? LEASE_MS),
+    });
   }
 
   #open(): void {
@@ -356,7 +382,7 @@ export class CacheModel {
 
   #whose(bytes: Buffer): string {
     for (let id = 1; id < this.#nextValue; id += 1) if (bytes.equals(payloadOf(id, bytes.length))) return `value ${id}`;
-    return 'nobody\'s value';
+    return "nobody's value";
   }
 
   #compare(key: Key, handle: ReadHandle, value: Value): void {
@@ -384,7 +410,18 @@ export class CacheModel {
 
   #selector(): Selector {
     const { rng, clock } = this.sim;
-    const kind = rng.weighted({ model: 2, modelPrefix: 1, tenant: 1, keys: 4, keyPrefix: 2, createdBefore: 2, olderThan: 2, tier: 1, chainFrom: 2, namespace: 1 });
+    const kind = rng.weighted({
+      model: 2,
+      modelPrefix: 1,
+      tenant: 1,
+      keys: 4,
+      keyPrefix: 2,
+      createdBefore: 2,
+      olderThan: 2,
+      tier: 1,
+      chainFrom: 2,
+      namespace: 1,
+    });
     const name = this.#key().name;
     if (kind === 'model') return { model: rng.pick(['model-a', 'model-b']) };
     if (kind === 'modelPrefix') return { modelPrefix: 'model-' };
@@ -435,7 +472,7 @@ export class CacheModel {
         if (life !== this.#life) return;
         this.#invalidations.delete(invalidation);
         this.#note(`invalidate ${JSON.stringify(selector)}: ${answer.matchedChunks}`);
-        for (const [key, value] of doomed) if (key.current === value) this.#setCurrent(key, undefined);
+        for (const [key, value] of doomed) if (key.current === value && !this.#escaped(selector, key)) this.#setCurrent(key, undefined);
       },
       (problem: unknown) => {
         if (life !== this.#life) return;
@@ -444,8 +481,18 @@ export class CacheModel {
         if (!(problem instanceof KvtierError) || this.#options.faults !== true) this.#fail(problem);
       },
     );
-    // A volatile selector may match more while its scan waits, so the oracle judges it only where nothing happens in between.
-    if (isVolatile(selector)) await this.sim.run(running);
+    // A volatile selector may match more while its scan stands still: nothing but I/O and time happens in between.
+    if (!isVolatile(selector)) return;
+    for (const key of this.#leases.keys()) if (this.#matchesValue(selector, key, 0)) this.#leases.delete(key);
+    await this.sim.run(running);
+  }
+
+  /** Used, written or linked while the scan stood still, it matches the volatile fields no more. */
+  #escaped(selector: Selector, key: Key): boolean {
+    if (!isVolatile(selector)) return false;
+    const { chunks } = this.sim.cache.control.chunks({}, { limit: 10_000 });
+    const chunk = chunks.find((candidate) => candidate.key === key.name);
+    return chunk !== undefined && !matchesLive(selector, chunk, new Map(chunks.map((other) => [other.id, other])));
   }
 
   async #dryRun(selector: Selector): Promise<void> {
@@ -504,7 +551,19 @@ export class CacheModel {
 
   #fault(): void {
     const { rng, io, disk } = this.sim;
-    const kind = rng.pick(['write', 'read', 'unlink', 'rename', 'headers', 'flip', 'truncate', 'delete', 'journal', 'space', 'lock'] as const);
+    const kind = rng.pick([
+      'write',
+      'read',
+      'unlink',
+      'rename',
+      'headers',
+      'flip',
+      'truncate',
+      'delete',
+      'journal',
+      'space',
+      'lock',
+    ] as const);
     this.#note(`fault ${kind}`);
     this.#leases.clear();
     if (kind === 'journal') disk.data.failNext(rng.pick(['append', 'sync'] as const), 5, { path: '/data/journal' });
@@ -574,7 +633,9 @@ export class CacheModel {
       if (this.#problem !== undefined) throw this.#problem;
     }
     if (this.#reads.size + this.#puts.size + this.#background + this.#invalidations.size > 0) {
-      throw new Error(`Never ended: ${this.#reads.size} reads, ${this.#puts.size} puts, ${this.#background} others, ${this.#invalidations.size} invalidations`);
+      throw new Error(
+        `Never ended: ${this.#reads.size} reads, ${this.#puts.size} puts, ${this.#background} others, ${this.#invalidations.size} invalidations`,
+      );
     }
     this.#inspect(true);
     const { leases } = sim.cache.holdings();
@@ -582,7 +643,8 @@ export class CacheModel {
     if (this.#options.faults !== true) {
       sim.checkQuiet();
       // SSD folders of the default size take everything; smaller ones evict, and what they evict stays in RAM alone.
-      if ((this.#options.admission ?? 'idle') === 'idle' && this.#options.ssdBytes === undefined && sim.tier('ram').dirtyBytes !== 0) throw new Error(`${sim.tier('ram').dirtyBytes} bytes are still dirty`);
+      if ((this.#options.admission ?? 'idle') === 'idle' && this.#options.ssdBytes === undefined && sim.tier('ram').dirtyBytes !== 0)
+        throw new Error(`${sim.tier('ram').dirtyBytes} bytes are still dirty`);
     } else sim.check();
     for (const key of this.#keys) {
       const got = await sim.get(key.name);
@@ -596,7 +658,11 @@ function matchesLive(selector: Selector, chunk: ChunkInfo, byId: ReadonlyMap<str
   if (selector.olderThan !== undefined && !(chunk.lastUsedAtMs < selector.olderThan)) return false;
   if (selector.tier !== undefined && !chunk.tiers.includes(selector.tier)) return false;
   if (selector.chainFrom === undefined) return true;
-  for (let current: ChunkInfo | undefined = chunk; current !== undefined; current = current.parentId === undefined ? undefined : byId.get(current.parentId)) {
+  for (
+    let current: ChunkInfo | undefined = chunk;
+    current !== undefined;
+    current = current.parentId === undefined ? undefined : byId.get(current.parentId)
+  ) {
     if (current.key === selector.chainFrom) return true;
   }
   return false;
