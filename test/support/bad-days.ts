@@ -136,11 +136,11 @@ export function range(from: number, to: number): number[] {
 /** Takes all free space of a file system but `leftBytes`; the path of the file that does. */
 export function fillDisk(folder: string, leftBytes = 0): string {
   const path = join(folder, 'filler');
-  const { bavail, bsize } = statfsSync(folder);
-  const inOnePiece = bavail * bsize - Math.max(leftBytes, MiB);
-  const filled = spawnSync('fallocate', ['-l', String(inOnePiece), path]);
-  if (filled.status !== 0) throw new Error(`Cannot fill ${folder}: ${filled.stderr.toString()}`);
   // Somebody else may take some of it meanwhile.
+  for (let filled = false; !filled;) {
+    const { bavail, bsize } = statfsSync(folder);
+    filled = spawnSync('fallocate', ['-l', String(bavail * bsize - Math.max(leftBytes, MiB)), path]).status === 0;
+  }
   try {
     while (leftBytes === 0) appendFileSync(path, new Uint8Array(4096));
   } catch (problem) {

@@ -53,6 +53,8 @@ export interface LoadOptions {
 export interface Load {
   /** Runs each time an invalidation has been sent. */
   onInvalidation: () => void;
+  /** Runs each time one has been acknowledged. */
+  onInvalidated: () => void;
   /** Ends the clients after the operation each is in; resolves when they have. */
   stop(): Promise<void>;
   readonly counts: { sets: number; deletes: number; gets: number; probes: number; invalidations: number; refused: number };
@@ -64,6 +66,10 @@ export function startLoad(options: LoadOptions): Load {
   return load;
 }
 
+function tomorrow(): number {
+  return Date.now() + 86_400_000;
+}
+
 function sizeOf(random: SeededRandom): number {
   return random.next() < LARGE_SHARE ? random.logarithmic(SMALL_BYTES, MOST_BYTES) : random.logarithmic(LEAST_BYTES, SMALL_BYTES);
 }
@@ -71,6 +77,7 @@ function sizeOf(random: SeededRandom): number {
 class RunningLoad implements Load {
   readonly counts = { sets: 0, deletes: 0, gets: 0, probes: 0, invalidations: 0, refused: 0 };
   onInvalidation: () => void = () => undefined;
+  onInvalidated: () => void = () => undefined;
   readonly #options: LoadOptions;
   #stopped = false;
   readonly #clients: Promise<void>[] = [];
@@ -185,7 +192,8 @@ class RunningLoad implements Load {
       else if (dice < 0.65) await this.#post({ model: random.pick([...MODELS, 'twin']) });
       else if (dice < 0.75) await this.#post({ model: random.pick(MODELS), tenant: 'salt1' });
       // Everything was last used before tomorrow: the same chunks, by the way of a selector that no file can be judged by.
-      else if (dice < 0.98) await this.#post({ keyPrefix: `doc${random.below(PREFIXES)}:`, olderThan: Date.now() + 86_400_000 });
+      else if (dice < 0.85) await this.#post({ keyPrefix: `doc${random.below(PREFIXES)}:`, olderThan: tomorrow() });
+      else if (dice < 0.98) await this.#post({ model: random.pick(MODELS), olderThan: tomorrow() });
       else if (dice < 0.99) await this.#post({ all: true });
       else await this.#flush(client);
     }
@@ -208,7 +216,9 @@ class RunningLoad implements Load {
       () => false,
     );
     this.onInvalidation();
-    oracle.endRemoval(removal, await answer);
+    const acknowledged = await answer;
+    oracle.endRemoval(removal, acknowledged);
+    if (acknowledged) this.onInvalidated();
   }
 }
 

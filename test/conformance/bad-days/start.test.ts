@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import Database from 'better-sqlite3';
 import { afterEach, describe, expect, test } from 'vitest';
 import { startAgent } from '#testsupport/agent.ts';
-import { canMount, CheckedClient, Cleanup, runToEnd } from '#testsupport/bad-days.ts';
+import { canMount, CheckedClient, Cleanup, fillDisk, runToEnd, until } from '#testsupport/bad-days.ts';
 
 const cleanup = new Cleanup();
 afterEach(() => cleanup.run());
@@ -116,6 +116,24 @@ describe('--shm-dir on a file system of 64 MiB', () => {
     expect(ended).toMatchObject({ code: 78 });
     expect(ended.output).toContain(`--ram 256 MiB does not fit ${shmDir}: 64 MiB of 64 MiB are free`);
     expect(ended.output).toContain('--shm-size');
+  });
+
+  test.skipIf(!canMount)('one that others fill while the tier grows leaves the tier smaller, and says so', async () => {
+    const shmDir = cleanup.mount(768 * MiB);
+    const starting = cleanup.agent({ dataDir: cleanup.folder(), flags: ['--shm-dir', shmDir, '--ram', '700MiB', '--ssd', '64MiB'] });
+    await until('the first arena', () => Promise.resolve(readdirSync(shmDir).length > 0));
+    fillDisk(shmDir, 4 * MiB);
+    const agent = await starting;
+    const health = await until('degraded', async () => {
+      const now = await agent.client.readiness();
+      return now.state === 'degraded' && now;
+    });
+    expect(health.reasons.join()).toMatch(/Shared memory is full: .* of 700 MiB could be backed/);
+    expect((await agent.client.stats()).tiers[0]?.capacityBytes).toBeLessThan(700 * MiB);
+    const client = await CheckedClient.connect(agent);
+    await client.store(0, 200, 4 * MiB);
+    expect((await client.found(190, 200)).length).toBe(10);
+    client.close();
   });
 
   test.skipIf(!canMount)('an agent that was killed does not stand in the way of the next one', async () => {
