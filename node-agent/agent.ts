@@ -38,6 +38,7 @@ import type { Listener } from '#ports/transport.ts';
 import { KeyParser } from '#protocol/lmcache-key.ts';
 import type { DoorStats, Health } from '#protocol/rest/stats.ts';
 import { RespServer } from '#servers/resp/resp-server.ts';
+import { EventLoopLag } from '#telemetry/event-loop-lag.ts';
 import { createLog } from '#telemetry/log.ts';
 import type { LogRoot } from '#telemetry/log.ts';
 import { Metrics } from '#telemetry/metrics.ts';
@@ -83,6 +84,7 @@ class Agent {
   readonly #log: LogRoot;
   readonly #logger: Logger;
   readonly #metrics = new Metrics();
+  readonly #lag = new EventLoopLag(hostClock);
   readonly #startedAtMs = Date.now();
   #state: Health['state'] = 'starting';
   readonly #findings: string[] = [];
@@ -126,6 +128,7 @@ class Agent {
     this.#startDoors(cache, this.#pool);
     this.#writeAgentFile();
     this.#state = 'ready';
+    this.#lag.start();
     const readyMs = performance.now() - startedAt;
     const warnings = [...this.#findings, ...(this.#ram?.reasons ?? [])];
     this.#options.stdout.write(
@@ -284,6 +287,8 @@ class Agent {
         doors: () => this.#doorStats(),
         health: () => this.#health(cache),
         residentBytes: () => process.memoryUsage.rss(),
+        heapBytes: () => process.memoryUsage().heapUsed,
+        eventLoopLag: () => this.#lag.summary(),
       },
       tokens,
       hosts: [http.listen.host],
@@ -390,6 +395,7 @@ class Agent {
     // A client that stalls in the middle of a value must not use up the time that dirty chunks need.
     await this.#resp?.settle(startedAtMs + drainMs * TRANSFER_SHARE);
     const lostBytes = await this.#close(startedAtMs + drainMs);
+    this.#lag.stop();
     if (lostBytes > 0) this.#logger.warn(`Stopped: ${lostBytes} bytes were only in RAM and are gone`, { lostBytes });
     else this.#logger.info('Stopped: nothing was only in RAM', { lostBytes });
   }

@@ -34,6 +34,8 @@ export function bindAgentRoutes(app: ApiApp, { deps, guarded }: { readonly deps:
       state: agent.health().state,
       uptimeSeconds: Math.max(0, clock.nowMs() - agent.startedAtMs) / 1000,
       residentBytes: agent.residentBytes(),
+      heapBytes: agent.heapBytes(),
+      eventLoopLag: agent.eventLoopLag(),
     }));
     return context.text(text, 200, { 'content-type': metrics.contentType });
   });

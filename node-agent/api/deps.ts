@@ -3,6 +3,7 @@ import type { CacheControl } from '#cache/control.ts';
 import type { Clock } from '#core/clock.ts';
 import type { Logger } from '#core/logger.ts';
 import type { DoorStats, Health } from '#protocol/rest/stats.ts';
+import type { LagSummary } from '#telemetry/event-loop-lag.ts';
 import type { SnapshotSource } from '#telemetry/metrics.ts';
 
 export interface AgentInfo {
@@ -13,6 +14,9 @@ export interface AgentInfo {
   health(): Health;
   /** Resident memory of the process. */
   residentBytes(): number;
+  /** JavaScript heap of the main thread in use. */
+  heapBytes(): number;
+  eventLoopLag(): LagSummary;
 }
 
 /** Counts of the API, and the text for Prometheus; telemetry/metrics.ts is the real one. */

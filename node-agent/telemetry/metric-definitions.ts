@@ -4,6 +4,7 @@
  */
 import type { CacheStats, FolderStats, NamespaceStats } from '#cache/control.ts';
 import type { DoorStats, Health } from '#protocol/rest/stats.ts';
+import type { LagSummary } from './event-loop-lag.ts';
 import { tenantDigest } from './tenant-digest.ts';
 
 /** Series per tenant or model; what is beyond, smallest first, is summed under `other`. */
@@ -18,6 +19,9 @@ export interface MetricsSnapshot {
   readonly state: Health['state'];
   readonly uptimeSeconds: number;
   readonly residentBytes: number;
+  /** Of the main thread's JavaScript heap. */
+  readonly heapBytes: number;
+  readonly eventLoopLag: LagSummary;
   /** Answers of the HTTP door by route template and status. */
   readonly httpResponses: readonly { readonly route: string; readonly status: number; readonly count: number }[];
   readonly webhookCalls: Readonly<Record<'ok' | 'failed', number>>;
@@ -177,6 +181,21 @@ const agentMetrics: readonly MetricDefinition[] = [
     help: 'Resident memory of the process, arenas included',
     read: ({ residentBytes }) => residentBytes,
   }),
+  plain('gauge', 'kvtier_process_heap_bytes', {
+    help: "JavaScript heap of the main thread in use; no chunk's bytes are in it",
+    read: ({ heapBytes }) => heapBytes,
+  }),
+  {
+    name: 'kvtier_event_loop_lag_seconds',
+    type: 'gauge',
+    help: 'How late timers of the main thread ran in the last 10 s; quantile 1 is the maximum',
+    labels: ['quantile'],
+    collect: ({ eventLoopLag: lag }) =>
+      [['0.5', lag.p50Ms] as const, ['0.99', lag.p99Ms] as const, ['1', lag.maxMs] as const].map(([quantile, ms]) => ({
+        labels: { quantile },
+        value: ms / 1000,
+      })),
+  },
 ];
 
 const tierMetrics: readonly MetricDefinition[] = [

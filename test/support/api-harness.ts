@@ -60,6 +60,8 @@ export function createApiHarness(overrides: Partial<ApiDeps> = {}): ApiHarness {
       doors: () => agent.doors,
       health: () => agent.health,
       residentBytes: () => 123_456_789,
+      heapBytes: () => 12_345_678,
+      eventLoopLag: () => ({ p50Ms: 1, p99Ms: 2, maxMs: 3 }),
     },
     ...overrides,
   });

@@ -16,6 +16,8 @@ function sourceOf(control: SimCacheControl): Source {
     state: 'degraded',
     uptimeSeconds: 90,
     residentBytes: 5,
+    heapBytes: 4,
+    eventLoopLag: { p50Ms: 1, p99Ms: 2.5, maxMs: 7 },
     doors: [
       {
         door: 'resp',
