@@ -273,19 +273,26 @@ export class CacheControlPart implements CacheControl {
     const state = this.#state;
     const answer = { persisted: 0, alreadyOnSsd: 0, failed: 0, bytes: 0 };
     const found = await this.#matches(selector);
+    const wasDirty = new Set<EntryIndex>();
     let next = 0;
     const worker = async (): Promise<void> => {
       for (let ref = found[next++]; ref !== undefined; ref = found[next++]) {
-        if (!state.isSame(ref)) continue;
-        const sizeBytes = state.index.sizeBytes(ref.entry);
-        if (!state.isDirty(ref.entry)) answer.alreadyOnSsd += 1;
-        else if (await this.#parts.writer.persist(ref.entry)) {
-          answer.persisted += 1;
-          answer.bytes += sizeBytes;
-        } else if (state.isSame(ref)) answer.failed += 1;
+        if (!state.isSame(ref) || !state.isDirty(ref.entry)) continue;
+        wasDirty.add(ref.entry);
+        await this.#parts.writer.persist(ref.entry);
       }
     };
     await Promise.all(Array.from({ length: state.limits.writesAtOnce }, worker));
+    // Counted at the end: a tier that is smaller than what was asked for has dropped the first of it for the last.
+    for (const ref of found) {
+      if (!state.isSame(ref)) continue;
+      if (state.index.ssdFolder(ref.entry) < 0) answer.failed += 1;
+      else if (!wasDirty.has(ref.entry)) answer.alreadyOnSsd += 1;
+      else {
+        answer.persisted += 1;
+        answer.bytes += state.index.sizeBytes(ref.entry);
+      }
+    }
     return answer;
   }
 

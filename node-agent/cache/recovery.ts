@@ -124,10 +124,18 @@ export interface RecoveryProgress {
   loadedRows: number;
 }
 
+interface ParentLink {
+  readonly entry: EntryIndex;
+  readonly generation: number;
+  readonly parentGeneration: number;
+}
+
 export class Recovery {
   readonly #state: CacheState;
   readonly progress: RecoveryProgress = { done: false, adoptedFiles: 0, droppedFiles: 0, loadedRows: 0 };
   readonly #uncatalogued: { folder: SsdFolder; generations: number[] }[] = [];
+  /** What headers say of parents, kept until all are read: a parent may be read after its child. */
+  readonly #links: ParentLink[] = [];
   #stopped = false;
 
   constructor(state: CacheState) {
@@ -143,7 +151,7 @@ export class Recovery {
     ]);
     const byId = new Map(state.ssd.folders.map((folder, index) => [folder.id, { folder, names: listings[index] ?? new Set<number>() }]));
     const entries = new Map<number, EntryIndex>();
-    const parents: { entry: EntryIndex; generation: number; parentGeneration: number }[] = [];
+    const parents: ParentLink[] = [];
     for await (const rows of catalog.chunks) {
       for (const row of rows) {
         const entry = this.#takeRow(row, byId);
@@ -228,6 +236,7 @@ export class Recovery {
       }
     }
     this.#uncatalogued.length = 0;
+    this.#linkAdopted();
     if (this.#stopped) return;
     state.tombstones.adoptionDone();
     this.progress.done = true;
@@ -247,7 +256,25 @@ export class Recovery {
     const entry = this.#take(folder, chunkOfHeader(header));
     if (entry === undefined) return;
     this.progress.adoptedFiles += 1;
+    if (header.parentGeneration > 0) this.#links.push({ entry, generation, parentGeneration: header.parentGeneration });
     state.catalogPut(entry);
+  }
+
+  /** Chains of adopted files, whose parents may be adopted ones or catalogued ones. What a client has told meanwhile is newer and stands. */
+  #linkAdopted(): void {
+    const { index, catalog } = this.#state;
+    const links = this.#links.splice(0);
+    if (links.length === 0) return;
+    const wanted = new Set(links.map((link) => link.parentGeneration));
+    const parents = new Map<number, EntryIndex>();
+    index.forEach((entry) => {
+      if (wanted.has(index.generation(entry))) parents.set(index.generation(entry), entry);
+    });
+    for (const { entry, generation, parentGeneration } of links) {
+      const parent = parents.get(parentGeneration);
+      if (parent === undefined || !this.#state.isSame({ entry, generation }) || index.parent(entry) >= 0) continue;
+      if (this.#state.setParent(entry, parent)) catalog.enqueue({ kind: 'parent', generation, parentGeneration });
+    }
   }
 
   /** A file that does not say whose it is counts as an older one of every key until it is gone. */

@@ -1,7 +1,11 @@
 /** What operators see of chunks that real clients stored over RESP: statistics, listings, lookups, metrics, health, problems. */
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { startAgent, type RunningAgent } from '#testsupport/agent.ts';
 import * as known from '#testsupport/agent-chunks.ts';
+import { until } from '#testsupport/agent-probes.ts';
 import type { ByteClient } from '#testsupport/byte-client.ts';
 import { tenantDigest } from '#telemetry/tenant-digest.ts';
 
@@ -283,6 +287,55 @@ test('/v1/chunks gives each of 3,000 chunks exactly once over its pages, also wh
     expect(keys.toSorted(), `limit ${limit}`).toEqual(many.toSorted());
   }
   expect(await agent.client.invalidate({ selector: { keyPrefix: 'page:' } })).toMatchObject({ matchedChunks: 3000 });
+});
+
+test('/metrics names at most 100 tenants and models, by digest and escaped, and the rest under other: nobody is lost', async () => {
+  const odd = known.objectChunk(1, { model: 'we"ird\\m' });
+  await known.store(client, [
+    odd,
+    ...Array.from({ length: 150 }, (_, id) => known.objectChunk(id, { model: `m${id}`, tenant: `tenant${id}` })),
+  ]);
+  const samples = parseMetrics(await agent.client.metrics());
+  const { chunkCount } = known.tier(await agent.client.stats(), 'ram');
+  for (const label of ['tenant', 'model']) {
+    const rows = [...samples].filter(([name]) => name.startsWith(`kvtier_${label}_chunks{`));
+    expect(rows).toHaveLength(101);
+    expect(rows.reduce((sum, [, value]) => sum + value, 0)).toBe(chunkCount);
+  }
+  expect([...samples.keys()].join('\n')).not.toContain('tenant1');
+  await agent.client.invalidate({ selector: { modelPrefix: 'm' } });
+  expect(parseMetrics(await agent.client.metrics()).get('kvtier_model_chunks{model="we\\"ird\\\\m"}')).toBe(1);
+  expect(await agent.client.invalidate({ selector: { model: odd.model } })).toMatchObject({ matchedChunks: 1 });
+});
+
+test('what the listings tell of chunks on SSD is the same after a restart, after kill -9, and without the catalog', async () => {
+  const dataDir = mkdtempSync(join(tmpdir(), 'kvtier-listings-'));
+  const flags = ['--ssd-admission', 'demote'];
+  let other = await startAgent({ dataDir, flags });
+  const first = await known.redisClient(other);
+  const odd = [known.objectChunk(1, { model: 'we"ird\\m', tenant: 'sal"t' }), known.opaqueChunk('\ufeffa b'), ...tagged, ...ann];
+  await known.store(first, odd);
+  first.destroy();
+  await other.client.persist({ all: true });
+  // Ids and tiers are of one process; parents are told by key.
+  const facts = async () => {
+    const rows = await known.listed(other);
+    const keys = new Map(rows.map(({ id, key }) => [id, key]));
+    return rows
+      .map(({ id: _, tiers: _tiers, parentId, ...row }) => ({ ...row, parent: keys.get(parentId ?? '') }))
+      .toSorted((a, b) => (a.key < b.key ? -1 : 1));
+  };
+  const before = await facts();
+  expect(before.map(({ key }) => key)).toEqual(known.keysOf(odd));
+  for (const how of ['stop', 'kill9', 'no catalog'] as const) {
+    await (how === 'kill9' ? other.kill9() : other.stop());
+    if (how === 'no catalog') for (const suffix of ['', '-wal', '-shm']) rmSync(join(dataDir, `catalog.db${suffix}`), { force: true });
+    other = await startAgent({ dataDir, flags });
+    await until('adoption has ended', async () => (await other.client.stats()).recovery.done);
+    expect(await facts(), how).toEqual(before);
+  }
+  expect(await other.stop(), other.output()).toBe(0);
+  rmSync(dataDir, { recursive: true, force: true });
 });
 
 /** `name{labels}` to value. Throws for a line that is neither a sample nor HELP or TYPE, for a sample twice, and for one without TYPE. */

@@ -124,3 +124,23 @@ test('evict of RAM skips what no lower tier takes, so that nothing is forgotten'
   other.destroy();
   expect(await noSsd.stop()).toBe(0);
 });
+
+test('persist counts as persisted what is on SSD when it answers, also where SSD is smaller than what was asked for', async () => {
+  const tiny = await startAgent({ flags: ['--ssd', '1MiB', '--ssd-admission', 'demote'] });
+  const other = await known.redisClient(tiny);
+  const many = Array.from({ length: 60 }, (_, id) => known.objectChunk(id, { model: 'many' }));
+  await known.store(other, many);
+  const answer = await tiny.client.persist({ all: true });
+  const onSsd = await known.listed(tiny, { tier: 'ssd' });
+  expect(answer).toEqual({
+    persisted: onSsd.length,
+    alreadyOnSsd: 0,
+    failed: many.length - onSsd.length,
+    bytes: onSsd.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0),
+  });
+  expect(onSsd.length).toBeGreaterThan(0);
+  expect(onSsd.length).toBeLessThan(many.length);
+  expect(await known.served(other, many)).toHaveLength(many.length);
+  other.destroy();
+  expect(await tiny.stop(), tiny.output()).toBe(0);
+});
