@@ -189,7 +189,7 @@ export class Invalidator {
   #doomTickets(selector: Selector): void {
     const { namespaces, clock } = this.#state;
     const now = clock.nowMs();
-    for (const ticket of this.#puts.open) {
+    for (const ticket of this.#puts.open()) {
       const key = namespaces.wholeKey(ticket.namespace, ticket.key);
       const facts = { namespace: namespaces.descriptor(ticket.namespace), key, createdAtMs: ticket.startedAtMs };
       const inChain = selector.chainFrom === undefined || selector.chainFrom === key;

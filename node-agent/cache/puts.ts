@@ -13,10 +13,13 @@ import type { CacheState } from './cache-state.ts';
 import type { CommitOptions, CommitOutcome, PutRejected, PutRejection, PutRequest, PutTicket } from './door.ts';
 import type { RamSpace } from './ram-space.ts';
 
+/** A put that has begun: it waits for room or has a ticket. */
 export interface OpenTicket {
   readonly namespace: NamespaceId;
   readonly key: Uint8Array;
+  readonly sizeBytes: number;
   readonly startedAtMs: number;
+  /** It commits to nothing: an invalidation that matches it came after its beginning. */
   doomed: boolean;
 }
 
@@ -28,18 +31,19 @@ class Ticket implements PutTicket, OpenTicket {
   readonly slot: SlotIndex;
   readonly address: Address;
   readonly startedAtMs: number;
-  doomed = false;
+  doomed: boolean;
   open = true;
   readonly #state: CacheState;
 
-  constructor(state: CacheState, request: PutRequest, slot: SlotIndex) {
+  constructor(state: CacheState, put: OpenTicket, slot: SlotIndex) {
     this.#state = state;
-    this.namespace = request.namespace;
-    this.key = request.key.slice();
-    this.sizeBytes = request.sizeBytes;
+    this.namespace = put.namespace;
+    this.key = put.key;
+    this.sizeBytes = put.sizeBytes;
     this.slot = slot;
     this.address = state.ram.address(slot);
-    this.startedAtMs = state.clock.nowMs();
+    this.startedAtMs = put.startedAtMs;
+    this.doomed = put.doomed;
   }
 
   view(): Uint8Array {
@@ -52,6 +56,7 @@ export class Puts {
   readonly #state: CacheState;
   readonly #space: RamSpace;
   readonly #tickets = new Set<Ticket>();
+  readonly #waiting = new Set<OpenTicket>();
 
   constructor(state: CacheState, space: RamSpace) {
     this.#state = state;
@@ -62,16 +67,17 @@ export class Puts {
     return this.#tickets.size;
   }
 
-  /** Tickets that an invalidation must look at; it dooms those that match. */
-  get open(): Iterable<OpenTicket> {
-    return this.#tickets;
+  /** Puts that an invalidation must look at; it dooms those that match. */
+  *open(): Iterable<OpenTicket> {
+    yield* this.#tickets;
+    yield* this.#waiting;
   }
 
   reserve(request: PutRequest): PutTicket | PutRejected | Promise<PutTicket | PutRejected> {
     const refused = this.#refusal(request);
     if (refused !== undefined) return refused;
     const slot = this.#space.allocate(request.sizeBytes, { spare: request.spare });
-    if (slot !== -1) return this.#ticket(request, slot);
+    if (slot !== -1) return this.#ticket(this.#begin(request), slot);
     if (this.#space.onlySpareIsLeft(request.sizeBytes, request.spare)) {
       return this.#reject('own-chain', 'Cannot store a value: ram is full of the prefix that it continues');
     }
@@ -82,15 +88,18 @@ export class Puts {
     const state = this.#state;
     // The namespace must outlive the wait even if its last chunk goes meanwhile.
     state.namespaces.retain(request.namespace);
+    const put = this.#begin(request);
+    this.#waiting.add(put);
     try {
       const slot = await this.#space.allocateOrWait(request.sizeBytes, state.limits.putWaitMs, request.spare);
       if (slot !== -1 && state.draining) {
         if (state.ram.release(slot)) state.onRoom();
         return this.#reject('draining', 'Cannot store a value: the agent is shutting down');
       }
-      if (slot !== -1) return this.#ticket(request, slot);
+      if (slot !== -1) return this.#ticket(put, slot);
       return this.#reject('shed', `Cannot store ${formatBytes(request.sizeBytes)} in ram: full of chunks that are leased or not yet on SSD`);
     } finally {
+      this.#waiting.delete(put);
       state.namespaces.release(request.namespace);
     }
   }
@@ -111,8 +120,14 @@ export class Puts {
     return { kind: 'rejected', reason, message };
   }
 
-  #ticket(request: PutRequest, slot: SlotIndex): PutTicket {
-    const ticket = new Ticket(this.#state, request, slot);
+  /** The key is copied at once: it lies in a socket's buffer that is another command's after the first await. */
+  #begin(request: PutRequest): OpenTicket {
+    const { namespace, key, sizeBytes } = request;
+    return { namespace, key: key.slice(), sizeBytes, startedAtMs: this.#state.clock.nowMs(), doomed: false };
+  }
+
+  #ticket(put: OpenTicket, slot: SlotIndex): PutTicket {
+    const ticket = new Ticket(this.#state, put, slot);
     this.#state.namespaces.retain(ticket.namespace);
     this.#tickets.add(ticket);
     return ticket;

@@ -52,7 +52,7 @@ export class SsdReader {
     const forget = (): void => {
       if (this.#loads.get(entry) === load) this.#loads.delete(entry);
     };
-    void promise.then(forget, forget);
+    void promise.finally(forget);
     return promise;
   }
 
@@ -68,8 +68,7 @@ export class SsdReader {
     const sizeBytes = this.#state.index.sizeBytes(entry);
     if (this.#loads.has(entry) || this.#readAheadBytes + sizeBytes > this.#state.limits.readAheadBytes) return;
     this.#readAheadBytes += sizeBytes;
-    const done = (): void => void (this.#readAheadBytes -= sizeBytes);
-    void this.load(entry, 'prefetch').then(done, done);
+    void this.load(entry, 'prefetch').finally(() => void (this.#readAheadBytes -= sizeBytes));
   }
 
   async #run(entry: EntryIndex, generation: number, priority: IoPriority): Promise<LoadOutcome> {

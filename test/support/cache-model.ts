@@ -47,6 +47,8 @@ interface Put {
   readonly sizeBytes: number;
   readonly id: number;
   readonly startedAtMs: number;
+  /** An invalidation that matches it began after it and was acknowledged. */
+  doomed: boolean;
   ticket: PutTicket | undefined;
 }
 
@@ -251,7 +253,7 @@ export class CacheModel {
     if (this.#puts.size >= 6) return undefined;
     const key = this.#key();
     const { id, sizeBytes } = this.#newValue(key);
-    const put: Put = { key, id, sizeBytes, startedAtMs: this.sim.clock.nowMs(), ticket: undefined };
+    const put: Put = { key, id, sizeBytes, startedAtMs: this.sim.clock.nowMs(), doomed: false, ticket: undefined };
     const life = this.#life;
     const placed = (outcome: PutTicket | PutRejected): void => {
       if (life !== this.#life) return;
@@ -314,6 +316,7 @@ export class CacheModel {
       return;
     }
     if (outcome === 'dropped') return;
+    if (put.doomed) throw new Error(`${key.name} took value ${put.id}, whose put began before an invalidation that was acknowledged`);
     if (outcome === 'duplicate') {
       const same = key.current !== undefined && this.#payload(key.current).equals(this.#payload(put));
       if (!same) throw new Error(`${key.name} took ${put.id} for a duplicate of ${key.current?.id}`);
@@ -464,6 +467,7 @@ export class CacheModel {
   async #invalidate(selector: Selector): Promise<void> {
     const doomed = this.#matchingNow(selector);
     const invalidation: Invalidation = { selector, doomed };
+    const begun = isVolatile(selector) ? [] : [...this.#puts].filter((put) => this.#matchesValue(selector, put.key, put.startedAtMs));
     this.#invalidations.add(invalidation);
     this.#note(`invalidate ${JSON.stringify(selector)} begins`);
     const life = this.#life;
@@ -472,6 +476,7 @@ export class CacheModel {
         if (life !== this.#life) return;
         this.#invalidations.delete(invalidation);
         this.#note(`invalidate ${JSON.stringify(selector)}: ${answer.matchedChunks}`);
+        for (const put of begun) put.doomed = true;
         for (const [key, value] of doomed) if (key.current === value && !this.#escaped(selector, key)) this.#setCurrent(key, undefined);
       },
       (problem: unknown) => {

@@ -84,6 +84,28 @@ describe('A put', () => {
     sim.checkQuiet();
   });
 
+  it('that waits keeps its key, although the buffer it came in is used again', async () => {
+    const sim = await SimCache.start({ ramBytes: 1 * MiB, maxChunkBytes: 256 * KiB });
+    for (let index = 0; index < 16; index += 1) await sim.put(`k${index}`, payloadOf(index, chunk));
+    const key = new TextEncoder().encode('late');
+    const reserved = sim.with('late', (namespace) => sim.cache.reserve({ namespace, key, sizeBytes: chunk })) as Promise<PutTicket>;
+    key.fill(0x78);
+    sim.commit(await sim.run(reserved), payloadOf(1, chunk));
+    expect(isPayload(await sim.get('late'), 1, chunk)).toBe(true);
+    expect(sim.peek('xxxx')).toBeUndefined();
+  });
+
+  it('that waits for room while its key is invalidated commits to nothing', async () => {
+    const sim = await SimCache.start({ ramBytes: 1 * MiB, maxChunkBytes: 256 * KiB });
+    for (let index = 0; index < 16; index += 1) await sim.put(`k${index}`, payloadOf(index, chunk));
+    const reserved = sim.reserve('late', chunk) as Promise<PutTicket>;
+    await sim.invalidate({ keys: ['late'] });
+    expect(sim.cache.holdings().waiting).toBe(1);
+    expect(sim.commit(await sim.run(reserved), payloadOf(1, chunk))).toBe('dropped');
+    expect(await sim.get('late')).toBeUndefined();
+    sim.check();
+  });
+
   it('that is too large is refused at once, with the limit in the message', async () => {
     const sim = await SimCache.start({ ramBytes: 1 * MiB, maxChunkBytes: 256 * KiB });
     expect(sim.reserve('big', 256 * KiB + 1)).toMatchObject({ kind: 'rejected', reason: 'too-large', message: expect.stringContaining('262144') as string });
