@@ -146,7 +146,7 @@ export class Recovery {
   async load(): Promise<void> {
     const state = this.#state;
     const [listings, catalog] = await Promise.all([
-      Promise.all(state.ssd.folders.map((folder) => (folder.state === 'off' ? undefined : state.ssd.listGenerations(folder)))),
+      Promise.all(state.ssd.folders.map((folder) => (folder.state === 'off' ? Promise.resolve(undefined) : state.ssd.listGenerations(folder)))),
       state.catalog.open(),
     ]);
     const byId = new Map(state.ssd.folders.map((folder, index) => [folder.id, { folder, names: listings[index] ?? new Set<number>() }]));

@@ -86,7 +86,7 @@ export class SsdWriter {
   }
 
   #enqueue(entry: EntryIndex): void {
-    const { index, clock, limits } = this.#state;
+    const { clock, limits } = this.#state;
     if (limits.ssdAdmission === 'off' || this.#state.has(entry, QUEUED)) return;
     if (limits.ssdAdmission === 'through' && this.#state.dirtyBytes > limits.ssdQueueBytes) {
       // The device cannot keep up: the suffix that arrives now is left to RAM, and written when RAM needs the room.
