@@ -1,8 +1,8 @@
 /** The cache core against an oracle, on a simulated machine: seeds decide on everything. A failure prints its seed and its last steps. */
 import { describe, it } from 'vitest';
 import { KiB, MiB } from '#core/bytes.ts';
-import { CacheModel } from '../support/cache-model.ts';
-import type { ModelOptions } from '../support/cache-model.ts';
+import { CacheModel } from '#testsupport/cache-model.ts';
+import type { ModelOptions } from '#testsupport/cache-model.ts';
 
 /** Times as many seeds as the fast lane takes. */
 const factor = Number(process.env['KVTIER_TEST_SEEDS'] ?? 1);

@@ -4,8 +4,8 @@ import type { PutTicket } from '#cache/door.ts';
 import { KvtierError } from '#core/errors.ts';
 import { KiB, MiB } from '#core/bytes.ts';
 import type { Selector } from '#core/selector.ts';
-import { settle } from '../support/sim-clock.ts';
-import { isPayload, payloadOf, SimCache } from '../support/sim-cache.ts';
+import { settle } from '#testsupport/sim-clock.ts';
+import { isPayload, payloadOf, SimCache } from '#testsupport/sim-cache.ts';
 
 const chunk = 16 * KiB;
 const KEY = 'model-a@00000001@a1b2c3d4e5f60718a1b2c3d4e5f60718';

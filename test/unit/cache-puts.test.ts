@@ -2,8 +2,8 @@
 import { describe, expect, it } from 'vitest';
 import type { PutTicket } from '#cache/door.ts';
 import { KiB, MiB } from '#core/bytes.ts';
-import { settle } from '../support/sim-clock.ts';
-import { isPayload, payloadOf, SimCache } from '../support/sim-cache.ts';
+import { settle } from '#testsupport/sim-clock.ts';
+import { isPayload, payloadOf, SimCache } from '#testsupport/sim-cache.ts';
 
 const chunk = 64 * KiB;
 

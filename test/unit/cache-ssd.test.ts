@@ -1,9 +1,9 @@
 /** Loads, leases and the bad days of the SSD tier. */
 import { describe, expect, it } from 'vitest';
 import { KiB, MiB } from '#core/bytes.ts';
-import { settle } from '../support/sim-clock.ts';
-import { isPayload, payloadOf, SimCache } from '../support/sim-cache.ts';
-import type { SimCacheOptions } from '../support/sim-cache.ts';
+import { settle } from '#testsupport/sim-clock.ts';
+import { isPayload, payloadOf, SimCache } from '#testsupport/sim-cache.ts';
+import type { SimCacheOptions } from '#testsupport/sim-cache.ts';
 
 const chunk = 64 * KiB;
 const EIO = 5;
@@ -386,7 +386,7 @@ describe('An SSD folder', () => {
   it('that cannot be listed at start is off, and what it holds does not come back later', async () => {
     const sim = await onSsd(2);
     sim.crash();
-    const { SimFileIo } = await import('../support/sim-file-io.ts');
+    const { SimFileIo } = await import('#testsupport/sim-file-io.ts');
     const list = SimFileIo.prototype.list;
     SimFileIo.prototype.list = function broken(path: string) {
       return path === '/ssd0/kv/07' ? Promise.resolve({ ok: false, errno: EIO, step: 'list' }) : list.call(this, path);

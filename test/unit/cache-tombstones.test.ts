@@ -4,8 +4,8 @@ import { Tombstones } from '#cache/tombstones.ts';
 import { Journal } from '#catalog/journal.ts';
 import type { NamespaceDescriptor } from '#core/namespace.ts';
 import type { Selector } from '#core/selector.ts';
-import { simHash } from '../support/sim-cache.ts';
-import { SimFileSystem } from '../support/sim-file-system.ts';
+import { simHash } from '#testsupport/sim-cache.ts';
+import { SimFileSystem } from '#testsupport/sim-file-system.ts';
 
 const namespace: NamespaceDescriptor = {
   grammar: 'opaque', tenant: 'default', model: '', rank: '', group: '', dtype: '', layer: '', tags: {}, keyPrefix: '', keyTail: '',
