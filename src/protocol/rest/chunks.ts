@@ -99,7 +99,6 @@ export type TenantPage = z.infer<typeof tenantPageSchema>;
 export const keysRequestSchema = z
   .strictObject({ keys: keyListSchema.meta({ description: 'Whole keys in prefix order' }) })
   .meta({ id: 'KeysRequest' });
-export type KeysRequest = z.input<typeof keysRequestSchema>;
 
 export const lookupAnswerSchema = z.object({
   key: z.string(),

@@ -8,7 +8,6 @@ import { boundedText, countSchema, nameSchema } from './text.ts';
 const reasonSchema = boundedText(restLimits.reasonLength).meta({ description: 'Kept in the audit log' });
 
 export const persistRequestSchema = z.strictObject({ selector: selectorSchema }).meta({ id: 'PersistRequest' });
-export type PersistRequest = z.input<typeof persistRequestSchema>;
 export const persistResponseSchema = z
   .object({ persisted: countSchema, alreadyOnSsd: countSchema, failed: countSchema, bytes: countSchema })
   .meta({ id: 'PersistResponse' });
