@@ -56,16 +56,18 @@ export interface CacheParts {
   readonly limits: CacheLimits;
 }
 
-/** A chain deeper than this is a loop or an attack: 2^20 chunks of 256 tokens are no prompt. */
-const MAX_CHAIN = 1 << 20;
+/** A longer chain is cut: 2^13 chunks of 256 tokens are two million. Bounds what one touch and one link may cost, some 50 us. */
+const MAX_CHAIN = 1 << 13;
 
 export class CacheState {
   readonly index: ChunkIndex;
   readonly namespaces: NamespaceTable;
   readonly ram: RamTier;
   readonly ssd: SsdTier;
-  readonly ramOrder: EvictionPolicy;
-  readonly ssdOrder: EvictionPolicy;
+  readonly #ramOrder: EvictionPolicy;
+  readonly #ssdOrder: EvictionPolicy;
+  /** The chunk touched last, whose chain is not moved yet: the next touch may be of its child. See `touch`. */
+  #touched: { readonly entry: EntryIndex; readonly generation: number } | undefined;
   readonly catalog: CatalogStore;
   readonly tombstones: Tombstones;
   readonly clock: Clock;
@@ -94,8 +96,8 @@ export class CacheState {
     this.namespaces = parts.namespaces;
     this.ram = parts.ram;
     this.ssd = parts.ssd;
-    this.ramOrder = parts.ramOrder;
-    this.ssdOrder = parts.ssdOrder;
+    this.#ramOrder = parts.ramOrder;
+    this.#ssdOrder = parts.ssdOrder;
     this.catalog = parts.catalog;
     this.tombstones = parts.tombstones;
     this.clock = parts.clock;
@@ -163,7 +165,7 @@ export class CacheState {
     const sizeBytes = this.index.sizeBytes(entry);
     this.#slotOwner[slot] = entry;
     this.index.setRamSlot(entry, slot);
-    this.ramOrder.insert(entry, sizeBytes);
+    this.#ramOrder.insert(entry, sizeBytes);
     this.ramBytes += sizeBytes;
     this.namespaces.addRamBytes(this.index.namespaceOf(entry), sizeBytes);
     if (dirty) this.#setDirty(entry);
@@ -189,7 +191,7 @@ export class CacheState {
     this.#clearDirty(entry);
     this.#slotOwner[slot] = -1;
     this.index.setRamSlot(entry, -1);
-    this.ramOrder.remove(entry);
+    this.#ramOrder.remove(entry);
     this.ramBytes -= sizeBytes;
     this.namespaces.addRamBytes(this.index.namespaceOf(entry), -sizeBytes);
     if (this.ram.release(slot)) this.onRoom();
@@ -200,7 +202,7 @@ export class CacheState {
     const sizeBytes = this.index.sizeBytes(entry);
     this.#clearDirty(entry);
     this.index.setSsdFolder(entry, folder);
-    this.ssdOrder.insert(entry, sizeBytes);
+    this.#ssdOrder.insert(entry, sizeBytes);
     this.ssdBytes += sizeBytes;
     this.namespaces.addSsdBytes(this.index.namespaceOf(entry), sizeBytes);
   }
@@ -214,7 +216,7 @@ export class CacheState {
     if (folder < 0) return;
     const sizeBytes = this.index.sizeBytes(entry);
     this.index.setSsdFolder(entry, -1);
-    this.ssdOrder.remove(entry);
+    this.#ssdOrder.remove(entry);
     this.ssdBytes -= sizeBytes;
     this.namespaces.addSsdBytes(this.index.namespaceOf(entry), -sizeBytes);
     if (options.keepFile === true) this.ssd.forgetFile(folder, sizeBytes);
@@ -252,6 +254,7 @@ export class CacheState {
 
   /** Takes a chunk out of everything. Leases and readers keep their memory; nobody finds it any more. */
   remove(entry: EntryIndex): void {
+    this.#moveTouched();
     const namespace = this.index.namespaceOf(entry);
     this.catalog.enqueue({ kind: 'remove', generation: this.index.generation(entry) });
     this.leases.releaseEntry(entry);
@@ -264,19 +267,35 @@ export class CacheState {
     this.namespaces.release(namespace);
   }
 
-  /** After a replica went: a chunk without any is no chunk. */
-  removeIfBare(entry: EntryIndex): void {
-    if (this.index.ramSlot(entry) < 0 && this.index.ssdFolder(entry) < 0) this.remove(entry);
+  /** The orders as of now: for those who look for victims. */
+  get ramOrder(): EvictionPolicy {
+    this.#moveTouched();
+    return this.#ramOrder;
+  }
+
+  get ssdOrder(): EvictionPolicy {
+    this.#moveTouched();
+    return this.#ssdOrder;
   }
 
   /**
    * Makes a chunk the hottest and its ancestors hotter still, so that a chain loses its tail before its head whatever the order in
-   * which its chunks are used.
+   * which its chunks are used. The move waits: chunks touched from a prefix on, as clients do it, are moved together once.
    */
   touch(entry: EntryIndex): void {
-    let current: EntryIndex | -1 = entry;
+    const former = this.#touched;
+    if (former !== undefined && !(this.isSame(former) && this.index.parent(entry) === former.entry)) this.#moveTouched();
+    this.#touched = { entry, generation: this.index.generation(entry) };
+  }
+
+  #moveTouched(): void {
+    const touched = this.#touched;
+    this.#touched = undefined;
+    if (touched === undefined || !this.isSame(touched)) return;
+    let current: EntryIndex | -1 = touched.entry;
     for (let depth = 0; current >= 0 && depth < MAX_CHAIN; depth += 1) {
-      this.touchOne(current as EntryIndex);
+      if (this.index.ramSlot(current as EntryIndex) >= 0) this.#ramOrder.touch(current);
+      if (this.index.ssdFolder(current as EntryIndex) >= 0) this.#ssdOrder.touch(current);
       current = this.index.parent(current as EntryIndex);
     }
   }
@@ -299,11 +318,6 @@ export class CacheState {
       if (this.index.ssdFolder(current as EntryIndex) >= 0) this.ssdOrder.touch(current);
       current = this.index.parent(current as EntryIndex);
     }
-  }
-
-  touchOne(entry: EntryIndex): void {
-    if (this.index.ramSlot(entry) >= 0) this.ramOrder.touch(entry);
-    if (this.index.ssdFolder(entry) >= 0) this.ssdOrder.touch(entry);
   }
 
   use(entry: EntryIndex): void {
@@ -403,6 +417,7 @@ export class CacheState {
 
   /** A new generation for the same bytes, so that a write under way for the old one leaves nothing. */
   renew(entry: EntryIndex): void {
+    this.#moveTouched();
     const generation = this.nextGeneration();
     if (this.#scans > 0) this.#renewed.set(generation, this.putGeneration(entry));
     this.index.setGeneration(entry, generation);

@@ -284,9 +284,15 @@ export class Cache implements CacheDoor {
   }
 
   touchChain(chain: readonly ChunkRef[]): void {
+    // Each chunk brings its ancestors along, so of chunks that are linked already the last alone is touched.
+    const state = this.#state;
+    let covered: EntryIndex | -1 = -1;
     for (let index = chain.length - 1; index >= 0; index -= 1) {
       const ref = chain[index];
-      if (ref !== undefined && this.#state.isSame(ref)) this.#state.touch(ref.entry as EntryIndex);
+      if (ref === undefined || !state.isSame(ref)) continue;
+      const entry = ref.entry as EntryIndex;
+      if (entry !== covered) state.touch(entry);
+      covered = state.index.parent(entry);
     }
   }
 

@@ -180,7 +180,7 @@ export class Puts {
       namespace: ticket.namespace, key: ticket.key, generation, sizeBytes: ticket.sizeBytes, checksum, createdAtMs: state.clock.nowMs(),
     });
     state.attachRam(entry, ticket.slot, true);
-    this.#linkParent(entry, options);
+    this.#linkParent(entry, { ...options, isNew: true });
     state.touch(entry);
     state.catalogPut(entry);
     state.namespaces.release(ticket.namespace);
@@ -197,15 +197,18 @@ export class Puts {
       state.catalogReplicas(entry);
       state.namespaces.release(ticket.namespace);
     } else this.abort(ticket);
-    this.#linkParent(entry, options);
+    this.#linkParent(entry, { ...options, isNew: false });
     state.index.setLastUsedAtMs(entry, state.clock.nowMs());
     state.touch(entry);
     return 'duplicate';
   }
 
-  #linkParent(entry: EntryIndex, options: CommitOptions): void {
+  #linkParent(entry: EntryIndex, options: CommitOptions & { isNew: boolean }): void {
     const { parent } = options;
-    if (parent !== undefined && parent.entry !== entry && this.#state.isSame(parent)) this.#state.setParent(entry, parent.entry as EntryIndex);
+    if (parent === undefined || parent.entry === entry || !this.#state.isSame(parent)) return;
+    // A chunk that was made this moment has no children yet, so that no loop can close.
+    if (options.isNew) this.#state.index.setParent(entry, parent.entry as EntryIndex);
+    else this.#state.setParent(entry, parent.entry as EntryIndex);
   }
 
   /** Journals that every older file of the key is dead, where there may be one. */
