@@ -349,8 +349,9 @@ export class CacheControlPart implements CacheControl {
 
   async #bumpEpoch(model: string, options: { readonly reason: string; readonly actor: string }): Promise<{ readonly model: string; readonly epoch: number } & InvalidateAnswer> {
     const { tombstones } = this.#state;
-    const epoch = (tombstones.epochs.get(model)?.epoch ?? 0) + 1;
     const answer = await this.#parts.invalidator.invalidate({ model }, { dryRun: false, ...options });
+    // Counted behind the wait: of two at one time each gets a number of its own.
+    const epoch = (tombstones.epochs.get(model)?.epoch ?? 0) + 1;
     await tombstones.setEpoch({ kind: 'epoch', model, epoch, generation: answer.generation });
     return { model, epoch, ...answer };
   }
