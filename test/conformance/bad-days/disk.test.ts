@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, symlinkSync, truncateSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, statfsSync, symlinkSync, truncateSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, describe, expect, test } from 'vitest';
 import type { RunningAgent } from '#testsupport/agent.ts';
@@ -60,24 +60,33 @@ describe('a full disk', () => {
     expect(await reader.found(0, 14)).toEqual(range(0, 14));
   });
 
-  test.skipIf(!canMount)('less free space than the floor is told before anything fails, and nothing is evicted for it', async () => {
-    const disk = cleanup.mount(96 * MiB);
-    const ssd = join(disk, 'ssd');
-    const agent = await cleanup.agent({
-      dataDir: cleanup.folder(),
-      flags: [...writeAtOnce, '--ssd-dir', `${ssd}:64MiB`, '--ssd-free-space-floor', '8MiB'],
-    });
-    const client = await CheckedClient.connect(agent);
-    await onSsdOnly(agent, client, { from: 0, to: 4, sizeBytes: MiB });
-    fillDisk(disk, 6 * MiB);
-    const health = await until('degraded', async () => {
-      const now = await agent.client.readiness();
-      return now.state === 'degraded' && now;
-    });
-    expect(health.reasons.join()).toContain('below the floor of 8 MiB');
-    expect(await client.found(0, 4)).toEqual(range(0, 4));
-    expect((await agent.client.stats()).io.writeErrors).toBe(0);
-  });
+  test.skipIf(!canMount)(
+    'others that take the free space below the floor get it back from the tier, and where that is not enough it says so',
+    async () => {
+      const disk = cleanup.mount(96 * MiB);
+      const ssd = join(disk, 'ssd');
+      const agent = await cleanup.agent({
+        dataDir: cleanup.folder(),
+        flags: [...writeAtOnce, '--ssd-dir', `${ssd}:64MiB`, '--ssd-free-space-floor', '8MiB'],
+      });
+      const client = await CheckedClient.connect(agent);
+      await onSsdOnly(agent, client, { from: 0, to: 4, sizeBytes: MiB });
+      const filler = fillDisk(disk, 6 * MiB);
+      await until('8 MiB are free', () => Promise.resolve(statfsSync(disk).bavail * statfsSync(disk).bsize >= 8 * MiB));
+      expect((await agent.client.readiness()).state).toBe('ready');
+      expect((await client.found(0, 4)).length).toBeGreaterThan(0);
+      renameSync(filler, `${filler}-1`);
+      fillDisk(disk, 2 * MiB);
+      const health = await until('degraded', async () => {
+        const now = await agent.client.readiness();
+        return now.state === 'degraded' && now;
+      });
+      expect(health.reasons.join()).toContain('below the floor of 8 MiB');
+      await client.store(4, 8, MiB);
+      expect(await client.found(4, 8)).toEqual(range(4, 8));
+      expect((await agent.client.stats()).io.writeErrors).toBe(0);
+    },
+  );
 
   test.skipIf(!canMount)(
     'the disk of the data directory is full: stores and invalidations that must be journaled are refused, nothing dead is served',
