@@ -190,10 +190,9 @@ export class Recovery {
   #take(folder: SsdFolder, found: Omit<CatalogChunk, 'replicas' | 'tokenCount' | 'parentGeneration'>): EntryIndex | undefined {
     const state = this.#state;
     const { index, namespaces, tombstones, ssd, ram } = state;
-    const wholeKey = found.namespace.keyPrefix + new TextDecoder().decode(found.key) + found.namespace.keyTail;
-    const facts = { namespace: found.namespace, key: wholeKey, createdAtMs: found.createdAtMs };
     const namespace = namespaces.intern(found.namespace);
     try {
+      const facts = { namespace: found.namespace, key: namespaces.wholeKey(namespace, found.key), createdAtMs: found.createdAtMs };
       const known = index.find(namespace, found.key);
       // What cannot be loaded any more (a smaller ram.maxChunk, say) would be promised to a probe and never kept.
       const dead = !ram.canEverFit(found.sizeBytes) || tombstones.isDead(facts, { key: found.key, generation: found.generation, folderId: folder.id });

@@ -12,6 +12,7 @@ import { namespaceIdentity } from '#core/namespace.ts';
 import type { NamespaceDescriptor } from '#core/namespace.ts';
 import { isVolatile, matchesStable } from '#core/selector.ts';
 import type { ChunkFacts, Selector } from '#core/selector.ts';
+import { InvalidationJudge } from './invalidation-judge.ts';
 import { splitForget } from '#catalog/journal-record.ts';
 import type { EpochRecord, FolderDroppedRecord, ForgetRecord, InvalidateRecord, JournalRecord, StartRecord } from '#catalog/journal-record.ts';
 import type { Journal } from '#catalog/journal.ts';
@@ -28,6 +29,7 @@ export class Tombstones {
   #start: StartRecord | undefined;
   /** In order of generation. */
   #invalidations: InvalidateRecord[] = [];
+  readonly #judge = new InvalidationJudge();
   readonly #epochs = new Map<string, EpochRecord>();
   readonly #foldersDropped = new Map<string, FolderDroppedRecord>();
   /** Key id -> the newest forget record. */
@@ -78,6 +80,7 @@ export class Tombstones {
     let at = this.#invalidations.length;
     while (at > 0 && (this.#invalidations[at - 1] as InvalidateRecord).generation > record.generation) at -= 1;
     this.#invalidations.splice(at, 0, record);
+    if (this.#adopting) this.#judge.add(record.selector, record.generation);
   }
 
   /** The newest generation counts: an invalidation that began before a put may be written after it. */
@@ -125,6 +128,7 @@ export class Tombstones {
   /** Every header has been read: what has no pending file needs no record any more. */
   adoptionDone(): void {
     this.#adopting = false;
+    this.#judge.clear();
     for (const id of [...this.#live.keys()]) this.#prune(id);
   }
 
@@ -227,20 +231,16 @@ export class Tombstones {
     }
   }
 
-  /** True where a file with this content and generation must not be served: the one judge for rows and headers at recovery. */
+  /** True where a file with this content and generation must not be served: the one judge for rows and headers, until adoption is done. */
   isDead(facts: ChunkFacts, chunk: { readonly key: Uint8Array; readonly generation: number; readonly folderId: string }): boolean {
+    assert(this.#adopting, 'files are judged until adoption is done');
     const { generation } = chunk;
     if ((this.#foldersDropped.get(chunk.folderId)?.generation ?? -1) >= generation) return true;
     if ((this.#live.get(this.keyId(facts.namespace, chunk.key))?.generation ?? -1) >= generation) return true;
     for (const running of this.#running) {
       if (running.generation >= generation && !isVolatile(running.selector) && matchesStable(running.selector, facts)) return true;
     }
-    for (let index = this.#invalidations.length - 1; index >= 0; index -= 1) {
-      const record = this.#invalidations[index];
-      if (record === undefined || record.generation < generation) return false;
-      if (!isVolatile(record.selector) && matchesStable(record.selector, facts)) return true;
-    }
-    return false;
+    return this.#judge.isDead(facts, generation);
   }
 
   async sync(): Promise<void> {

@@ -187,6 +187,20 @@ describe('An invalidation', () => {
     expect(await sim.get(KEY)).toBeUndefined();
   });
 
+  it.each(['\ufeffkey', 'key\u0000', 'caf\u00e9', '\ufffd'])('by the key %j judges a file as it judges a chunk', async (key) => {
+    const sim = await SimCache.start();
+    await sim.put(key, payloadOf(1, chunk));
+    await sim.quiet(2000);
+    expect(await sim.invalidate({ keys: [key] })).toMatchObject({ matchedChunks: 1 });
+    // The process ends before the file is unlinked.
+    expect(sim.chunkFiles()).toHaveLength(1);
+    sim.crash();
+    sim.catalogDisk.clear();
+    await sim.restart();
+    await sim.drainIo();
+    expect(await sim.get(key)).toBeUndefined();
+  });
+
   it('is not acknowledged where the journal cannot be written, and the next one is', async () => {
     const sim = await SimCache.start();
     await sim.put('a', payloadOf(1, chunk));

@@ -90,6 +90,19 @@ describe('Tombstones', () => {
     expect(fileSystem.sizeBytes('/journal')).toBeLessThan(20_000);
   });
 
+  it('judge a hundred thousand files by a thousand invalidations in no time worth speaking of', async () => {
+    const fileSystem = new SimFileSystem();
+    const tombstones = open(fileSystem, 2 ** 30);
+    for (let generation = 1000; generation < 2000; generation += 1) {
+      await invalidate(tombstones, generation % 2 === 0 ? { keys: [`k${generation}`] } : { keyPrefix: 'never', model: `m${generation % 5}` }, generation);
+    }
+    const startedMs = performance.now();
+    let dead = 0;
+    for (let file = 0; file < 100_000; file += 1) if (isDead(tombstones, `k${file}`, 5)) dead += 1;
+    expect(dead).toBe(500);
+    expect(performance.now() - startedMs).toBeLessThan(2000);
+  });
+
   it('heals a journal that has failed by writing it anew', async () => {
     const fileSystem = new SimFileSystem();
     const tombstones = open(fileSystem, 2 ** 30);
