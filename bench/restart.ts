@@ -46,7 +46,11 @@ async function store(agent: RunningAgent): Promise<void> {
     for (let index = start; index < start + count; index += 1) {
       const key = keyOf(index);
       stamp(value, index);
-      parts.push(encoder.encode(`*3\r\n$3\r\nSET\r\n$${key.length}\r\n${key}\r\n$${valueBytes}\r\n`), value.slice(), encoder.encode('\r\n'));
+      parts.push(
+        encoder.encode(`*3\r\n$3\r\nSET\r\n$${key.length}\r\n${key}\r\n$${valueBytes}\r\n`),
+        value.slice(),
+        encoder.encode('\r\n'),
+      );
     }
     await client.pipeline(Buffer.concat(parts), count);
   }
@@ -74,7 +78,10 @@ function forgetRows(round: number): void {
   const database = new Database(join(dataDir, 'catalog.db'));
   database.run('PRAGMA foreign_keys = ON');
   const step = Math.floor(fileCount / unknownCount);
-  const removed = database.run('DELETE FROM chunk WHERE generation IN (SELECT generation FROM (SELECT generation, row_number() OVER (ORDER BY generation) AS n FROM chunk) WHERE n % ? = ?)', [step, round]);
+  const removed = database.run(
+    'DELETE FROM chunk WHERE generation IN (SELECT generation FROM (SELECT generation, row_number() OVER (ORDER BY generation) AS n FROM chunk) WHERE n % ? = ?)',
+    [step, round],
+  );
   database.close();
   if (removed.changes < unknownCount) throw new Error(`Only ${removed.changes} rows were there to be removed`);
 }
@@ -111,9 +118,24 @@ try {
   const files = `${fileCount.toLocaleString('en-US')} files, ${unknownCount.toLocaleString('en-US')} without a row`;
   const time = { unit: 'ms', better: 'lower', peerName: 'target' } as const;
   publish('bench:restart', flags, [
-    compare({ ...time, case: `process start to open doors, ${files}`, ours: median(starts.map((start) => start.readyMs)), peer: TARGET_READY_MS }),
-    compare({ ...time, case: '"ready in" as the agent says it', ours: median(starts.map((start) => start.saidReadyMs)), peer: TARGET_READY_MS }),
-    compare({ ...time, case: 'process start to the last file adopted', ours: median(starts.map((start) => start.adoptedMs)), peer: TARGET_ADOPTED_MS }),
+    compare({
+      ...time,
+      case: `process start to open doors, ${files}`,
+      ours: median(starts.map((start) => start.readyMs)),
+      peer: TARGET_READY_MS,
+    }),
+    compare({
+      ...time,
+      case: '"ready in" as the agent says it',
+      ours: median(starts.map((start) => start.saidReadyMs)),
+      peer: TARGET_READY_MS,
+    }),
+    compare({
+      ...time,
+      case: 'process start to the last file adopted',
+      ours: median(starts.map((start) => start.adoptedMs)),
+      peer: TARGET_ADOPTED_MS,
+    }),
   ]);
 } finally {
   rmSync(dataDir, { recursive: true, force: true });

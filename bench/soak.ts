@@ -50,12 +50,28 @@ try {
   const size = `${Math.round(totalBytes / GiB)} GiB of SETs of 8 MiB, ${ram} RAM, ${ssd} SSD`;
   const growth = (bytes: number): number => Math.max(1, (bytes - startBytes) / MiB);
   publish('bench:soak', flags, [
-    compare({ case: `growth outside the arenas, peak, ${size}`, unit: 'MiB', better: 'lower', ours: growth(peakBytes), peer: TARGET_MIB, peerName: 'target' }),
-    compare({ case: 'growth outside the arenas, at the end', unit: 'MiB', better: 'lower', ours: growth(endBytes), peer: TARGET_MIB, peerName: 'target' }),
+    compare({
+      case: `growth outside the arenas, peak, ${size}`,
+      unit: 'MiB',
+      better: 'lower',
+      ours: growth(peakBytes),
+      peer: TARGET_MIB,
+      peerName: 'target',
+    }),
+    compare({
+      case: 'growth outside the arenas, at the end',
+      unit: 'MiB',
+      better: 'lower',
+      ours: growth(endBytes),
+      peer: TARGET_MIB,
+      peerName: 'target',
+    }),
   ]);
   const rate = (totalBytes / seconds / 1e9).toFixed(2);
-  console.log(`${rate} GB/s over ${Math.round(seconds)} s; ready with ${Math.round(startBytes / MiB)} MiB outside the arenas; ` +
-    `${stats.droppedDirtyChunks} chunks dropped before they were on SSD, ${stats.evictions.ssd} evicted from SSD, ${stats.io.writeErrors} write errors`);
+  console.log(
+    `${rate} GB/s over ${Math.round(seconds)} s; ready with ${Math.round(startBytes / MiB)} MiB outside the arenas; ` +
+      `${stats.droppedDirtyChunks} chunks dropped before they were on SSD, ${stats.evictions.ssd} evicted from SSD, ${stats.io.writeErrors} write errors`,
+  );
 } finally {
   clearInterval(sampling);
   await agent.kill9();

@@ -67,8 +67,17 @@ function fio(mode: Mode, engine: Engine): number {
     ? [`--nrfiles=${files}`, '--create_on_open=1', '--fallocate=none', `--openfiles=${depth}`, '--file_service_type=sequential']
     : ['--overwrite=1'];
   const args = [
-    '--name=peer', `--directory=${folder}`, `--rw=${mode === 'read' ? 'read' : 'write'}`, '--bs=8M', '--direct=1', `--numjobs=${engine.jobs}`,
-    `--size=${files * chunkBytes}`, '--group_reporting', '--output-format=json', ...engine.args, ...layout,
+    '--name=peer',
+    `--directory=${folder}`,
+    `--rw=${mode === 'read' ? 'read' : 'write'}`,
+    '--bs=8M',
+    '--direct=1',
+    `--numjobs=${engine.jobs}`,
+    `--size=${files * chunkBytes}`,
+    '--group_reporting',
+    '--output-format=json',
+    ...engine.args,
+    ...layout,
   ];
   const result = spawnSync('fio', args, { encoding: 'utf8' });
   if (result.error !== undefined) throw new Error(`Cannot run fio, the peer of this benchmark: ${result.error.message}`);
@@ -98,7 +107,14 @@ function deviceReadBytes(): number {
 // As agent.ts does it.
 const cores = availableParallelism();
 const workers = deriveWorkers({
-  platform: process.platform, memoryBytes: 0, cgroupMemoryBytes: undefined, cores, cgroupCores: undefined, shmFreeBytes: 0, shmTotalBytes: 0, disks: [],
+  platform: process.platform,
+  memoryBytes: 0,
+  cgroupMemoryBytes: undefined,
+  cores,
+  cgroupCores: undefined,
+  shmFreeBytes: 0,
+  shmTotalBytes: 0,
+  disks: [],
 }).value;
 const socketWorkers = Math.max(1, Math.floor(workers / 8));
 const pool = await HostIoPool.start({
@@ -217,13 +233,19 @@ try {
   const ours = { write: median(writes.ours), read: median(reads.ours) };
   cases.push(
     compare({
-      ...unit, case: `write 8 MiB into new files, depth ${depth}, ${workers - socketWorkers} file workers`, ours: ours.write / 1e9,
-      peer: median(writes.peer) / 1e9, peerName: `fio ${engine.fresh.name}, O_DIRECT`,
+      ...unit,
+      case: `write 8 MiB into new files, depth ${depth}, ${workers - socketWorkers} file workers`,
+      ours: ours.write / 1e9,
+      peer: median(writes.peer) / 1e9,
+      peerName: `fio ${engine.fresh.name}, O_DIRECT`,
       roof: { name: `fio ${engine.over.name} overwriting (${(roof / 1e9).toFixed(2)} GB/s)`, percent: (100 * ours.write) / roof },
     }),
     compare({
-      ...unit, case: `read 8 MiB, depth ${depth}, ${workers - socketWorkers} file workers, checksum verified`, ours: ours.read / 1e9,
-      peer: median(reads.peer) / 1e9, peerName: `fio ${engine.read.name}, O_DIRECT`,
+      ...unit,
+      case: `read 8 MiB, depth ${depth}, ${workers - socketWorkers} file workers, checksum verified`,
+      ours: ours.read / 1e9,
+      peer: median(reads.peer) / 1e9,
+      peerName: `fio ${engine.read.name}, O_DIRECT`,
     }),
   );
 } finally {

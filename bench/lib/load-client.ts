@@ -125,7 +125,8 @@ export class LoadClient {
 /** Memory of a value; `stamp` makes it another one without touching more than a few bytes, so that no store is a duplicate. */
 export function payload(sizeBytes: number): Uint8Array {
   const value = new Uint8Array(sizeBytes);
-  for (let offset = 0; offset < sizeBytes; offset += 65_536) crypto.getRandomValues(value.subarray(offset, Math.min(offset + 65_536, sizeBytes)));
+  for (let offset = 0; offset < sizeBytes; offset += 65_536)
+    crypto.getRandomValues(value.subarray(offset, Math.min(offset + 65_536, sizeBytes)));
   return value;
 }
 

@@ -90,13 +90,17 @@ export class TcpTransport implements Transport {
           close: (socket) => socket.data.host.onClose(),
           end: (socket) => void socket.end(),
           // Bun calls this for what our own handlers threw: a bug, which must not end as a closed socket.
-          error: (_, problem) => queueMicrotask(() => { throw problem; }),
+          error: (_, problem) =>
+            queueMicrotask(() => {
+              throw problem;
+            }),
         },
       });
       return { host: address.host, port: server.port, stop: () => server.stop(false) };
     } catch (problem) {
       throw new KvtierError('ADDRESS_IN_USE', `Cannot listen on ${address.host}:${address.port}: ${String(problem)}`, {
-        context: { host: address.host, port: address.port }, cause: problem,
+        context: { host: address.host, port: address.port },
+        cause: problem,
       });
     }
   }

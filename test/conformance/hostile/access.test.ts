@@ -25,9 +25,28 @@ describe('before AUTH', () => {
   test('every command but AUTH, HELLO and QUIT is refused in redis words on a redis connection, and does nothing', async () => {
     const client = await ByteClient.connect(agent.resp);
     const commands = [
-      ['PING'], ['GET', key], ['SET', key, 'x'], ['MGET', key], ['MSET', key, 'x'], ['EXISTS', key], ['DEL', key], ['UNLINK', key], ['STRLEN', key], ['TYPE', key],
-      ['TOUCH', key], ['SCAN', '0'], ['KEYS', '*'], ['DBSIZE'], ['INFO'], ['CONFIG', 'GET', '*'], ['CLIENT', 'ID'], ['COMMAND'], ['SELECT', '0'], ['ECHO', 'x'],
-      ['FLUSHDB'], ['FLUSHALL'],
+      ['PING'],
+      ['GET', key],
+      ['SET', key, 'x'],
+      ['MGET', key],
+      ['MSET', key, 'x'],
+      ['EXISTS', key],
+      ['DEL', key],
+      ['UNLINK', key],
+      ['STRLEN', key],
+      ['TYPE', key],
+      ['TOUCH', key],
+      ['SCAN', '0'],
+      ['KEYS', '*'],
+      ['DBSIZE'],
+      ['INFO'],
+      ['CONFIG', 'GET', '*'],
+      ['CLIENT', 'ID'],
+      ['COMMAND'],
+      ['SELECT', '0'],
+      ['ECHO', 'x'],
+      ['FLUSHDB'],
+      ['FLUSHALL'],
     ];
     for (const args of commands) expect(await client.send(...args), args.join(' ')).toBe('-NOAUTH Authentication required.');
     expect(await client.send('SET', key, value)).toBe('-NOAUTH Authentication required.');

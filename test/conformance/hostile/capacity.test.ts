@@ -39,7 +39,8 @@ test('a tier that is full of 2 MiB chunks takes 32 MiB chunks, and 2 MiB chunks 
   const client = await ByteClient.connect(agent.resp);
   for (const [round, sizeBytes] of [2 * MiB, 32 * MiB, 2 * MiB, 64 * MiB, 100_000, 32 * MiB, 2 * MiB].entries()) {
     const count = Math.min(600, Math.ceil((1.25 * 256 * MiB) / sizeBytes));
-    for (let index = 0; index < count; index += 1) expect(await client.send('SET', `c-${round}-${index}`, pattern(sizeBytes, index)), `round ${round}`).toBe('+OK');
+    for (let index = 0; index < count; index += 1)
+      expect(await client.send('SET', `c-${round}-${index}`, pattern(sizeBytes, index)), `round ${round}`).toBe('+OK');
     // What came last is there, and where it was enough to fill the tier it has at least 7/8 of it.
     let kept = 0;
     for (let index = count - 1; index >= 0; index -= 1) {
@@ -50,7 +51,11 @@ test('a tier that is full of 2 MiB chunks takes 32 MiB chunks, and 2 MiB chunks 
     }
     const enough = count * sizeBytes >= 256 * MiB;
     // A 64 MiB chunk is a quarter of the tier: beyond the sixteenth for which the share is promised.
-    const wanted = !enough ? count : sizeBytes > 16 * MiB ? Math.floor((256 * MiB) / sizeBytes) - 1 : Math.floor((0.875 * 256 * MiB) / sizeBytes);
+    const wanted = !enough
+      ? count
+      : sizeBytes > 16 * MiB
+        ? Math.floor((256 * MiB) / sizeBytes) - 1
+        : Math.floor((0.875 * 256 * MiB) / sizeBytes);
     expect(kept, `round ${round} of ${sizeBytes}`).toBeGreaterThanOrEqual(wanted);
   }
   expect((await agent.client.stats()).rejectedPuts).toEqual({ tooLarge: 0, shed: 0, draining: 0 });

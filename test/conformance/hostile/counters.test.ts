@@ -25,7 +25,17 @@ interface Expected {
 }
 
 const nothing: Expected = {
-  probes: 0, probeHits: 0, lookups: 0, hits: { hbm: 0, ram: 0, ssd: 0 }, misses: 0, puts: 0, putBytes: 0, duplicatePuts: 0, deletes: 0, sizeGuardMisses: 0, invalidatedChunks: 0,
+  probes: 0,
+  probeHits: 0,
+  lookups: 0,
+  hits: { hbm: 0, ram: 0, ssd: 0 },
+  misses: 0,
+  puts: 0,
+  putBytes: 0,
+  duplicatePuts: 0,
+  deletes: 0,
+  sizeGuardMisses: 0,
+  invalidatedChunks: 0,
 };
 
 function countersOf(stats: Stats): Expected {
@@ -81,15 +91,33 @@ test('a stream of a thousand random commands is counted exactly', async () => {
     }
   }
   // What only looks at keys, or is refused, counts as neither.
-  for (const args of [['TYPE', 'k-1'], ['STRLEN', 'k-1'], ['TOUCH', 'k-1'], ['SCAN', '0'], ['KEYS', '*'], ['DBSIZE'], ['GET'], ['SET', 'k'], ['NONE', 'k-1']]) {
+  for (const args of [
+    ['TYPE', 'k-1'],
+    ['STRLEN', 'k-1'],
+    ['TOUCH', 'k-1'],
+    ['SCAN', '0'],
+    ['KEYS', '*'],
+    ['DBSIZE'],
+    ['GET'],
+    ['SET', 'k'],
+    ['NONE', 'k-1'],
+  ]) {
     await client.send(...args);
     commands += 1;
   }
   const stats = await agent.client.stats();
   expect(countersOf(stats)).toEqual(expected);
   expect(stats.lookups).toBe(stats.hits.ram + stats.hits.ssd + stats.misses);
-  expect(stats.tiers[0]).toMatchObject({ chunkCount: model.size, usedBytes: [...model.values()].reduce((sum, stored) => sum + Number(stored.split(' ')[0]), 0) });
-  expect(stats.doors.find((door) => door.door === 'resp')).toMatchObject({ requests: commands, errors: 0, connections: 1, acceptedConnections: 1 });
+  expect(stats.tiers[0]).toMatchObject({
+    chunkCount: model.size,
+    usedBytes: [...model.values()].reduce((sum, stored) => sum + Number(stored.split(' ')[0]), 0),
+  });
+  expect(stats.doors.find((door) => door.door === 'resp')).toMatchObject({
+    requests: commands,
+    errors: 0,
+    connections: 1,
+    acceptedConnections: 1,
+  });
   client.destroy();
 });
 
@@ -112,13 +140,23 @@ test('a hit belongs to the tier that held the bytes when they were asked about',
   await client.send('GET', 'none');
   const stats = await agent.client.stats();
   expect(countersOf(stats)).toEqual({
-    ...nothing, puts: 8, putBytes: 8 * MiB, probes: 2, probeHits: 2, lookups: 8, hits: { hbm: 0, ram: 3, ssd: 4 }, misses: 1,
+    ...nothing,
+    puts: 8,
+    putBytes: 8 * MiB,
+    probes: 2,
+    probeHits: 2,
+    lookups: 8,
+    hits: { hbm: 0, ram: 3, ssd: 4 },
+    misses: 1,
   });
   expect(stats.promotions).toBe(4);
   expect(stats.demotions).toBe(8);
   expect(stats.io.readBytes).toBe(4 * (MiB + 4096));
   expect(stats.io.writtenBytes).toBe(8 * (MiB + 4096));
-  expect(await agent.client.invalidate({ selector: { keys: ['k-0', 'k-7', 'none'] } })).toMatchObject({ matchedChunks: 2, removedBytes: 2 * MiB });
+  expect(await agent.client.invalidate({ selector: { keys: ['k-0', 'k-7', 'none'] } })).toMatchObject({
+    matchedChunks: 2,
+    removedBytes: 2 * MiB,
+  });
   expect((await agent.client.stats()).invalidatedChunks).toBe(2);
   client.destroy();
 });
@@ -132,6 +170,14 @@ test('the size guard is a miss that has a counter of its own', async () => {
   await b.send('SET', 'm@01000100@0@02', pattern(2000, 2));
   await a.send('EXISTS', 'm@01000100@0@02');
   await a.send('GET', 'm@01000100@0@02');
-  expect(countersOf(await agent.client.stats())).toEqual({ ...nothing, puts: 2, putBytes: 3000, probes: 1, lookups: 1, misses: 1, sizeGuardMisses: 2 });
+  expect(countersOf(await agent.client.stats())).toEqual({
+    ...nothing,
+    puts: 2,
+    putBytes: 3000,
+    probes: 1,
+    lookups: 1,
+    misses: 1,
+    sizeGuardMisses: 2,
+  });
   for (const client of [a, b]) client.destroy();
 });

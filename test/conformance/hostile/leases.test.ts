@@ -55,7 +55,8 @@ test('leases cover at most half of the tier: beyond it EXISTS still answers, and
   expect([leases, tiers[0]?.leasedBytes]).toEqual([32, 32 * MiB]);
   await flood(client, 'flood');
   // Those with a lease are all there; those beyond the half were evictable.
-  for (let index = 0; index < 32; index += 1) expect(same((await client.send('GET', `asked-${index}`)) as Uint8Array, pattern(MiB, index))).toBe(true);
+  for (let index = 0; index < 32; index += 1)
+    expect(same((await client.send('GET', `asked-${index}`)) as Uint8Array, pattern(MiB, index))).toBe(true);
   let kept = 0;
   for (let index = 32; index < 48; index += 1) if ((await client.send('GET', `asked-${index}`)) !== undefined) kept += 1;
   expect(kept).toBe(0);
@@ -66,7 +67,8 @@ test('asking again, for one client or on many sockets of it, takes no second lea
   const client = await start('60s');
   const twin = await ByteClient.connect(agent.resp);
   await client.send('SET', 'asked', pattern(MiB, 1));
-  for (let round = 0; round < 20; round += 1) for (const socket of [client, twin]) expect(await socket.send('EXISTS', 'asked', 'asked')).toBe(':2');
+  for (let round = 0; round < 20; round += 1)
+    for (const socket of [client, twin]) expect(await socket.send('EXISTS', 'asked', 'asked')).toBe(':2');
   expect((await agent.client.stats()).leases).toBe(1);
   expect(await client.send('AUTH', 'another', 'client')).toBe('+OK');
   await client.send('EXISTS', 'asked');

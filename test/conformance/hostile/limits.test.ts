@@ -26,7 +26,11 @@ test('connections above the limit are told so and closed; room comes back when o
 
 test('a connection that is idle beyond --resp-idle is closed, one that works is not; without it nobody is', async () => {
   const agent = await startAgent({ flags: ['--resp-idle', '1s', '--ssd', 'off'] });
-  const [idle, busy, half] = [await ByteClient.connect(agent.resp), await ByteClient.connect(agent.resp), await ByteClient.connect(agent.resp)];
+  const [idle, busy, half] = [
+    await ByteClient.connect(agent.resp),
+    await ByteClient.connect(agent.resp),
+    await ByteClient.connect(agent.resp),
+  ];
   expect(await idle.send('PING')).toBe('+PONG');
   half.write('*2\r\n$3\r\nGET\r\n$3\r\nab');
   let ended = false;
@@ -44,7 +48,11 @@ test('a connection that is idle beyond --resp-idle is closed, one that works is 
 test('a stopping agent answers EXISTS :0, rejects SETs in the length of the profile, serves GETs, and finishes what is under way', async () => {
   const agent = await startAgent({ flags: ['--shutdown-drain', '20s', '--resp-stall', '60s'] });
   const key = (n: number): string => `m@01000100@0@0${n}`;
-  const [holder, lmcache, redis] = [await ByteClient.connect(agent.resp), await ByteClient.connect(agent.resp), await ByteClient.connect(agent.resp)];
+  const [holder, lmcache, redis] = [
+    await ByteClient.connect(agent.resp),
+    await ByteClient.connect(agent.resp),
+    await ByteClient.connect(agent.resp),
+  ];
   const value = pattern(8 * MiB, 1);
   expect(await lmcache.send('SET', key(1), value)).toBe('+OK');
   expect(await redis.send('PING')).toBe('+PONG');

@@ -65,7 +65,11 @@ describe('replies are read by counting bytes', () => {
 
   test('an argument that is too long is answered in the same lengths', async () => {
     const client = await lmcache('a');
-    for (const [args, reply] of [[['EXISTS', 'k'.repeat(70_000)], '-E\r\n'], [['DEL', 'k'.repeat(70_000)], '-E\r\n'], [['SET', 'k'.repeat(70_000), 'v'], '-NO\r\n']] as const) {
+    for (const [args, reply] of [
+      [['EXISTS', 'k'.repeat(70_000)], '-E\r\n'],
+      [['DEL', 'k'.repeat(70_000)], '-E\r\n'],
+      [['SET', 'k'.repeat(70_000), 'v'], '-NO\r\n'],
+    ] as const) {
       client.write(command(...args));
       expect(text(await client.bytes(reply.length))).toBe(reply);
       expect(client.availableBytes).toBe(0);
@@ -251,7 +255,8 @@ describe('redis:// twins', () => {
     await client.send('SET', bytes, value);
     await client.send('SET', metadata, meta);
     // More than the tier holds, of its own size and of another.
-    for (let index = 0; index < 200; index += 1) expect(await client.send('SET', `filler-${index}`, pattern(150_000 + (index % 2), index))).toBe('+OK');
+    for (let index = 0; index < 200; index += 1)
+      expect(await client.send('SET', `filler-${index}`, pattern(150_000 + (index % 2), index))).toBe('+OK');
     for (let index = 0; index < 60; index += 1) expect(await client.send('SET', `filler-${index}`, pattern(1024 ** 2, index))).toBe('+OK');
     expect(await client.send('EXISTS', bytes, metadata)).toBe(':0');
     expect(await client.send('GET', metadata)).toBeUndefined();

@@ -13,7 +13,24 @@ afterAll(async () => {
 });
 
 /** Around every threshold of the door: arguments, streamed values, copied replies, slices. */
-const sizes = [0, 1, 16 * 1024 - 1, 16 * 1024, 16 * 1024 + 1, 65_535, 65_536, 65_537, 131_072, 300_001, MiB - 1, MiB, MiB + 1, 4 * MiB - 1, 4 * MiB + 1, 9 * MiB + 7];
+const sizes = [
+  0,
+  1,
+  16 * 1024 - 1,
+  16 * 1024,
+  16 * 1024 + 1,
+  65_535,
+  65_536,
+  65_537,
+  131_072,
+  300_001,
+  MiB - 1,
+  MiB,
+  MiB + 1,
+  4 * MiB - 1,
+  4 * MiB + 1,
+  9 * MiB + 7,
+];
 
 function expectValue(reply: Reply, wanted: Uint8Array, what: string): void {
   expect(reply, what).toBeInstanceOf(Uint8Array);
@@ -24,7 +41,15 @@ test('SETs and GETs of every size in one write are answered in order, each with 
   for (let round = 0; round < 4; round += 1) {
     const client = await ByteClient.connect(agent.resp);
     const order = sizes.map((_, index) => (index * 7 + round * 3) % sizes.length);
-    client.write(concat(order.flatMap((at) => [command('SET', `p-${at}`, pattern(sizes[at] ?? 0, at + round * 100)), command('GET', `p-${at}`), command('EXISTS', `p-${at}`)])));
+    client.write(
+      concat(
+        order.flatMap((at) => [
+          command('SET', `p-${at}`, pattern(sizes[at] ?? 0, at + round * 100)),
+          command('GET', `p-${at}`),
+          command('EXISTS', `p-${at}`),
+        ]),
+      ),
+    );
     for (const at of order) {
       expect(await client.reply()).toBe('+OK');
       expectValue(await client.reply(), pattern(sizes[at] ?? 0, at + round * 100), `GET of ${sizes[at]}`);
@@ -65,7 +90,18 @@ test('a value that is cut into pieces at awkward places is taken whole', async (
   const value = pattern(700_003, 9);
   const bytes = concat([command('SET', 'cut', value), command('GET', 'cut')]);
   // Head byte by byte, then primes, and the CRLF behind the value in two.
-  const cuts = [...Array.from({ length: 40 }, (_, at) => at), 41, 65_537, 131_101, 500_009, 38 + value.length, 39 + value.length, 40 + value.length, 41 + value.length, bytes.length];
+  const cuts = [
+    ...Array.from({ length: 40 }, (_, at) => at),
+    41,
+    65_537,
+    131_101,
+    500_009,
+    38 + value.length,
+    39 + value.length,
+    40 + value.length,
+    41 + value.length,
+    bytes.length,
+  ];
   let from = 0;
   for (const cut of cuts.toSorted((a, b) => a - b)) {
     if (cut <= from) continue;

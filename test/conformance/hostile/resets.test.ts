@@ -34,7 +34,8 @@ test('a client reset in the middle of a SET leaves no byte in what others store 
     const stored = await Promise.all(heirs.map((heir, index) => heir.send('SET', `heir-${index}`, values[index] as Uint8Array)));
     expect(stored).toEqual(['+OK', '+OK', '+OK', '+OK']);
     const read = await Promise.all(heirs.map((heir, index) => heir.send('GET', `heir-${index}`)));
-    for (const [index, value] of read.entries()) expect(same(value as Uint8Array, values[index] as Uint8Array), `round ${round}`).toBe(true);
+    for (const [index, value] of read.entries())
+      expect(same(value as Uint8Array, values[index] as Uint8Array), `round ${round}`).toBe(true);
     for (const heir of heirs) {
       expect(heir.availableBytes).toBe(0);
       heir.destroy();
@@ -68,7 +69,8 @@ test('a client reset in the middle of a GET leaves no byte in what others receiv
         return await heir.send('GET', `heir-${index}`);
       }),
     );
-    for (const [index, value] of replies.entries()) expect(same(value as Uint8Array, values[index] as Uint8Array), `round ${round}`).toBe(true);
+    for (const [index, value] of replies.entries())
+      expect(same(value as Uint8Array, values[index] as Uint8Array), `round ${round}`).toBe(true);
     for (const heir of heirs) {
       expect(heir.availableBytes).toBe(0);
       heir.destroy();
@@ -84,7 +86,14 @@ test('a reset between two commands, behind a pipeline, or before a reply is take
   const value = pattern(MiB, 77);
   for (let round = 0; round < rounds; round += 1) {
     const victim = await ByteClient.connect(agent.resp);
-    victim.write(concat([command('SET', `p-${round}`, value), command('GET', `p-${round}`), command('GET', `p-${round}`), command('DEL', `p-${round}`)]));
+    victim.write(
+      concat([
+        command('SET', `p-${round}`, value),
+        command('GET', `p-${round}`),
+        command('GET', `p-${round}`),
+        command('DEL', `p-${round}`),
+      ]),
+    );
     if (round % 2 === 0) await victim.reply();
     victim.reset();
   }
@@ -103,7 +112,11 @@ test('a client that shuts its sending side gets the replies to what it had sent'
   const setter = await ByteClient.connect(agent.resp);
   expect(await setter.send('SET', 'half-closed', value)).toBe('+OK');
   setter.destroy();
-  for (const commands of [[command('PING')], [command('GET', 'half-closed')], [command('PING'), command('GET', 'half-closed'), command('PING')]]) {
+  for (const commands of [
+    [command('PING')],
+    [command('GET', 'half-closed')],
+    [command('PING'), command('GET', 'half-closed'), command('PING')],
+  ]) {
     for (let round = 0; round < 5; round += 1) {
       const client = await ByteClient.connect(agent.resp, { allowHalfOpen: true });
       client.socket.end(concat(commands));

@@ -15,7 +15,10 @@ async function latency(client: ByteClient, rounds: number): Promise<number> {
   const value = pattern(64 * 1024, 5);
   for (let round = 0; round < rounds; round += 1) {
     const key = `probe-${round % 16}`;
-    for (const [name, ...rest] of [['SET', key, value], ['GET', key]] as const) {
+    for (const [name, ...rest] of [
+      ['SET', key, value],
+      ['GET', key],
+    ] as const) {
       const startedAt = performance.now();
       const reply = await client.send(name, ...rest);
       samples.push(performance.now() - startedAt);
@@ -74,47 +77,61 @@ test('64 SETs that stall and 64 GETs that are never read leave the p99 of anothe
     const stalled = await stallEverywhere(agent);
     beside.push(await latency(client, 250));
     for (const peer of stalled) peer.destroy();
-    await until('the stalled peers are gone', async () => (await agent.client.stats()).doors.find((row) => row.door === 'resp')?.connections === 1);
+    await until(
+      'the stalled peers are gone',
+      async () => (await agent.client.stats()).doors.find((row) => row.door === 'resp')?.connections === 1,
+    );
   }
-  console.log(`p99 of SET and GET of 64 KiB: ${best(without).toFixed(2)} ms without, ${best(beside).toFixed(2)} ms beside 128 stalled peers`);
+  console.log(
+    `p99 of SET and GET of 64 KiB: ${best(without).toFixed(2)} ms without, ${best(beside).toFixed(2)} ms beside 128 stalled peers`,
+  );
   expect(fine(), `${best(without)} ms without, ${best(beside)} ms beside`).toBe(true);
   client.destroy();
   expect(await agent.stop(), agent.output()).toBe(0);
 });
 
-test.each(['closed by themselves', 'closed by the stall limit'])('no slot, descriptor or chunk is lost to stalled peers, %s', async (how) => {
-  const byLimit = how === 'closed by the stall limit';
-  const fresh = await startAgent({ flags });
-  await until('the tier is grown', async () => (await fresh.client.stats()).tiers[0]?.state === 'ok');
-  const wanted = await brimChunks(fresh, { sizeBytes: 3 * MiB, ramBytes });
-  await fresh.stop();
+test.each(['closed by themselves', 'closed by the stall limit'])(
+  'no slot, descriptor or chunk is lost to stalled peers, %s',
+  async (how) => {
+    const byLimit = how === 'closed by the stall limit';
+    const fresh = await startAgent({ flags });
+    await until('the tier is grown', async () => (await fresh.client.stats()).tiers[0]?.state === 'ok');
+    const wanted = await brimChunks(fresh, { sizeBytes: 3 * MiB, ramBytes });
+    await fresh.stop();
 
-  const agent = await startAgent({ flags: [...flags, '--resp-stall', byLimit ? '1s' : '30s'] });
-  await until('the tier is grown', async () => (await agent.client.stats()).tiers[0]?.state === 'ok');
-  const client = await ByteClient.connect(agent.resp);
-  await client.send('PING');
-  const descriptors = openDescriptors(agent.pid);
-  for (let round = 0; round < 2; round += 1) {
-    await storeLarge(client);
-    const { tiers, leases } = await agent.client.stats();
-    const stalled = await stallEverywhere(agent);
-    if (!byLimit) for (const [index, peer] of stalled.entries()) (index % 2 === 0 ? peer.reset() : peer.destroy());
-    else for (const peer of stalled.slice(0, peers)) await peer.closed;
-    // A reader that is paused does not see that it was closed.
-    await until('the stalled peers are gone', async () => (await agent.client.stats()).doors.find((row) => row.door === 'resp')?.connections === 1);
-    for (const peer of stalled) peer.destroy();
-    const after = await agent.client.stats();
-    expect(after.tiers[0]).toMatchObject({ chunkCount: tiers[0]?.chunkCount, usedBytes: tiers[0]?.usedBytes });
-    expect(after.leases).toBe(leases);
-    expect(await client.send('EXISTS', ...Array.from({ length: peers }, (_, index) => `stalled-${index}`))).toBe(':0');
-  }
-  client.destroy();
-  // Two for the keep-alive of the statistics; 256 peers came and went.
-  await until('their descriptors are closed', () => openDescriptors(agent.pid) <= descriptors + 2);
-  expect(await brimChunks(agent, { sizeBytes: 3 * MiB, ramBytes })).toBe(wanted);
-  expect((await agent.client.namespaces()).namespaces).toEqual([]);
-  expect(await agent.stop(), agent.output()).toBe(0);
-});
+    const agent = await startAgent({ flags: [...flags, '--resp-stall', byLimit ? '1s' : '30s'] });
+    await until('the tier is grown', async () => (await agent.client.stats()).tiers[0]?.state === 'ok');
+    const client = await ByteClient.connect(agent.resp);
+    await client.send('PING');
+    const descriptors = openDescriptors(agent.pid);
+    for (let round = 0; round < 2; round += 1) {
+      await storeLarge(client);
+      const { tiers, leases } = await agent.client.stats();
+      const stalled = await stallEverywhere(agent);
+      if (byLimit) for (const peer of stalled.slice(0, peers)) await peer.closed;
+      for (const [index, peer] of byLimit ? [] : stalled.entries()) {
+        if (index % 2 === 0) peer.reset();
+        else peer.destroy();
+      }
+      // A reader that is paused does not see that it was closed.
+      await until(
+        'the stalled peers are gone',
+        async () => (await agent.client.stats()).doors.find((row) => row.door === 'resp')?.connections === 1,
+      );
+      for (const peer of stalled) peer.destroy();
+      const after = await agent.client.stats();
+      expect(after.tiers[0]).toMatchObject({ chunkCount: tiers[0]?.chunkCount, usedBytes: tiers[0]?.usedBytes });
+      expect(after.leases).toBe(leases);
+      expect(await client.send('EXISTS', ...Array.from({ length: peers }, (_, index) => `stalled-${index}`))).toBe(':0');
+    }
+    client.destroy();
+    // Two for the keep-alive of the statistics; 256 peers came and went.
+    await until('their descriptors are closed', () => openDescriptors(agent.pid) <= descriptors + 2);
+    expect(await brimChunks(agent, { sizeBytes: 3 * MiB, ramBytes })).toBe(wanted);
+    expect((await agent.client.namespaces()).namespaces).toEqual([]);
+    expect(await agent.stop(), agent.output()).toBe(0);
+  },
+);
 
 test('a reader that takes a large MGET a little at a time gets every byte, while another client is served', async () => {
   const agent = await startAgent({ flags });
