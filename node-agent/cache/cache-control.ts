@@ -5,7 +5,17 @@ import type { Selector } from '#core/selector.ts';
 import type { CatalogInvalidation } from '#ports/catalog-store.ts';
 import type { CacheState } from './cache-state.ts';
 import type {
-  CacheControl, CacheStats, ChunkFilter, ChunkInfo, FolderStats, InvalidateAnswer, LookupAnswer, NamespaceStats, TierName, TierStats, VerifyProgress,
+  CacheControl,
+  CacheStats,
+  ChunkFilter,
+  ChunkInfo,
+  FolderStats,
+  InvalidateAnswer,
+  LookupAnswer,
+  NamespaceStats,
+  TierName,
+  TierStats,
+  VerifyProgress,
 } from './control.ts';
 import type { Invalidator } from './invalidator.ts';
 import { wholeKeyOf } from './namespace-table.ts';
@@ -120,7 +130,8 @@ export class CacheControlPart implements CacheControl {
       writeBytesPerSecond: folder.write.bytesPerSecond,
     }));
     const reasons = folders.filter((folder) => folder.reason !== '').map((folder) => `${folder.path}: ${folder.reason}`);
-    for (const folder of ssd.folders) if (folder.direct === false) reasons.push(`${folder.path}: no O_DIRECT here, reads and writes go through the page cache`);
+    for (const folder of ssd.folders)
+      if (folder.direct === false) reasons.push(`${folder.path}: no O_DIRECT here, reads and writes go through the page cache`);
     reasons.push(...this.tierReasons('ssd'));
     const alive = folders.some((folder) => folder.state !== 'off');
     return [
@@ -144,17 +155,25 @@ export class CacheControlPart implements CacheControl {
     namespaces.forEach((id) => {
       const usage = namespaces.usage(id);
       if (usage.chunkCount === 0) return;
-      rows.push({ label: namespaces.label(id), descriptor: namespaces.descriptor(id), chunkCount: usage.chunkCount, bytes: { ram: usage.ramBytes, ssd: usage.ssdBytes } });
+      rows.push({
+        label: namespaces.label(id),
+        descriptor: namespaces.descriptor(id),
+        chunkCount: usage.chunkCount,
+        bytes: { ram: usage.ramBytes, ssd: usage.ssdBytes },
+      });
     });
     return rows;
   }
 
-  chunks(filter: ChunkFilter, page: { readonly cursor?: string; readonly limit: number }): { readonly chunks: readonly ChunkInfo[]; readonly cursor: string | undefined } {
+  chunks(
+    filter: ChunkFilter,
+    page: { readonly cursor?: string; readonly limit: number },
+  ): { readonly chunks: readonly ChunkInfo[]; readonly cursor: string | undefined } {
     const { index } = this.#state;
     const chunks: ChunkInfo[] = [];
     let cursor = page.cursor === undefined ? 0 : Number(page.cursor);
     if (!Number.isSafeInteger(cursor) || cursor < 0) return { chunks, cursor: undefined };
-    for (let scanned = 0; scanned < PAGE_SCAN_ROWS; ) {
+    for (let scanned = 0; scanned < PAGE_SCAN_ROWS;) {
       const step = page.limit - chunks.length;
       cursor = index.scan(cursor, step, (entry) => {
         scanned += 1;
@@ -265,7 +284,9 @@ export class CacheControlPart implements CacheControl {
   async #matches(selector: Selector): Promise<{ entry: EntryIndex; generation: number }[]> {
     const found: { entry: EntryIndex; generation: number }[] = [];
     const { index } = this.#state;
-    await this.#parts.invalidator.forEachMatch(this.#spelled(selector), Number.MAX_SAFE_INTEGER, (entry) => found.push({ entry, generation: index.generation(entry) }));
+    await this.#parts.invalidator.forEachMatch(this.#spelled(selector), Number.MAX_SAFE_INTEGER, (entry) =>
+      found.push({ entry, generation: index.generation(entry) }),
+    );
     return found;
   }
 
@@ -316,7 +337,8 @@ export class CacheControlPart implements CacheControl {
 
   async #evictFromRam(ref: { entry: EntryIndex; generation: number }): Promise<boolean> {
     const state = this.#state;
-    if (state.isDirty(ref.entry) && !(this.#parts.space.ssdMayTake(ref.entry) && (await this.#parts.writer.persist(ref.entry)))) return false;
+    if (state.isDirty(ref.entry) && !(this.#parts.space.ssdMayTake(ref.entry) && (await this.#parts.writer.persist(ref.entry))))
+      return false;
     // Dirty again: its file went while this waited. Nothing is forgotten to free a tier by order.
     if (!state.isSame(ref) || !state.ramIsFree(ref.entry) || state.isDirty(ref.entry)) return false;
     this.#parts.space.evict(ref.entry);
@@ -329,7 +351,10 @@ export class CacheControlPart implements CacheControl {
     return true;
   }
 
-  invalidate(selector: Selector, options: { readonly dryRun: boolean; readonly reason: string; readonly actor: string }): Promise<InvalidateAnswer> {
+  invalidate(
+    selector: Selector,
+    options: { readonly dryRun: boolean; readonly reason: string; readonly actor: string },
+  ): Promise<InvalidateAnswer> {
     return this.#parts.invalidator.invalidate(this.#spelled(selector), options);
   }
 
@@ -338,7 +363,10 @@ export class CacheControlPart implements CacheControl {
   }
 
   /** One at a time: each number is given once, and the journal has them in order. */
-  bumpEpoch(model: string, options: { readonly reason: string; readonly actor: string }): Promise<{ readonly model: string; readonly epoch: number } & InvalidateAnswer> {
+  bumpEpoch(
+    model: string,
+    options: { readonly reason: string; readonly actor: string },
+  ): Promise<{ readonly model: string; readonly epoch: number } & InvalidateAnswer> {
     const bump = this.#bumps.then(() => this.#bumpEpoch(model, options));
     this.#bumps = bump.then(
       () => undefined,
@@ -347,7 +375,10 @@ export class CacheControlPart implements CacheControl {
     return bump;
   }
 
-  async #bumpEpoch(model: string, options: { readonly reason: string; readonly actor: string }): Promise<{ readonly model: string; readonly epoch: number } & InvalidateAnswer> {
+  async #bumpEpoch(
+    model: string,
+    options: { readonly reason: string; readonly actor: string },
+  ): Promise<{ readonly model: string; readonly epoch: number } & InvalidateAnswer> {
     const { tombstones } = this.#state;
     const answer = await this.#parts.invalidator.invalidate({ model }, { dryRun: false, ...options });
     // Counted behind the wait: of two at one time each gets a number of its own.
@@ -370,7 +401,8 @@ export class CacheControlPart implements CacheControl {
     const mismatches: { path: string; key: string; problem: string }[] = [];
     let checkedBytes = 0;
     for (const [position, ref] of refs.entries()) {
-      if (position % VERIFY_REPORT_EVERY === 0) yield { checkedFiles: position, totalFiles: refs.length, checkedBytes, mismatches: [...mismatches], done: false };
+      if (position % VERIFY_REPORT_EVERY === 0)
+        yield { checkedFiles: position, totalFiles: refs.length, checkedBytes, mismatches: [...mismatches], done: false };
       const folderIndex = state.isSame(ref) ? index.ssdFolder(ref.entry) : -1;
       const folder = ssd.folders[folderIndex];
       if (folder === undefined) continue;

@@ -143,7 +143,14 @@ export class CacheState {
   }
 
   /** A row without replicas: the caller attaches one before anybody else runs. Takes a reference on the namespace. */
-  insert(chunk: { namespace: NamespaceId; key: Uint8Array; generation: number; sizeBytes: number; checksum: bigint; createdAtMs: number }): EntryIndex {
+  insert(chunk: {
+    namespace: NamespaceId;
+    key: Uint8Array;
+    generation: number;
+    sizeBytes: number;
+    checksum: bigint;
+    createdAtMs: number;
+  }): EntryIndex {
     const entry = this.index.insert(chunk.namespace, chunk.key);
     this.namespaces.retain(chunk.namespace);
     this.namespaces.addChunks(chunk.namespace, 1);
@@ -327,7 +334,12 @@ export class CacheState {
       this.clear(entry, DECLINED);
       if (this.isDirty(entry)) this.onDirty(entry);
     }
-    this.catalog.enqueue({ kind: 'touch', generation: this.index.generation(entry), lastUsedAtMs: this.clock.nowMs(), hitCount: this.index.hitCount(entry) });
+    this.catalog.enqueue({
+      kind: 'touch',
+      generation: this.index.generation(entry),
+      lastUsedAtMs: this.clock.nowMs(),
+      hitCount: this.index.hitCount(entry),
+    });
   }
 
   /**
@@ -465,6 +477,9 @@ export class CacheState {
       if (this.isDirty(entry)) dirtyBytes += sizeBytes;
       assert(this.index.leaseCount(entry) === this.leases.countOf(entry), `chunk ${entry} has as many leases as the table says`);
     });
-    assert(dirtyBytes === this.dirtyBytes && ramBytes === this.ramBytes && ssdBytes === this.ssdBytes, 'byte counters are sums over the chunks');
+    assert(
+      dirtyBytes === this.dirtyBytes && ramBytes === this.ramBytes && ssdBytes === this.ssdBytes,
+      'byte counters are sums over the chunks',
+    );
   }
 }

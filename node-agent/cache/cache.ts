@@ -10,7 +10,16 @@ import { CacheControlPart } from './cache-control.ts';
 import { CacheState } from './cache-state.ts';
 import type { CacheParts } from './cache-state.ts';
 import type {
-  CacheDoor, ChunkRef, CommitOptions, CommitOutcome, LeaseOwner, ProbeOutcome, PutRejected, PutRequest, PutTicket, ReadHandle,
+  CacheDoor,
+  ChunkRef,
+  CommitOptions,
+  CommitOutcome,
+  LeaseOwner,
+  ProbeOutcome,
+  PutRejected,
+  PutRequest,
+  PutTicket,
+  ReadHandle,
 } from './door.ts';
 import { PROBED_ON_SSD } from './flags.ts';
 import { Invalidator } from './invalidator.ts';
@@ -57,7 +66,12 @@ export class Cache implements CacheDoor {
     this.#space.onPressure = () => this.#writer.pressure();
     this.#writer.isLoading = (entry) => this.#reader.isLoading(entry);
     this.control = new CacheControlPart({
-      state, space: this.#space, writer: this.#writer, reader: this.#reader, invalidator: this.#invalidator, recovery: this.recovery,
+      state,
+      space: this.#space,
+      writer: this.#writer,
+      reader: this.#reader,
+      invalidator: this.#invalidator,
+      recovery: this.recovery,
     });
   }
 
@@ -82,7 +96,10 @@ export class Cache implements CacheDoor {
   #poll(): void {
     if (this.#polling) return;
     this.#polling = true;
-    void this.#state.ssd.poll().then(() => this.#writer.shrink()).finally(() => void (this.#polling = false));
+    void this.#state.ssd
+      .poll()
+      .then(() => this.#writer.shrink())
+      .finally(() => void (this.#polling = false));
     this.#state.tombstones.payOwed();
     this.#state.tombstones.compactIfNeeded();
   }
@@ -136,7 +153,11 @@ export class Cache implements CacheDoor {
 
   #outcome(entry: EntryIndex): ProbeOutcome {
     const { index } = this.#state;
-    return { ref: { entry, generation: index.generation(entry) }, sizeBytes: index.sizeBytes(entry), tier: index.ramSlot(entry) >= 0 ? 'ram' : 'ssd' };
+    return {
+      ref: { entry, generation: index.generation(entry) },
+      sizeBytes: index.sizeBytes(entry),
+      tier: index.ramSlot(entry) >= 0 ? 'ram' : 'ssd',
+    };
   }
 
   peek(namespace: NamespaceId, key: Uint8Array): ProbeOutcome | undefined {
@@ -343,6 +364,11 @@ export class Cache implements CacheDoor {
 
   /** For leak tests: slots in use, puts under way, puts that wait. */
   holdings(): { usedSlots: number; openTickets: number; waiting: number; leases: number } {
-    return { usedSlots: this.#state.ram.usedSlots(), openTickets: this.#puts.openCount, waiting: this.#space.waitingCount, leases: this.#state.leases.count };
+    return {
+      usedSlots: this.#state.ram.usedSlots(),
+      openTickets: this.#puts.openCount,
+      waiting: this.#space.waitingCount,
+      leases: this.#state.leases.count,
+    };
   }
 }

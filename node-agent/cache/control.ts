@@ -147,21 +147,34 @@ export interface CacheControl {
   stats(): CacheStats;
   namespaces(): readonly NamespaceStats[];
   /** A page of chunks in index order. `cursor` is opaque; undefined on the last page. */
-  chunks(filter: ChunkFilter, page: { readonly cursor?: string; readonly limit: number }): { readonly chunks: readonly ChunkInfo[]; readonly cursor: string | undefined };
+  chunks(
+    filter: ChunkFilter,
+    page: { readonly cursor?: string; readonly limit: number },
+  ): { readonly chunks: readonly ChunkInfo[]; readonly cursor: string | undefined };
   chunk(id: string): ChunkInfo | undefined;
   /** Answers for whole keys in prefix order, without lease, touch or counting. */
   lookup(keys: readonly string[]): readonly LookupAnswer[];
   /** Reads chunks from SSD into RAM below demand; resolves when each is there or was refused. */
-  prefetch(keys: readonly string[]): Promise<{ readonly promoted: number; readonly alreadyInRam: number; readonly missing: number; readonly refused: number }>;
+  prefetch(
+    keys: readonly string[],
+  ): Promise<{ readonly promoted: number; readonly alreadyInRam: number; readonly missing: number; readonly refused: number }>;
   /** Writes matching dirty chunks to SSD now; resolves when they are durable. */
-  persist(selector: Selector): Promise<{ readonly persisted: number; readonly alreadyOnSsd: number; readonly failed: number; readonly bytes: number }>;
+  persist(
+    selector: Selector,
+  ): Promise<{ readonly persisted: number; readonly alreadyOnSsd: number; readonly failed: number; readonly bytes: number }>;
   /** Frees a tier of matching chunks without forgetting those that a lower tier can take. */
   evict(tier: 'ram' | 'ssd', selector: Selector): Promise<{ readonly evicted: number; readonly bytes: number; readonly skipped: number }>;
   /** Final once it resolves: no later read returns a matching chunk, whatever the tier, race or crash. */
-  invalidate(selector: Selector, options: { readonly dryRun: boolean; readonly reason: string; readonly actor: string }): Promise<InvalidateAnswer>;
+  invalidate(
+    selector: Selector,
+    options: { readonly dryRun: boolean; readonly reason: string; readonly actor: string },
+  ): Promise<InvalidateAnswer>;
   invalidations(page: { readonly beforeId?: string; readonly limit: number }): Promise<readonly CatalogInvalidation[]>;
   /** Moves a model to a new epoch and invalidates what was stored before. */
-  bumpEpoch(model: string, options: { readonly reason: string; readonly actor: string }): Promise<{ readonly model: string; readonly epoch: number } & InvalidateAnswer>;
+  bumpEpoch(
+    model: string,
+    options: { readonly reason: string; readonly actor: string },
+  ): Promise<{ readonly model: string; readonly epoch: number } & InvalidateAnswer>;
   epochs(): readonly { readonly model: string; readonly epoch: number }[];
   /** Reads every SSD file and compares checksums; yields progress, quarantines mismatches. */
   verify(): AsyncIterable<VerifyProgress>;

@@ -41,7 +41,8 @@ export class Invalidator {
     const entry = index.find(namespace, key);
     const descriptor = namespaces.descriptor(namespace);
     const onSsd = entry >= 0 && index.ssdFolder(entry as EntryIndex) >= 0;
-    if (onSsd || tombstones.mayHaveFile(() => tombstones.keyId(descriptor, key))) tombstones.forget(descriptor, key, state.nextGeneration());
+    if (onSsd || tombstones.mayHaveFile(() => tombstones.keyId(descriptor, key)))
+      tombstones.forget(descriptor, key, state.nextGeneration());
     if (entry < 0) return false;
     state.counters.deletes += 1;
     state.remove(entry as EntryIndex);
@@ -88,7 +89,11 @@ export class Invalidator {
         if (keyPrefix !== undefined && !key.startsWith(keyPrefix)) return false;
       }
       if (!isVolatile(selector)) return true;
-      return matchesVolatile(selector, { lastUsedAtMs: index.lastUsedAtMs(entry), tiers: this.tiers(entry), inChain: chain?.has(entry) ?? true });
+      return matchesVolatile(selector, {
+        lastUsedAtMs: index.lastUsedAtMs(entry),
+        tiers: this.tiers(entry),
+        inChain: chain?.has(entry) ?? true,
+      });
     };
   }
 
@@ -171,7 +176,15 @@ export class Invalidator {
       });
       resolved.flush();
       const record = {
-        kind: 'invalidate' as const, id, generation, selector, reason: options.reason, actor: options.actor, atMs: state.clock.nowMs(), matchedChunks, removedBytes,
+        kind: 'invalidate' as const,
+        id,
+        generation,
+        selector,
+        reason: options.reason,
+        actor: options.actor,
+        atMs: state.clock.nowMs(),
+        matchedChunks,
+        removedBytes,
       };
       await state.tombstones.invalidate(record);
       state.counters.invalidatedChunks += matchedChunks;

@@ -55,7 +55,11 @@ export class LeaseTable {
   }
 
   /** Takes or renews; undefined where the tier's leases are used up. `isNew` tells the caller to count it. */
-  take(chunk: { entry: number; sizeBytes: number; tier: 'ram' | 'ssd' }, owner: number, nowMs: number): { lease: Lease; isNew: boolean } | undefined {
+  take(
+    chunk: { entry: number; sizeBytes: number; tier: 'ram' | 'ssd' },
+    owner: number,
+    nowMs: number,
+  ): { lease: Lease; isNew: boolean } | undefined {
     const known = this.#byEntry.get(chunk.entry)?.get(owner);
     if (known !== undefined) {
       known.expiresAtMs = nowMs + this.#durationMs;
@@ -66,7 +70,14 @@ export class LeaseTable {
     const sizeBytes = Math.max(chunk.sizeBytes, LEAST_BYTES);
     if (this.#bytes[chunk.tier] + sizeBytes > this.#limit(chunk.tier)) return undefined;
     const lease: Lease = {
-      id: this.#nextId++ as LeaseId, entry: chunk.entry, tier: chunk.tier, sizeBytes, owner, expiresAtMs: nowMs + this.#durationMs, alive: true, bucket: -1,
+      id: this.#nextId++ as LeaseId,
+      entry: chunk.entry,
+      tier: chunk.tier,
+      sizeBytes,
+      owner,
+      expiresAtMs: nowMs + this.#durationMs,
+      alive: true,
+      bucket: -1,
     };
     if (owners === undefined) this.#byEntry.set(chunk.entry, (owners = new Map<number, Lease>()));
     owners.set(owner, lease);

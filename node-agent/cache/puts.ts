@@ -97,7 +97,10 @@ export class Puts {
         return this.#reject('draining', 'Cannot store a value: the agent is shutting down');
       }
       if (slot !== -1) return this.#ticket(put, slot);
-      return this.#reject('shed', `Cannot store ${formatBytes(request.sizeBytes)} in ram: full of chunks that are leased or not yet on SSD`);
+      return this.#reject(
+        'shed',
+        `Cannot store ${formatBytes(request.sizeBytes)} in ram: full of chunks that are leased or not yet on SSD`,
+      );
     } finally {
       this.#waiting.delete(put);
       state.namespaces.release(request.namespace);
@@ -108,7 +111,10 @@ export class Puts {
     const { ram, draining } = this.#state;
     if (draining) return this.#reject('draining', 'Cannot store a value: the agent is shutting down');
     if (ram.canEverFit(request.sizeBytes)) return undefined;
-    return this.#reject('too-large', `Cannot store ${request.sizeBytes} bytes: the largest chunk is ${ram.maxChunkBytes} bytes (ram.maxChunk)`);
+    return this.#reject(
+      'too-large',
+      `Cannot store ${request.sizeBytes} bytes: the largest chunk is ${ram.maxChunkBytes} bytes (ram.maxChunk)`,
+    );
   }
 
   #reject(reason: PutRejection, message: string): PutRejected {
@@ -161,7 +167,11 @@ export class Puts {
     }
     counters.puts += 1;
     counters.putBytes += ticket.sizeBytes;
-    if (existing >= 0 && index.sizeBytes(existing as EntryIndex) === ticket.sizeBytes && index.checksum(existing as EntryIndex) === checksum) {
+    if (
+      existing >= 0 &&
+      index.sizeBytes(existing as EntryIndex) === ticket.sizeBytes &&
+      index.checksum(existing as EntryIndex) === checksum
+    ) {
       return this.#touchExisting(ticket, existing as EntryIndex, options);
     }
     const generation = state.nextGeneration();
@@ -177,7 +187,12 @@ export class Puts {
     this.#close(ticket);
     if (existing >= 0) state.remove(existing as EntryIndex);
     const entry = state.insert({
-      namespace: ticket.namespace, key: ticket.key, generation, sizeBytes: ticket.sizeBytes, checksum, createdAtMs: state.clock.nowMs(),
+      namespace: ticket.namespace,
+      key: ticket.key,
+      generation,
+      sizeBytes: ticket.sizeBytes,
+      checksum,
+      createdAtMs: state.clock.nowMs(),
     });
     state.attachRam(entry, ticket.slot, true);
     this.#linkParent(entry, { ...options, isNew: true });
@@ -217,6 +232,7 @@ export class Puts {
     const { tombstones, namespaces, index } = state;
     const descriptor = namespaces.descriptor(ticket.namespace);
     const onSsd = existing >= 0 && index.ssdFolder(existing as EntryIndex) >= 0;
-    if (onSsd || tombstones.mayHaveFile(() => tombstones.keyId(descriptor, ticket.key))) tombstones.forget(descriptor, ticket.key, generation - 1);
+    if (onSsd || tombstones.mayHaveFile(() => tombstones.keyId(descriptor, ticket.key)))
+      tombstones.forget(descriptor, ticket.key, generation - 1);
   }
 }

@@ -103,7 +103,10 @@ export class RamSpace {
       return true;
     }
     if (this.#evictSlab(want)) return true;
-    const same = ramOrder.victim((entry) => ram.classBytes(index.sizeBytes(entry as EntryIndex)) === wantedClass && evictable(entry), SCAN_LIMIT);
+    const same = ramOrder.victim(
+      (entry) => ram.classBytes(index.sizeBytes(entry as EntryIndex)) === wantedClass && evictable(entry),
+      SCAN_LIMIT,
+    );
     if (same < 0) return false;
     this.evict(same as EntryIndex);
     return true;

@@ -41,7 +41,14 @@ export interface OpenedStore {
 
 /** Opens the journal, judges each folder, begins a new epoch. The folders are ready for files when it returns. */
 export async function openStore(deps: {
-  fileSystem: FileSystem; ssd: SsdTier; journalPath: string; folders: readonly FolderSetup[]; hash: BlockHash; clock: Clock; logger: Logger; bootId: string;
+  fileSystem: FileSystem;
+  ssd: SsdTier;
+  journalPath: string;
+  folders: readonly FolderSetup[];
+  hash: BlockHash;
+  clock: Clock;
+  logger: Logger;
+  bootId: string;
 }): Promise<OpenedStore> {
   const { fileSystem, ssd } = deps;
   const findings: string[] = [];
@@ -70,7 +77,11 @@ export async function openStore(deps: {
   for (const problem of markFolders(fileSystem, ssd.folders, { epoch, journalSequence: journal.sequence })) {
     findings.push(`${problem.message}: without its mark, this folder's files are dropped at the next start`);
   }
-  const tombstones = new Tombstones(journal, replay.records.map((entry) => entry.record), deps.logger);
+  const tombstones = new Tombstones(
+    journal,
+    replay.records.map((entry) => entry.record),
+    deps.logger,
+  );
   tombstones.begin({ kind: 'start', epoch, atMs: deps.clock.nowMs(), bootId: deps.bootId });
   await tombstones.sync();
   return { tombstones, epoch, findings };
@@ -103,7 +114,11 @@ function randomId(): string {
 }
 
 /** Writes the marks of the folders that are on. Those that could not be written stay behind, which costs their files at most. */
-export function markFolders(fileSystem: FileSystem, folders: readonly SsdFolder[], mark: { epoch: number; journalSequence: number }): KvtierError[] {
+export function markFolders(
+  fileSystem: FileSystem,
+  folders: readonly SsdFolder[],
+  mark: { epoch: number; journalSequence: number },
+): KvtierError[] {
   const problems: KvtierError[] = [];
   for (const folder of folders) {
     if (folder.state === 'off') continue;
@@ -146,7 +161,9 @@ export class Recovery {
   async load(): Promise<void> {
     const state = this.#state;
     const [listings, catalog] = await Promise.all([
-      Promise.all(state.ssd.folders.map((folder) => (folder.state === 'off' ? Promise.resolve(undefined) : state.ssd.listGenerations(folder)))),
+      Promise.all(
+        state.ssd.folders.map((folder) => (folder.state === 'off' ? Promise.resolve(undefined) : state.ssd.listGenerations(folder))),
+      ),
       state.catalog.open(),
     ]);
     const byId = new Map(state.ssd.folders.map((folder, index) => [folder.id, { folder, names: listings[index] ?? new Set<number>() }]));
@@ -164,7 +181,8 @@ export class Recovery {
       const parent = entries.get(link.parentGeneration);
       if (parent !== undefined && state.isSame({ entry: link.entry, generation: link.generation })) state.setParent(link.entry, parent);
     }
-    for (const { folder, names } of byId.values()) if (names.size > 0) this.#uncatalogued.push({ folder, generations: [...names].sort((a, b) => a - b) });
+    for (const { folder, names } of byId.values())
+      if (names.size > 0) this.#uncatalogued.push({ folder, generations: [...names].sort((a, b) => a - b) });
     for (const record of state.tombstones.invalidations) {
       const { kind: _, ...row } = record;
       state.catalog.enqueue({ kind: 'invalidation', invalidation: row });
@@ -195,7 +213,8 @@ export class Recovery {
       const facts = { namespace: found.namespace, key: namespaces.wholeKey(namespace, found.key), createdAtMs: found.createdAtMs };
       const known = index.find(namespace, found.key);
       // What cannot be loaded any more (a smaller ram.maxChunk, say) would be promised to a probe and never kept.
-      const dead = !ram.canEverFit(found.sizeBytes) || tombstones.isDead(facts, { key: found.key, generation: found.generation, folderId: folder.id });
+      const dead =
+        !ram.canEverFit(found.sizeBytes) || tombstones.isDead(facts, { key: found.key, generation: found.generation, folderId: folder.id });
       if (dead || (known >= 0 && index.generation(known as EntryIndex) > found.generation)) {
         this.#drop(folder, found);
         return undefined;
@@ -231,7 +250,8 @@ export class Recovery {
         const batch = generations.slice(start, start + HEADERS_AT_ONCE);
         const headers = await state.ssd.readHeaders(folder, batch);
         if (isOff()) break;
-        for (const [index, bytes] of headers.entries()) this.#adoptOne(folder, batch[index] ?? 0, bytes instanceof Uint8Array ? bytes : undefined);
+        for (const [index, bytes] of headers.entries())
+          this.#adoptOne(folder, batch[index] ?? 0, bytes instanceof Uint8Array ? bytes : undefined);
       }
     }
     this.#uncatalogued.length = 0;

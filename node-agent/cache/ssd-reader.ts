@@ -85,7 +85,13 @@ export class SsdReader {
       return this.#whereItIs(ref);
     }
     const outcome = await ssd.read({
-      folder, generation, address: ram.address(slot), sizeBytes, capacityBytes: ram.slotCapacityBytes(slot), checksum, priority,
+      folder,
+      generation,
+      address: ram.address(slot),
+      sizeBytes,
+      capacityBytes: ram.slotCapacityBytes(slot),
+      checksum,
+      priority,
     });
     if (!state.isSame(ref) || index.ssdFolder(entry) !== folder) {
       this.#giveBack(slot);
@@ -119,7 +125,10 @@ export class SsdReader {
 
   #isFileOf(entry: EntryIndex, header: ChunkFileHeader): boolean {
     const { index, namespaces } = this.#state;
-    return index.keyEquals(entry, header.key) && namespaceIdentity(header.namespace) === namespaceIdentity(namespaces.descriptor(index.namespaceOf(entry)));
+    return (
+      index.keyEquals(entry, header.key) &&
+      namespaceIdentity(header.namespace) === namespaceIdentity(namespaces.descriptor(index.namespaceOf(entry)))
+    );
   }
 
   /** A file that cannot be read now will not be read by the next attempt: its chunk is forgotten, so that nobody asks again. */

@@ -218,7 +218,10 @@ export class SsdWriter {
       if (folder.state === 'off') continue;
       let excess = folder.usedBytes - folder.effectiveCapacityBytes - ssd.unlinkingBytes;
       while (excess > 0) {
-        const victim = ssdOrder.victim((entry) => index.ssdFolder(entry as EntryIndex) === folder.index && this.#mayLeaveSsd(entry as EntryIndex), 65_536);
+        const victim = ssdOrder.victim(
+          (entry) => index.ssdFolder(entry as EntryIndex) === folder.index && this.#mayLeaveSsd(entry as EntryIndex),
+          65_536,
+        );
         if (victim < 0) break;
         excess -= ssd.fileBytes(index.sizeBytes(victim as EntryIndex));
         this.evictFromSsd(victim as EntryIndex);
@@ -353,7 +356,9 @@ export class SsdWriter {
     });
     // Taken from the hot end. The order has a chain's prefix hotter than its suffix, so hottest first is prefix first.
     const mayWrite = state.limits.ssdAdmission !== 'off' && state.ssd.writable;
-    const work = mayWrite ? Promise.all(Array.from({ length: state.limits.writesAtOnce }, () => this.#drainSome(entries))) : Promise.resolve();
+    const work = mayWrite
+      ? Promise.all(Array.from({ length: state.limits.writesAtOnce }, () => this.#drainSome(entries)))
+      : Promise.resolve();
     await Promise.race([work.then(() => this.#allWritten()), expired.promise]);
     cancel();
     return state.dirtyBytes;

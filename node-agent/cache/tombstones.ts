@@ -14,7 +14,14 @@ import { isVolatile, matchesStable } from '#core/selector.ts';
 import type { ChunkFacts, Selector } from '#core/selector.ts';
 import { InvalidationJudge } from './invalidation-judge.ts';
 import { splitForget } from '#catalog/journal-record.ts';
-import type { EpochRecord, FolderDroppedRecord, ForgetRecord, InvalidateRecord, JournalRecord, StartRecord } from '#catalog/journal-record.ts';
+import type {
+  EpochRecord,
+  FolderDroppedRecord,
+  ForgetRecord,
+  InvalidateRecord,
+  JournalRecord,
+  StartRecord,
+} from '#catalog/journal-record.ts';
 import type { Journal } from '#catalog/journal.ts';
 import { noopLogger } from '#core/logger.ts';
 import type { Logger } from '#core/logger.ts';
@@ -269,7 +276,13 @@ export class Tombstones {
       const audited = this.#invalidations.length - AUDIT_INVALIDATIONS;
       this.#invalidations = this.#invalidations.filter((record, index) => index >= audited || record.generation >= oldest);
     }
-    this.#journal.compact([this.#start, ...this.#foldersDropped.values(), ...this.#epochs.values(), ...this.#invalidations, ...this.#live.values()]);
+    this.#journal.compact([
+      this.#start,
+      ...this.#foldersDropped.values(),
+      ...this.#epochs.values(),
+      ...this.#invalidations,
+      ...this.#live.values(),
+    ]);
     this.#owed.clear();
     this.#logger.debug('Compacted the journal', { sizeBytes: this.#journal.sizeBytes });
   }

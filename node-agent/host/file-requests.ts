@@ -2,10 +2,23 @@
 export type FileRequest =
   | { readonly kind: 'arena'; readonly address: number; readonly sizeBytes: number }
   | {
-      readonly kind: 'write'; readonly tempPath: string; readonly path: string; readonly header: Uint8Array; readonly address: number;
-      readonly sizeBytes: number; readonly direct: boolean; readonly sync: boolean;
+      readonly kind: 'write';
+      readonly tempPath: string;
+      readonly path: string;
+      readonly header: Uint8Array;
+      readonly address: number;
+      readonly sizeBytes: number;
+      readonly direct: boolean;
+      readonly sync: boolean;
     }
-  | { readonly kind: 'read'; readonly path: string; readonly address: number; readonly sizeBytes: number; readonly capacityBytes: number; readonly direct: boolean }
+  | {
+      readonly kind: 'read';
+      readonly path: string;
+      readonly address: number;
+      readonly sizeBytes: number;
+      readonly capacityBytes: number;
+      readonly direct: boolean;
+    }
   | { readonly kind: 'checksum'; readonly path: string; readonly sizeBytes: number }
   | { readonly kind: 'headers'; readonly paths: readonly string[] }
   | { readonly kind: 'unlink'; readonly path: string }

@@ -8,8 +8,24 @@ import { readdirSync, statfsSync } from 'node:fs';
 import { BlockHasher, MemoryViews } from './block-hasher.ts';
 import { BLOCK_BYTES, roundUp } from '#core/bytes.ts';
 import {
-  EINTR, EINVAL, EIO, ENOSPC, MADV_POPULATE_WRITE, O_CLOEXEC, O_CREAT, O_DIRECT, O_RDONLY, O_TRUNC, O_WRONLY,
-  addressOf, asPointer, cString, errno, libc, mapAnonymous, viewOf,
+  EINTR,
+  EINVAL,
+  EIO,
+  ENOSPC,
+  MADV_POPULATE_WRITE,
+  O_CLOEXEC,
+  O_CREAT,
+  O_DIRECT,
+  O_RDONLY,
+  O_TRUNC,
+  O_WRONLY,
+  addressOf,
+  asPointer,
+  cString,
+  errno,
+  libc,
+  mapAnonymous,
+  viewOf,
 } from './libc.ts';
 import { SHORT_FILE } from '#ports/io-pool.ts';
 import type { FileRequest, FileResponse } from './file-requests.ts';
@@ -49,7 +65,11 @@ function openFile(path: string, flags: number, direct: boolean): { fd: number; d
 }
 
 /** One readv or writev at `offset`, whole or a throw. `minimumBytes` is what must be moved; a file may end behind it. */
-function transfer(fd: number, parts: readonly (readonly [address: number, sizeBytes: number])[], options: { offset: number; writing: boolean; minimumBytes: number }): void {
+function transfer(
+  fd: number,
+  parts: readonly (readonly [address: number, sizeBytes: number])[],
+  options: { offset: number; writing: boolean; minimumBytes: number },
+): void {
   let skip = 0;
   const total = parts.reduce((sum, part) => sum + part[1], 0);
   while (skip < options.minimumBytes) {
@@ -126,9 +146,14 @@ function readChunk(request: Extract<FileRequest, { kind: 'read' }>): FileRespons
       const parts: (readonly [number, number])[] = [[target, slice.paddedBytes]];
       if (header === undefined) parts.unshift([scratchAddress, BLOCK_BYTES]);
       const before = header === undefined ? BLOCK_BYTES : 0;
-      transfer(opened.fd, parts, { offset: header === undefined ? 0 : BLOCK_BYTES + slice.offset, writing: false, minimumBytes: before + slice.sizeBytes });
+      transfer(opened.fd, parts, {
+        offset: header === undefined ? 0 : BLOCK_BYTES + slice.offset,
+        writing: false,
+        minimumBytes: before + slice.sizeBytes,
+      });
       header ??= scratch.slice(0, BLOCK_BYTES);
-      if (!aligned) views.view(request.address + slice.offset, slice.sizeBytes).set(scratch.subarray(BLOCK_BYTES, BLOCK_BYTES + slice.sizeBytes));
+      if (!aligned)
+        views.view(request.address + slice.offset, slice.sizeBytes).set(scratch.subarray(BLOCK_BYTES, BLOCK_BYTES + slice.sizeBytes));
       hasher.advance(slice.offset + slice.sizeBytes);
     }
     if (header === undefined) {
@@ -151,7 +176,11 @@ function checksumFile(path: string, sizeBytes: number): FileResponse {
     if (sizeBytes === 0) seed = Bun.hash.xxHash3(new Uint8Array(0), 0n);
     const block = 1024 * 1024;
     for (const slice of slices(sizeBytes)) {
-      transfer(opened.fd, [[bounceAddress, slice.paddedBytes]], { offset: BLOCK_BYTES + slice.offset, writing: false, minimumBytes: slice.sizeBytes });
+      transfer(opened.fd, [[bounceAddress, slice.paddedBytes]], {
+        offset: BLOCK_BYTES + slice.offset,
+        writing: false,
+        minimumBytes: slice.sizeBytes,
+      });
       for (let at = 0; at < slice.sizeBytes; at += block) {
         seed = Bun.hash.xxHash3(scratch.subarray(BLOCK_BYTES + at, BLOCK_BYTES + Math.min(at + block, slice.sizeBytes)), seed);
       }
@@ -216,7 +245,8 @@ function handle(request: Exclude<FileRequest, { kind: 'arena' }>): FileResponse 
       return { ok: true };
     case 'populate':
       // EINVAL before Linux 5.14: pages are then mapped one by one on first touch, which costs time and nothing else.
-      if (libc.madvise(asPointer(request.address), request.sizeBytes, MADV_POPULATE_WRITE) !== 0 && errno() !== EINVAL) throw new Failure('madvise');
+      if (libc.madvise(asPointer(request.address), request.sizeBytes, MADV_POPULATE_WRITE) !== 0 && errno() !== EINVAL)
+        throw new Failure('madvise');
       return { ok: true };
   }
 }

@@ -73,7 +73,8 @@ export function viewOf(address: number, sizeBytes: number): Uint8Array {
 /** Memory for aligned I/O: page-aligned, zeroed, unmapped only by `munmap`. Throws when the kernel refuses. */
 export function mapAnonymous(sizeBytes: number): number {
   const address = libc.mmap(null, sizeBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (address === null || Number(address) === -1 || Number(address) >= 2 ** 53) throw new Error(`Cannot map ${sizeBytes} bytes: errno ${errno()}`);
+  if (address === null || Number(address) === -1 || Number(address) >= 2 ** 53)
+    throw new Error(`Cannot map ${sizeBytes} bytes: errno ${errno()}`);
   return Number(address);
 }
 

@@ -8,8 +8,24 @@ import type { Address, Fd } from '#core/brand.ts';
 import { KvtierError, errnoName } from '#core/errors.ts';
 import type { Arena, SharedMemory } from '#ports/shared-memory.ts';
 import {
-  LOCK_EX, LOCK_NB, MADV_DONTDUMP, MADV_HUGEPAGE, MAP_NORESERVE, MAP_SHARED, O_CLOEXEC, O_CREAT, O_EXCL, O_RDWR, PROT_READ, PROT_WRITE,
-  addressOf, asPointer, cString, errno, libc, viewOf,
+  LOCK_EX,
+  LOCK_NB,
+  MADV_DONTDUMP,
+  MADV_HUGEPAGE,
+  MAP_NORESERVE,
+  MAP_SHARED,
+  O_CLOEXEC,
+  O_CREAT,
+  O_EXCL,
+  O_RDWR,
+  PROT_READ,
+  PROT_WRITE,
+  addressOf,
+  asPointer,
+  cString,
+  errno,
+  libc,
+  viewOf,
 } from './libc.ts';
 
 const arenaName = /^kvtier-[0-9a-f]{12}-[a-z0-9-]+\.arena$/;
@@ -72,7 +88,9 @@ export class HostSharedMemory implements SharedMemory {
     try {
       mkdirSync(directory, { recursive: true, mode: 0o700 });
     } catch (problem) {
-      throw new KvtierError('SHARED_MEMORY_UNAVAILABLE', `Cannot use ${directory} for shared memory: ${String(problem)}`, { cause: problem });
+      throw new KvtierError('SHARED_MEMORY_UNAVAILABLE', `Cannot use ${directory} for shared memory: ${String(problem)}`, {
+        cause: problem,
+      });
     }
   }
 

@@ -64,7 +64,12 @@ export interface SocketIo {
    * Moves what the socket has, or takes, at this moment, on the calling thread: for payloads so small that handing them over costs
    * more than copying them. Answers bytes (0: nothing now), or a failure. Received bytes beyond the payload go to `tail`.
    */
-  receiveNow(job: { readonly fd: Fd; readonly address: Address; readonly sizeBytes: number; readonly tail: Uint8Array }): number | IoFailure;
+  receiveNow(job: {
+    readonly fd: Fd;
+    readonly address: Address;
+    readonly sizeBytes: number;
+    readonly tail: Uint8Array;
+  }): number | IoFailure;
   sendNow(job: Omit<SendJob, 'stallMs'>): number | IoFailure;
   /** Transfers under way or queued. */
   readonly activeCount: number;

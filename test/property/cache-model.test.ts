@@ -22,7 +22,12 @@ describe('Cache, whatever happens to it', () => {
 
   it('explains every read with two small folders that evict all the time', async () => {
     await runSeeds(40, (seed) => ({
-      steps: 250, ramBytes: 256 * KiB, maxChunkBytes: 64 * KiB, ssdBytes: [300 * KiB, 200 * KiB], crashes: 0.01, keyCount: 30,
+      steps: 250,
+      ramBytes: 256 * KiB,
+      maxChunkBytes: 64 * KiB,
+      ssdBytes: [300 * KiB, 200 * KiB],
+      crashes: 0.01,
+      keyCount: 30,
       admission: (['demote', 'through', 'idle', 'off'] as const)[seed % 4] ?? 'idle',
     }));
   });

@@ -124,7 +124,10 @@ export class CacheModel {
       await model.#run();
     } catch (problem) {
       const text = problem instanceof Error ? (problem.stack ?? problem.message) : String(problem);
-      throw new Error(`Seed ${model.sim.seed}, step ${model.#step}: ${text}\n  ${model.trace.slice(-Number(process.env['KVTIER_TRACE'] ?? 60)).join('\n  ')}`, { cause: problem });
+      throw new Error(
+        `Seed ${model.sim.seed}, step ${model.#step}: ${text}\n  ${model.trace.slice(-Number(process.env['KVTIER_TRACE'] ?? 60)).join('\n  ')}`,
+        { cause: problem },
+      );
     }
     return model;
   }

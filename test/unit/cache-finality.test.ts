@@ -164,7 +164,8 @@ describe('An invalidation', () => {
     sim.crash();
     // One file is known from the catalog; the other comes with adoption, while the scan stands still.
     const known = [...sim.catalogDisk.chunks.values()].find((row) => row.namespace.model === 'model-a');
-    for (const generation of [...sim.catalogDisk.chunks.keys()]) if (generation !== known?.generation) sim.catalogDisk.chunks.delete(generation);
+    for (const generation of [...sim.catalogDisk.chunks.keys()])
+      if (generation !== known?.generation) sim.catalogDisk.chunks.delete(generation);
     await sim.restart();
     await sim.put('filler', payloadOf(3, 100));
     const running = sim.invalidate({ modelPrefix: 'model-' });

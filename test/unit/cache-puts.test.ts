@@ -108,7 +108,11 @@ describe('A put', () => {
 
   it('that is too large is refused at once, with the limit in the message', async () => {
     const sim = await SimCache.start({ ramBytes: 1 * MiB, maxChunkBytes: 256 * KiB });
-    expect(sim.reserve('big', 256 * KiB + 1)).toMatchObject({ kind: 'rejected', reason: 'too-large', message: expect.stringContaining('262144') as string });
+    expect(sim.reserve('big', 256 * KiB + 1)).toMatchObject({
+      kind: 'rejected',
+      reason: 'too-large',
+      message: expect.stringContaining('262144') as string,
+    });
   });
 
   it('of the same bytes is a touch: no write, no new generation, and RAM for what was on SSD only', async () => {
@@ -207,7 +211,9 @@ describe('A drain', () => {
     sim.crash();
     await sim.restart();
     await sim.drainIo();
-    const left = Array.from({ length: 12 }, (_, index) => (sim.peek(`k${index}`) === undefined ? '' : index)).filter((index) => index !== '');
+    const left = Array.from({ length: 12 }, (_, index) => (sim.peek(`k${index}`) === undefined ? '' : index)).filter(
+      (index) => index !== '',
+    );
     expect(left).toEqual([7, 8, 9, 10, 11]);
   });
 

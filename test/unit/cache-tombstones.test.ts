@@ -8,20 +8,40 @@ import { simHash } from '#testsupport/sim-cache.ts';
 import { SimFileSystem } from '#testsupport/sim-file-system.ts';
 
 const namespace: NamespaceDescriptor = {
-  grammar: 'opaque', tenant: 'default', model: '', rank: '', group: '', dtype: '', layer: '', tags: {}, keyPrefix: '', keyTail: '',
+  grammar: 'opaque',
+  tenant: 'default',
+  model: '',
+  rank: '',
+  group: '',
+  dtype: '',
+  layer: '',
+  tags: {},
+  keyPrefix: '',
+  keyTail: '',
 };
 const encoder = new TextEncoder();
 
 function open(fileSystem: SimFileSystem, compactionBytes = 1): Tombstones {
   const { journal, replay } = Journal.open(fileSystem, '/journal', simHash, { compactionBytes });
-  const tombstones = new Tombstones(journal, replay.records.map((entry) => entry.record));
+  const tombstones = new Tombstones(
+    journal,
+    replay.records.map((entry) => entry.record),
+  );
   tombstones.begin({ kind: 'start', epoch: replay.highestEpoch + 1, atMs: 0, bootId: 'boot' });
   return tombstones;
 }
 
 function invalidate(tombstones: Tombstones, selector: Selector, generation: number): Promise<void> {
   return tombstones.invalidate({
-    kind: 'invalidate', id: `inv-${generation}`, generation, selector, reason: '', actor: 'admin', atMs: 0, matchedChunks: 0, removedBytes: 0,
+    kind: 'invalidate',
+    id: `inv-${generation}`,
+    generation,
+    selector,
+    reason: '',
+    actor: 'admin',
+    atMs: 0,
+    matchedChunks: 0,
+    removedBytes: 0,
   });
 }
 
@@ -48,7 +68,8 @@ describe('Tombstones', () => {
     const tombstones = open(fileSystem);
     tombstones.forget(namespace, encoder.encode('k'), 20);
     tombstones.forgetMany(namespace, [encoder.encode('k')], 15);
-    for (const life of [tombstones, open(fileSystem)]) expect([20, 21].map((generation) => isDead(life, 'k', generation))).toEqual([true, false]);
+    for (const life of [tombstones, open(fileSystem)])
+      expect([20, 21].map((generation) => isDead(life, 'k', generation))).toEqual([true, false]);
   });
 
   it('compacts while files are being written and unlinked, and keeps what these may need', async () => {
@@ -94,7 +115,11 @@ describe('Tombstones', () => {
     const fileSystem = new SimFileSystem();
     const tombstones = open(fileSystem, 2 ** 30);
     for (let generation = 1000; generation < 2000; generation += 1) {
-      await invalidate(tombstones, generation % 2 === 0 ? { keys: [`k${generation}`] } : { keyPrefix: 'never', model: `m${generation % 5}` }, generation);
+      await invalidate(
+        tombstones,
+        generation % 2 === 0 ? { keys: [`k${generation}`] } : { keyPrefix: 'never', model: `m${generation % 5}` },
+        generation,
+      );
     }
     const startedMs = performance.now();
     let dead = 0;

@@ -81,13 +81,11 @@ describe('createLog', () => {
     const secrets = ['admin-token-123', 'read-token-456', 'abc'];
     for (const format of ['json', 'pretty'] as const) {
       const { lines, log } = logInto({ format, secrets });
-      log
-        .room('x')
-        .info('Sent admin-token-123 to http://u:read-token-456@h/', {
-          note: 'read-token-456',
-          deep: { list: ['admin-token-123'] },
-          'admin-token-123': 1,
-        });
+      log.room('x').info('Sent admin-token-123 to http://u:read-token-456@h/', {
+        note: 'read-token-456',
+        deep: { list: ['admin-token-123'] },
+        'admin-token-123': 1,
+      });
       log.room('x').error('Failed', { error: new Error('with admin-token-123'), short: 'abc', word: 'abcdef' });
       const all = lines.join('');
       expect(all).not.toContain('admin-token-123');

@@ -84,7 +84,9 @@ export class RamTier {
     if (!step.arena.allocate(step.offset, step.length)) {
       if (this.#reasons.length === 0) {
         const wanted = formatBytes(this.#options.capacityBytes);
-        this.#reasons.push(`Shared memory is full: ${formatBytes(this.#backedBytes)} of ${wanted} could be backed; enlarge it or lower ram.size`);
+        this.#reasons.push(
+          `Shared memory is full: ${formatBytes(this.#backedBytes)} of ${wanted} could be backed; enlarge it or lower ram.size`,
+        );
         this.#options.logger.warn(this.#reasons[0] ?? '', {});
       }
       return false;

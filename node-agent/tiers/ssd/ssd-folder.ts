@@ -98,7 +98,8 @@ export class SsdFolder {
 
   /** True where this failure turned the folder off: the caller drops its replicas. */
   onWriteFailure(failure: IoFailure): boolean {
-    if (failure.errno === ENOENT || failure.errno === ENOTDIR) return this.turnOff(`the folder is gone (${failure.step}: ${errnoName(failure.errno)})`);
+    if (failure.errno === ENOENT || failure.errno === ENOTDIR)
+      return this.turnOff(`the folder is gone (${failure.step}: ${errnoName(failure.errno)})`);
     this.#writeFailures += 1;
     if (failure.errno === ENOSPC || this.#writeFailures >= FAILURE_LIMIT) {
       if (this.#state === 'ok') this.#state = 'read-only';

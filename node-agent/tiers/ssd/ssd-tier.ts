@@ -39,7 +39,12 @@ export type SsdReadOutcome =
    * 'missing': no such file. 'corrupt': wrong bytes; the file was set aside, unless `fileStays`. 'unreadable': the device cannot
    * read it; the file stays. 'failed': not the file's fault (no descriptors, no memory, the pool closes).
    */
-  | { readonly ok: false; readonly reason: 'missing' | 'corrupt' | 'unreadable' | 'failed'; readonly problem: string; readonly fileStays: boolean };
+  | {
+      readonly ok: false;
+      readonly reason: 'missing' | 'corrupt' | 'unreadable' | 'failed';
+      readonly problem: string;
+      readonly fileStays: boolean;
+    };
 
 export interface SsdReadRequest {
   readonly folder: number;
@@ -221,7 +226,11 @@ export class SsdTier {
    * Writes a chunk. The caller has retained the memory. The space is reserved here and given back on failure; on success it is
    * the caller's until `unlink`. `sync`: on the device when it resolves, not only handed to it. 'unfit': the key is too long for a header, the chunk stays in RAM.
    */
-  async write(folder: SsdFolder, header: ChunkFileHeader, source: { readonly address: Address; readonly sync?: boolean }): Promise<{ ok: true } | { ok: false; reason: 'unfit' | 'failed'; failure?: IoFailure }> {
+  async write(
+    folder: SsdFolder,
+    header: ChunkFileHeader,
+    source: { readonly address: Address; readonly sync?: boolean },
+  ): Promise<{ ok: true } | { ok: false; reason: 'unfit' | 'failed'; failure?: IoFailure }> {
     const encoded = encodeChunkHeader(header, this.#options.hash);
     if (!encoded.ok) return { ok: false, reason: 'unfit' };
     const fileBytes = this.fileBytes(header.sizeBytes);
@@ -229,14 +238,22 @@ export class SsdTier {
     this.activeWrites += 1;
     const path = this.path(folder, header.generation);
     const outcome = await this.#options.files.writeChunk({
-      tempPath: `${path}.tmp`, path, header: encoded.bytes, address: source.address, sizeBytes: header.sizeBytes, direct: this.#options.direct !== 'off', sync: source.sync ?? false,
+      tempPath: `${path}.tmp`,
+      path,
+      header: encoded.bytes,
+      address: source.address,
+      sizeBytes: header.sizeBytes,
+      direct: this.#options.direct !== 'off',
+      sync: source.sync ?? false,
     });
     this.activeWrites -= 1;
     if (!outcome.ok) {
       folder.giveBack(fileBytes);
       this.writeErrors += 1;
       if (folder.onWriteFailure(outcome)) this.#options.onFolderLost(folder);
-      this.#options.logger.warn(`Cannot write a chunk to ${folder.path}: ${outcome.step}: ${errnoName(outcome.errno)}`, { folderState: folder.state });
+      this.#options.logger.warn(`Cannot write a chunk to ${folder.path}: ${outcome.step}: ${errnoName(outcome.errno)}`, {
+        folderState: folder.state,
+      });
       return { ok: false, reason: 'failed', failure: outcome };
     }
     this.#noteDirect(folder, outcome.direct);
@@ -262,8 +279,12 @@ export class SsdTier {
     const path = this.path(folder, request.generation);
     this.activeReads += 1;
     const outcome = await this.#options.files.readChunk({
-      path, address: request.address, sizeBytes: request.sizeBytes, capacityBytes: request.capacityBytes,
-      direct: this.#options.direct !== 'off', priority: request.priority,
+      path,
+      address: request.address,
+      sizeBytes: request.sizeBytes,
+      capacityBytes: request.capacityBytes,
+      direct: this.#options.direct !== 'off',
+      priority: request.priority,
     });
     this.activeReads -= 1;
     if (!outcome.ok) return await this.#readFailed(folder, request.generation, outcome);
@@ -295,7 +316,11 @@ export class SsdTier {
     return { ok: false, reason: 'unreadable', problem, fileStays: true };
   }
 
-  #wrong(request: { generation: number; sizeBytes: number; checksum: bigint }, headerBytes: Uint8Array, checksum: bigint): ChunkFileHeader | string {
+  #wrong(
+    request: { generation: number; sizeBytes: number; checksum: bigint },
+    headerBytes: Uint8Array,
+    checksum: bigint,
+  ): ChunkFileHeader | string {
     const decoded = decodeChunkHeader(headerBytes, this.#options.hash);
     if (!decoded.ok) return `header: ${decoded.problem}`;
     const { header } = decoded;
@@ -306,9 +331,17 @@ export class SsdTier {
   }
 
   /** Checks one file without loading it: for `verify`. Undefined where it is right. */
-  async verifyFile(folderIndex: number, wanted: { generation: number; sizeBytes: number; checksum: bigint }): Promise<{ problem: string; corrupt: boolean; missing: boolean } | undefined> {
+  async verifyFile(
+    folderIndex: number,
+    wanted: { generation: number; sizeBytes: number; checksum: bigint },
+  ): Promise<{ problem: string; corrupt: boolean; missing: boolean } | undefined> {
     const outcome = await this.#options.files.checksumFile(this.path(this.#folder(folderIndex), wanted.generation), wanted.sizeBytes);
-    if (!outcome.ok) return { problem: `${outcome.step}: ${errnoName(outcome.errno)}`, corrupt: outcome.step === SHORT_FILE, missing: outcome.errno === ENOENT };
+    if (!outcome.ok)
+      return {
+        problem: `${outcome.step}: ${errnoName(outcome.errno)}`,
+        corrupt: outcome.step === SHORT_FILE,
+        missing: outcome.errno === ENOENT,
+      };
     const problem = this.#wrong(wanted, outcome.header, outcome.checksum);
     return typeof problem === 'string' ? { problem, corrupt: true, missing: false } : undefined;
   }
@@ -416,7 +449,13 @@ export class SsdTier {
   async #probeWrite(folder: SsdFolder): Promise<void> {
     const path = `${folder.path}/00/probe`;
     const outcome = await this.#options.files.writeChunk({
-      tempPath: `${path}.tmp`, path, header: new Uint8Array(BLOCK_BYTES), address: 0 as Address, sizeBytes: 0, direct: false, sync: true,
+      tempPath: `${path}.tmp`,
+      path,
+      header: new Uint8Array(BLOCK_BYTES),
+      address: 0 as Address,
+      sizeBytes: 0,
+      direct: false,
+      sync: true,
     });
     await this.#options.files.unlink(path);
     if (outcome.ok && folder.effectiveCapacityBytes > folder.usedBytes) folder.onWriteSuccess();

@@ -30,10 +30,15 @@ export async function* verifyOffline(files: FileIo, folders: readonly string[], 
   }
   let checkedBytes = 0;
   for (const [position, { path, generation }] of found.entries()) {
-    if (position % REPORT_EVERY === 0) yield { checkedFiles: position, totalFiles: found.length, checkedBytes, mismatches: [...mismatches], done: false };
+    if (position % REPORT_EVERY === 0)
+      yield { checkedFiles: position, totalFiles: found.length, checkedBytes, mismatches: [...mismatches], done: false };
     const [headerBytes] = await files.readHeaders([path]);
     if (!(headerBytes instanceof Uint8Array)) {
-      mismatches.push({ path, key: '', problem: headerBytes === undefined ? 'unreadable' : `${headerBytes.step}: ${errnoName(headerBytes.errno)}` });
+      mismatches.push({
+        path,
+        key: '',
+        problem: headerBytes === undefined ? 'unreadable' : `${headerBytes.step}: ${errnoName(headerBytes.errno)}`,
+      });
       continue;
     }
     const decoded = decodeChunkHeader(headerBytes, hash);

@@ -18,7 +18,11 @@ export const evictRequestSchema = z
   .meta({ id: 'EvictRequest' });
 export type EvictRequest = z.input<typeof evictRequestSchema>;
 export const evictResponseSchema = z
-  .object({ evicted: countSchema, bytes: countSchema, skipped: countSchema.meta({ description: 'Leased, or in RAM and no lower tier takes them' }) })
+  .object({
+    evicted: countSchema,
+    bytes: countSchema,
+    skipped: countSchema.meta({ description: 'Leased, or in RAM and no lower tier takes them' }),
+  })
   .meta({ id: 'EvictResponse' });
 export type EvictResponse = z.infer<typeof evictResponseSchema>;
 
