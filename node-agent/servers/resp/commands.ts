@@ -426,6 +426,8 @@ export class CommandRunner {
         refusal = keyProblem;
         continue;
       }
+      // Nobody waits for room twice in one command, as with streamed values.
+      if (value === undefined && refusal?.startsWith('OOM ') === true) continue;
       const outcome =
         value === undefined
           ? await this.#storeInline(key, kept[index + 1] as Uint8Array, undefined)

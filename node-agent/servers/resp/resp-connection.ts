@@ -215,6 +215,12 @@ export class RespConnection implements ConnectionHandler {
       this.#reject(event, refusal);
       return undefined;
     }
+    const shed = this.#streamed.find((value) => value.rejection?.reason === 'shed')?.rejection;
+    if (shed !== undefined) {
+      // An MSET that found no room holds what it got: to wait again for each of its other values would make everybody wait.
+      this.#reject(event, shed);
+      return undefined;
+    }
     const parsed = this.keys.parse(key);
     assert(parsed !== 'too-long', 'refuseValue looked at the key');
     const reserved = this.reserve(parsed, event.sizeBytes);

@@ -62,3 +62,19 @@ test('a tier that is full of 2 MiB chunks takes 32 MiB chunks, and 2 MiB chunks 
   client.destroy();
   expect(await agent.stop(), agent.output()).toBe(0);
 });
+
+test('an MSET of more than the tier holds is refused after one wait for room, not one for each of its values', async () => {
+  const agent = await startAgent({ flags: ['--ram', '64MiB', '--ssd', 'off', '--put-wait', '2s'] });
+  await until('the tier is grown', async () => (await agent.client.stats()).tiers[0]?.state === 'ok');
+  const [greedy, other] = [await ByteClient.connect(agent.resp), await ByteClient.connect(agent.resp)];
+  await greedy.send('PING');
+  const pairs = Array.from({ length: 80 }, (_, index) => [`k-${index}`, pattern(MiB, index)]).flat();
+  const startedAt = performance.now();
+  expect(await greedy.send('MSET', ...pairs)).toMatch(/^-OOM Cannot store/);
+  // Sixteen values found no room: one wait of two seconds, where each would make 32.
+  expect(performance.now() - startedAt).toBeLessThan(16_000);
+  expect((await agent.client.stats()).rejectedPuts.shed).toBe(1);
+  expect(await other.send('SET', 'other', pattern(MiB, 1))).toBe('+OK');
+  for (const client of [greedy, other]) client.destroy();
+  expect(await agent.stop(), agent.output()).toBe(0);
+});

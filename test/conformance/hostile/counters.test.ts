@@ -2,6 +2,7 @@
 import { afterEach, expect, test } from 'vitest';
 import type { Stats } from '#protocol/rest/stats.ts';
 import { startAgent, type RunningAgent } from '#testsupport/agent.ts';
+import { until } from '#testsupport/agent-probes.ts';
 import { ByteClient, command, concat, pattern } from '#testsupport/byte-client.ts';
 
 const MiB = 1024 ** 2;
@@ -135,6 +136,7 @@ test('a hit belongs to the tier that held the bytes when they were asked about',
   await client.reply();
   await client.reply();
   for (const key of ['k-2', 'k-3']) expect(await client.send('EXISTS', key)).toBe(':1');
+  await until('the read-ahead is done', async () => (await agent.client.stats()).promotions === 4);
   for (const key of ['k-2', 'k-3', 'k-2']) await client.send('GET', key);
   await client.send('GET', 'k-0');
   await client.send('GET', 'none');
