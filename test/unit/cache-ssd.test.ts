@@ -237,6 +237,20 @@ describe('Eviction from SSD', () => {
     sim.checkQuiet();
   });
 
+  it('does not begin a write by itself either while the former file is being unlinked', async () => {
+    const sim = await SimCache.start();
+    await sim.put('a', payloadOf(1, chunk));
+    await sim.run(sim.cache.control.persist({ all: true }));
+    await sim.cache.control.evict('ssd', { all: true });
+    const handle = sim.open('a');
+    if (handle !== undefined && !(handle instanceof Promise)) handle.release();
+    await sim.clock.advance(5000);
+    expect(sim.io.jobs.map((job) => job.kind)).toEqual(['unlink']);
+    await sim.quiet(2000);
+    expect(sim.tiersOf('a')).toEqual(['ram', 'ssd']);
+    sim.checkQuiet();
+  });
+
   it('leaves what it took to RAM until somebody uses it, and then writes it again', async () => {
     const sim = await SimCache.start();
     await sim.put('a', payloadOf(1, chunk));
