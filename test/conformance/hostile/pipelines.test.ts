@@ -134,11 +134,18 @@ test('eight clients pipeline at once without mixing', async () => {
 
 test('a value with the wrong trailer is not stored', async () => {
   for (const sizeBytes of [100, 100_000, 3 * MiB]) {
-    const client = await ByteClient.connect(agent.resp);
-    const bytes = command('SET', 'trailer', pattern(sizeBytes, 1));
-    bytes.set([88, 88], bytes.length - 2);
-    client.write(bytes);
-    expect(new TextDecoder().decode(await client.rest())).toBe('-ERR Protocol error: expected CRLF after bulk string\r\n');
+    // XX, X and a line feed, a carriage return and X.
+    for (const trailer of [
+      [88, 88],
+      [88, 10],
+      [13, 88],
+    ]) {
+      const client = await ByteClient.connect(agent.resp);
+      const bytes = command('SET', 'trailer', pattern(sizeBytes, 1));
+      bytes.set(trailer, bytes.length - 2);
+      client.write(bytes);
+      expect(new TextDecoder().decode(await client.rest())).toBe('-ERR Protocol error: expected CRLF after bulk string\r\n');
+    }
   }
   const client = await ByteClient.connect(agent.resp);
   expect(await client.send('EXISTS', 'trailer')).toBe(':0');
