@@ -318,6 +318,7 @@ export class CacheModel {
       if (onlyIf === 'always' || (onlyIf === 'present') === there) throw new Error(`Condition ${onlyIf} judged wrongly`);
       return;
     }
+    if (onlyIf !== 'always' && (onlyIf === 'present') !== there) throw new Error(`${outcome} although ${key.name} is ${there ? 'present' : 'absent'}`);
     if (outcome === 'dropped') return;
     if (put.doomed) throw new Error(`${key.name} took value ${put.id}, whose put began before an invalidation that was acknowledged`);
     if (outcome === 'duplicate') {

@@ -30,6 +30,20 @@ describe('A put', () => {
     sim.check();
   });
 
+  it('that waits goes on the moment that a reader lets go, without any time passing', async () => {
+    const sim = await SimCache.start({ ramBytes: 1 * MiB, maxChunkBytes: 256 * KiB, admission: 'off', ssdBytes: [] });
+    for (let index = 0; index < 16; index += 1) await sim.put(`k${index}`, payloadOf(index, chunk));
+    const handles = Array.from({ length: 16 }, (_, index) => sim.open(`k${index}`));
+    const reserved = sim.reserve('late', chunk) as Promise<PutTicket>;
+    let ticket: PutTicket | undefined;
+    void reserved.then((given) => (ticket = given));
+    await settle();
+    expect(ticket).toBeUndefined();
+    for (const handle of handles) if (handle !== undefined && !(handle instanceof Promise)) handle.release();
+    await settle();
+    expect(ticket?.kind).toBe('ticket');
+  });
+
   it('gets the room that a write to SSD makes, without anything dropped', async () => {
     const sim = await SimCache.start({ ramBytes: 1 * MiB, maxChunkBytes: 256 * KiB });
     for (let index = 0; index < 17; index += 1) expect(await sim.put(`k${index}`, payloadOf(index, chunk))).toBe('stored');

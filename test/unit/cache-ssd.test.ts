@@ -218,6 +218,17 @@ describe('Eviction from SSD', () => {
     sim.checkQuiet();
   });
 
+  it('counts a file until it is gone', async () => {
+    const sim = await onSsd(2);
+    const fileBytes = chunk + 4 * KiB;
+    expect(sim.tier('ssd').usedBytes).toBe(2 * fileBytes);
+    await sim.cache.control.evict('ssd', { keys: ['k0'] });
+    sim.delete('k1');
+    expect(sim.tier('ssd')).toMatchObject({ usedBytes: 2 * fileBytes, chunkCount: 0 });
+    await sim.drainIo();
+    expect(sim.tier('ssd').usedBytes).toBe(0);
+  });
+
   it('does not let the unlink of a former file take the file that was written since', async () => {
     const sim = await SimCache.start();
     await sim.put('a', payloadOf(1, chunk));

@@ -90,6 +90,20 @@ describe('Tombstones', () => {
     expect(tombstones.pendingCount).toBe(0);
   });
 
+  it('keeps a record while any file of its key is under way, through the end of adoption and a compaction', () => {
+    const fileSystem = new SimFileSystem();
+    const tombstones = open(fileSystem);
+    const id = tombstones.keyId(namespace, encoder.encode('k'));
+    const [first, second] = [tombstones.trackUnlink(id, 5), tombstones.trackUnlink(id, 6)];
+    tombstones.forget(namespace, encoder.encode('k'), 6);
+    tombstones.adoptionDone();
+    first();
+    tombstones.compactIfNeeded();
+    expect(isDead(open(fileSystem), 'k', 6)).toBe(true);
+    second();
+    expect(tombstones.pendingCount).toBe(0);
+  });
+
   it('compacts during adoption and keeps every invalidation', async () => {
     const fileSystem = new SimFileSystem();
     const tombstones = open(fileSystem);
