@@ -202,6 +202,21 @@ describe('An invalidation', () => {
     expect(await sim.get(key)).toBeUndefined();
   });
 
+  it('holds although its record is cut off the journal: the folders remember how long it was', async () => {
+    const sim = await SimCache.start();
+    await sim.put('a', payloadOf(1, chunk));
+    await sim.quiet(2000);
+    const journal = sim.disk.readFile('/data/journal') as Uint8Array;
+    await sim.invalidate({ keys: ['a'] });
+    expect(sim.chunkFiles()).toHaveLength(1);
+    sim.crash();
+    sim.disk.data.plant('/data/journal', journal);
+    await sim.restart();
+    await sim.drainIo();
+    expect(await sim.get('a')).toBeUndefined();
+    expect(sim.life.findings[0]).toContain('journal is damaged');
+  });
+
   it('is not acknowledged where the journal cannot be written, and the next one is', async () => {
     const sim = await SimCache.start();
     await sim.put('a', payloadOf(1, chunk));
