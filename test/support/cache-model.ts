@@ -5,14 +5,13 @@
  * any moment between their call and their answer. A crash changes nothing in that: what was acknowledged is the last value still.
  * A miss is always allowed, but for a key under a lease.
  */
-import type { ChunkInfo } from '#cache/control.ts';
 import type { PutTicket, PutRejected, ReadHandle } from '#cache/door.ts';
-import type { CatalogChunk } from '#ports/catalog-store.ts';
 import { KvtierError } from '#core/errors.ts';
 import { KiB } from '#core/bytes.ts';
 import type { Selector } from '#core/selector.ts';
 import { isVolatile, matchesStable } from '#core/selector.ts';
 import { KeyParser } from '#protocol/lmcache-key.ts';
+import { CrashMischief, injectFault, matchesLive, randomSelector } from './cache-mischief.ts';
 import { settle } from './sim-clock.ts';
 import { payloadOf, SimCache } from './sim-cache.ts';
 import type { SimCacheOptions } from './sim-cache.ts';
@@ -100,7 +99,7 @@ export class CacheModel {
   readonly #held: Held[] = [];
   readonly #invalidations = new Set<Invalidation>();
   readonly #leases = new Map<Key, LeaseClaim>();
-  #backup = new Map<number, CatalogChunk>();
+  readonly #mischief = new CrashMischief();
   #background = 0;
   #nextValue = 1;
   #step = 0;
@@ -318,7 +317,8 @@ export class CacheModel {
       if (onlyIf === 'always' || (onlyIf === 'present') === there) throw new Error(`Condition ${onlyIf} judged wrongly`);
       return;
     }
-    if (onlyIf !== 'always' && (onlyIf === 'present') !== there) throw new Error(`${outcome} although ${key.name} is ${there ? 'present' : 'absent'}`);
+    if (onlyIf !== 'always' && (onlyIf === 'present') !== there)
+      throw new Error(`${outcome} although ${key.name} is ${there ? 'present' : 'absent'}`);
     if (outcome === 'dropped') return;
     if (put.doomed) throw new Error(`${key.name} took value ${put.id}, whose put began before an invalidation that was acknowledged`);
     if (outcome === 'duplicate') {
@@ -416,30 +416,7 @@ export class CacheModel {
   }
 
   #selector(): Selector {
-    const { rng, clock } = this.sim;
-    const kind = rng.weighted({
-      model: 2,
-      modelPrefix: 1,
-      tenant: 1,
-      keys: 4,
-      keyPrefix: 2,
-      createdBefore: 2,
-      olderThan: 2,
-      tier: 1,
-      chainFrom: 2,
-      namespace: 1,
-    });
-    const name = this.#key().name;
-    if (kind === 'model') return { model: rng.pick(['model-a', 'model-b']) };
-    if (kind === 'modelPrefix') return { modelPrefix: 'model-' };
-    if (kind === 'tenant') return { tenant: rng.pick(['default', 'salt']) };
-    if (kind === 'keys') return { keys: [name, this.#key().name] };
-    if (kind === 'keyPrefix') return { keyPrefix: name.slice(0, -1) };
-    if (kind === 'createdBefore') return { createdBefore: clock.nowMs() - rng.below(5000) };
-    if (kind === 'olderThan') return { olderThan: clock.nowMs() - rng.below(5000) };
-    if (kind === 'tier') return { tier: rng.pick(['ram', 'ssd'] as const), model: 'model-a' };
-    if (kind === 'chainFrom') return { chainFrom: name };
-    return { namespace: 'opaque' };
+    return randomSelector(this.sim, () => this.#key().name);
   }
 
   #broadSelector(): Selector {
@@ -559,43 +536,11 @@ export class CacheModel {
   }
 
   #fault(): void {
-    const { rng, io, disk } = this.sim;
-    const kind = rng.pick([
-      'write',
-      'read',
-      'unlink',
-      'rename',
-      'headers',
-      'flip',
-      'truncate',
-      'delete',
-      'journal',
-      'space',
-      'lock',
-    ] as const);
-    this.#note(`fault ${kind}`);
+    this.#note(`fault ${injectFault(this.sim)}`);
     this.#leases.clear();
-    if (kind === 'journal') disk.data.failNext(rng.pick(['append', 'sync'] as const), 5, { path: '/data/journal' });
-    else if (kind === 'space') disk.deviceBytes.set('ssd0', rng.chance(0.5) ? 2 ** 40 : 200 * KiB);
-    else if (kind === 'lock') rng.chance(0.5) ? this.sim.life.catalog.lock('locked') : this.sim.life.catalog.unlock();
-    else if (kind === 'flip' || kind === 'truncate' || kind === 'delete') {
-      const files = this.sim.chunkFiles();
-      if (files.length === 0) return;
-      const path = rng.pick(files);
-      const bytes = disk.file(path) as Uint8Array;
-      if (kind === 'delete') disk.unlink(path);
-      else if (kind === 'truncate') disk.put(path, bytes.slice(0, rng.below(bytes.length)));
-      else {
-        const flipped = bytes.slice();
-        const at = rng.below(flipped.length);
-        flipped[at] = (flipped[at] as number) ^ (1 << rng.below(8));
-        disk.put(path, flipped);
-      }
-    } else io.faults.push({ kind, errno: rng.pick([5, 5, 5, 24, 28]) });
   }
 
   async #crash(): Promise<void> {
-    const { rng, catalogDisk, disk } = this.sim;
     this.#life += 1;
     this.crashes += 1;
     this.sim.crash();
@@ -605,25 +550,8 @@ export class CacheModel {
     this.#invalidations.clear();
     this.#leases.clear();
     this.#background = 0;
-    const damage = rng.weighted({ none: 6, catalogLost: 2, catalogOld: 1, journalLost: 0.5, journalCut: 0.5, folderLost: 0.3 });
-    this.#note(`crash, ${damage}`);
-    if (damage === 'catalogLost') catalogDisk.clear();
-    if (damage === 'catalogOld') this.#restoreCatalog();
-    this.#backup = new Map(catalogDisk.chunks);
-    if (damage === 'journalLost') disk.remove('/data/journal');
-    if (damage === 'journalCut') {
-      const journal = disk.readFile('/data/journal');
-      if (journal !== undefined) disk.data.plant('/data/journal', journal.slice(0, rng.below(journal.length)));
-    }
-    if (damage === 'folderLost') disk.unlink('/ssd0/kv');
+    this.#note(`crash, ${this.#mischief.damage(this.sim)}`);
     await this.sim.restart();
-  }
-
-  /** A catalog.db out of a backup: rows of chunks that are gone, none of those that came since. */
-  #restoreCatalog(): void {
-    const { chunks } = this.sim.catalogDisk;
-    chunks.clear();
-    for (const [generation, row] of this.#backup) chunks.set(generation, row);
   }
 
   /** Everything is let go and everything under way ends: nothing may be left over. */
@@ -661,20 +589,6 @@ export class CacheModel {
       if (key.current === undefined || !this.#payload(key.current).equals(got)) throw new Error(`${key.name} is wrong at the end`);
     }
   }
-}
-
-function matchesLive(selector: Selector, chunk: ChunkInfo, byId: ReadonlyMap<string, ChunkInfo>): boolean {
-  if (selector.olderThan !== undefined && !(chunk.lastUsedAtMs < selector.olderThan)) return false;
-  if (selector.tier !== undefined && !chunk.tiers.includes(selector.tier)) return false;
-  if (selector.chainFrom === undefined) return true;
-  for (
-    let current: ChunkInfo | undefined = chunk;
-    current !== undefined;
-    current = current.parentId === undefined ? undefined : byId.get(current.parentId)
-  ) {
-    if (current.key === selector.chainFrom) return true;
-  }
-  return false;
 }
 
 async function drainIterable(iterable: AsyncIterable<unknown>): Promise<void> {

@@ -14,7 +14,6 @@ import type { BlockHash } from '#core/checksum.ts';
 import { MiB } from '#core/bytes.ts';
 import type { NamespaceId } from '#core/brand.ts';
 import type { Logger } from '#core/logger.ts';
-import type { NamespaceDescriptor } from '#core/namespace.ts';
 import { LeafLru } from '#policy/leaf-lru.ts';
 import { KeyParser } from '#protocol/lmcache-key.ts';
 import { RamTier } from '#tiers/ram/ram-tier.ts';
@@ -107,14 +106,15 @@ export class SimCache {
     };
     const memory = new SimSharedMemory();
     const io = new SimFileIo({ disk, memory, clock, hash: simHash });
-    let cache: Cache | undefined;
+    // The tiers call the cache that is made of them; until it is there, nobody listens.
+    const running: { cache?: Cache } = {};
     const ram = new RamTier({
       sharedMemory: memory,
       capacityBytes: ramBytes,
       maxChunkBytes: options.maxChunkBytes ?? ramBytes / 4,
       populate: () => Promise.resolve({ ok: true }),
       onArena: () => {},
-      onGrowth: () => cache?.ramGrew(),
+      onGrowth: () => running.cache?.ramGrew(),
       logger,
     });
     ram.start();
@@ -125,7 +125,7 @@ export class SimCache {
       clock,
       logger,
       direct: 'auto',
-      onFolderLost: (folder) => cache?.folderLost(folder),
+      onFolderLost: (folder) => running.cache?.folderLost(folder),
     });
     const folders = ssdBytes.map((capacityBytes, index) => ({
       path: `/ssd${index}/kv`,
@@ -143,7 +143,7 @@ export class SimCache {
       bootId: 'sim',
     });
     const catalog = new SimCatalogStore(this.catalogDisk);
-    cache = new Cache(
+    const cache = new Cache(
       {
         index: new ChunkIndex(this.rng),
         namespaces: new NamespaceTable(),
@@ -170,6 +170,7 @@ export class SimCache {
       },
       { epoch: opened.epoch, markFolders: (journalSequence) => markFolders(disk, ssd.folders, { epoch: opened.epoch, journalSequence }) },
     );
+    running.cache = cache;
     cache.control.parseKey = (key) => {
       const parsed = this.#keys.parse(encoder.encode(key));
       return parsed === 'too-long' ? undefined : parsed;
@@ -230,7 +231,7 @@ export class SimCache {
   with<T>(key: string, use: (namespace: NamespaceId, key: Uint8Array) => T): T {
     const parsed = this.#keys.parse(encoder.encode(key));
     if (parsed === 'too-long') throw new Error(`Key ${key} is too long`);
-    const namespace = this.cache.internNamespace(parsed.descriptor as NamespaceDescriptor);
+    const namespace = this.cache.internNamespace(parsed.descriptor);
     try {
       return use(namespace, parsed.key.slice());
     } finally {

@@ -92,8 +92,9 @@ export class SimRng implements Rng {
     s[3] = s[2] as number;
     s[2] = s[1] as number;
     s[1] = s[0] as number;
-    s[0] = (t ^ (s[0] as number) ^ ((s[0] as number) >>> 19)) >>> 0;
-    return s[0] as number;
+    const next = (t ^ (s[0] as number) ^ ((s[0] as number) >>> 19)) >>> 0;
+    s[0] = next;
+    return next;
   }
 
   /** Uniform in [0, limit). */

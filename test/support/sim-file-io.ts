@@ -104,12 +104,26 @@ export class SimFileIo implements FileIo {
     }
   }
 
-  #submit<T>(kind: SimJobKind, path: string, options: { priority: IoPriority; steps: (() => IoFailure | undefined)[]; outcome: () => T }): Promise<T | IoFailure> {
+  #submit<T>(
+    kind: SimJobKind,
+    path: string,
+    options: { priority: IoPriority; steps: (() => IoFailure | undefined)[]; outcome: () => T },
+  ): Promise<T | IoFailure> {
     if (this.#dead) return new Promise(() => {});
     return new Promise((resolve) => {
       this.jobs.push({
-        kind, path, priority: options.priority, done: 0, fail: resolve,
-        steps: [...options.steps, (): undefined => void resolve(options.outcome())],
+        kind,
+        path,
+        priority: options.priority,
+        done: 0,
+        fail: resolve,
+        steps: [
+          ...options.steps,
+          (): undefined => {
+            resolve(options.outcome());
+            return undefined;
+          },
+        ],
       });
     });
   }
@@ -124,9 +138,12 @@ export class SimFileIo implements FileIo {
       bytes.set(this.#memory.at(job.address, job.sizeBytes).subarray(0, placed), BLOCK_BYTES);
       this.#disk.unlink(job.tempPath);
       if (this.#disk.freeBytes(job.path) < fileBytes) return { ok: false, errno: ENOSPC, step: 'write' };
-      return this.#disk.put(job.tempPath, bytes.subarray(0, share === 1 ? fileBytes : BLOCK_BYTES + placed)) ? undefined : { ok: false, errno: ENOENT, step: 'open' };
+      return this.#disk.put(job.tempPath, bytes.subarray(0, share === 1 ? fileBytes : BLOCK_BYTES + placed))
+        ? undefined
+        : { ok: false, errno: ENOENT, step: 'open' };
     };
-    const rename = (): IoFailure | undefined => (this.#disk.move(job.tempPath, job.path) ? undefined : { ok: false, errno: ENOENT, step: 'rename' });
+    const rename = (): IoFailure | undefined =>
+      this.#disk.move(job.tempPath, job.path) ? undefined : { ok: false, errno: ENOENT, step: 'rename' };
     return this.#submit('write', job.path, {
       priority: 'write',
       steps: [() => put(0.5), () => put(1), rename],
@@ -151,7 +168,13 @@ export class SimFileIo implements FileIo {
     return this.#submit('read', job.path, {
       priority: job.priority,
       steps: [read],
-      outcome: () => ({ ok: true, direct: job.direct && this.direct, header, checksum: sum, elapsedMs: Math.max(1, this.#clock.monotonicMs() - startedMs) }),
+      outcome: () => ({
+        ok: true,
+        direct: job.direct && this.direct,
+        header,
+        checksum: sum,
+        elapsedMs: Math.max(1, this.#clock.monotonicMs() - startedMs),
+      }),
     });
   }
 
@@ -169,7 +192,10 @@ export class SimFileIo implements FileIo {
     return 'ok' in outcome ? paths.map(() => outcome) : outcome;
   }
 
-  checksumFile(path: string, sizeBytes: number): Promise<{ readonly ok: true; readonly header: Uint8Array; readonly checksum: bigint } | IoFailure> {
+  checksumFile(
+    path: string,
+    sizeBytes: number,
+  ): Promise<{ readonly ok: true; readonly header: Uint8Array; readonly checksum: bigint } | IoFailure> {
     let header = new Uint8Array(0);
     let sum = 0n;
     const read = (): IoFailure | undefined => {
@@ -180,7 +206,11 @@ export class SimFileIo implements FileIo {
       sum = checksum(bytes.subarray(BLOCK_BYTES, BLOCK_BYTES + sizeBytes), this.#hash);
       return undefined;
     };
-    return this.#submit('checksum', path, { priority: 'background', steps: [read], outcome: () => ({ ok: true as const, header, checksum: sum }) });
+    return this.#submit('checksum', path, {
+      priority: 'background',
+      steps: [read],
+      outcome: () => ({ ok: true as const, header, checksum: sum }),
+    });
   }
 
   unlink(path: string): Promise<{ readonly ok: true } | IoFailure> {
@@ -200,7 +230,9 @@ export class SimFileIo implements FileIo {
 
   list(path: string): Promise<{ readonly ok: true; readonly names: readonly string[] } | IoFailure> {
     const names = this.#disk.names(path);
-    return Promise.resolve(this.#broken(path, 'list') ?? (names === undefined ? { ok: false, errno: ENOENT, step: 'list' } : { ok: true, names }));
+    return Promise.resolve(
+      this.#broken(path, 'list') ?? (names === undefined ? { ok: false, errno: ENOENT, step: 'list' } : { ok: true, names }),
+    );
   }
 
   statFs(path: string): Promise<StatFs | IoFailure> {

@@ -1,7 +1,7 @@
 /** What is written to SSD, and when; what operators order. */
 import { describe, expect, it } from 'vitest';
 import { KiB, MiB } from '#core/bytes.ts';
-import { isPayload, payloadOf, SimCache } from '../support/sim-cache.ts';
+import { isPayload, payloadOf, SimCache } from '#testsupport/sim-cache.ts';
 
 const chunk = 64 * KiB;
 
@@ -182,7 +182,9 @@ describe('Orders of an operator', () => {
     const key = 'model-a@00000001@a1b2c3d4e5f60718a1b2c3d4e5f60718';
     await sim.put(key, payloadOf(1, chunk));
     const options = { reason: 'weights', actor: 'admin' };
-    const both = await sim.run(Promise.all([sim.cache.control.bumpEpoch('model-a', options), sim.cache.control.bumpEpoch('model-a', options)]));
+    const both = await sim.run(
+      Promise.all([sim.cache.control.bumpEpoch('model-a', options), sim.cache.control.bumpEpoch('model-a', options)]),
+    );
     expect(both.map((answer) => answer.epoch).toSorted((a, b) => a - b)).toEqual([1, 2]);
     expect(await sim.get(key)).toBeUndefined();
     sim.crash();

@@ -267,31 +267,34 @@ describe('A journal that cannot be written', () => {
 });
 
 describe('Two files of one key that nothing declares dead', () => {
-  it.each(['with its catalog', 'with a row of the older one only', 'without its catalog'])('are settled for the newer one %s', async (which) => {
-    const sim = await SimCache.start();
-    await sim.put('a', payloadOf(1, chunk));
-    await sim.quiet(2000);
-    const [older] = sim.chunkFiles() as [string];
-    const bytes = sim.disk.file(older) as Uint8Array;
-    const journal = sim.disk.readFile('/data/journal') as Uint8Array;
-    sim.life.catalog.commit();
-    const rows = new Map(sim.catalogDisk.chunks);
-    await sim.put('a', payloadOf(2, chunk));
-    await sim.quiet(3000);
-    sim.life.catalog.commit();
-    sim.crash();
-    // A power cut between two records of the journal, and before the unlink.
-    sim.disk.data.plant('/data/journal', journal);
-    sim.disk.put(older, bytes);
-    if (which !== 'with its catalog') sim.catalogDisk.clear();
-    for (const [generation, row] of rows) if (which !== 'without its catalog') sim.catalogDisk.chunks.set(generation, row);
-    await sim.restart();
-    await sim.quiet(2000);
-    expect(isPayload(await sim.get('a'), 2, chunk)).toBe(true);
-    expect(sim.chunkFiles()).toHaveLength(1);
-    await sim.quiet(1000);
-    sim.checkQuiet();
-  });
+  it.each(['with its catalog', 'with a row of the older one only', 'without its catalog'])(
+    'are settled for the newer one %s',
+    async (which) => {
+      const sim = await SimCache.start();
+      await sim.put('a', payloadOf(1, chunk));
+      await sim.quiet(2000);
+      const [older] = sim.chunkFiles() as [string];
+      const bytes = sim.disk.file(older) as Uint8Array;
+      const journal = sim.disk.readFile('/data/journal') as Uint8Array;
+      sim.life.catalog.commit();
+      const rows = new Map(sim.catalogDisk.chunks);
+      await sim.put('a', payloadOf(2, chunk));
+      await sim.quiet(3000);
+      sim.life.catalog.commit();
+      sim.crash();
+      // A power cut between two records of the journal, and before the unlink.
+      sim.disk.data.plant('/data/journal', journal);
+      sim.disk.put(older, bytes);
+      if (which !== 'with its catalog') sim.catalogDisk.clear();
+      for (const [generation, row] of rows) if (which !== 'without its catalog') sim.catalogDisk.chunks.set(generation, row);
+      await sim.restart();
+      await sim.quiet(2000);
+      expect(isPayload(await sim.get('a'), 2, chunk)).toBe(true);
+      expect(sim.chunkFiles()).toHaveLength(1);
+      await sim.quiet(1000);
+      sim.checkQuiet();
+    },
+  );
 });
 
 describe('After its end the cache', () => {
