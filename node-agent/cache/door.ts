@@ -26,8 +26,11 @@ export interface PutTicket {
   readonly kind: 'ticket';
   readonly address: Address;
   readonly sizeBytes: number;
-  /** The payload's memory as a view; for small values that are copied on the main thread. */
-  view(): Uint8Array;
+  /**
+   * The payload's memory as a view, or its first `prefixBytes`; for what is copied on the main thread. Ask for no more than that: a
+   * view counts as garbage of its size, and views of whole large values keep the collector busy.
+   */
+  view(prefixBytes?: number): Uint8Array;
 }
 
 export interface PutRejected {

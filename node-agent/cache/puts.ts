@@ -46,9 +46,9 @@ class Ticket implements PutTicket, OpenTicket {
     this.doomed = put.doomed;
   }
 
-  view(): Uint8Array {
+  view(prefixBytes: number = this.sizeBytes): Uint8Array {
     assert(this.open, 'the ticket is open');
-    return this.#state.ram.view(this.slot, this.sizeBytes);
+    return this.#state.ram.view(this.slot, prefixBytes);
   }
 }
 

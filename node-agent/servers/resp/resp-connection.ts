@@ -256,7 +256,7 @@ export class RespConnection implements ConnectionHandler {
     }
     const ticket = reserved;
     let placed = 0;
-    const memory = ticket.view();
+    const memory = ticket.view(Math.min(ticket.sizeBytes, this.#parser.unreadBytes));
     for (
       let bytes = this.#parser.takeBuffered(ticket.sizeBytes);
       bytes.length > 0;
@@ -286,7 +286,7 @@ export class RespConnection implements ConnectionHandler {
       return this.#receiveRest(event, ticket, { placedBytes: placed, tail: tail.subarray(0, tailBytes) });
     }
     if (tailBytes > 0) this.#parser.trailerReceivedElsewhere(tail);
-    this.#keep(event, ticket, checksum(memory, this.server.options.hash));
+    this.#keep(event, ticket, checksum(ticket.view(), this.server.options.hash));
     return undefined;
   }
 
