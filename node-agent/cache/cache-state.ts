@@ -19,6 +19,7 @@ import type { SsdTier } from '#tiers/ssd/ssd-tier.ts';
 import { CacheCounters } from './cache-counters.ts';
 import type { ChunkIndex } from './chunk-index.ts';
 import { DECLINED, DIRTY, HAS_METADATA, PROBED_ON_SSD, QUEUED, UNLINKING, WRITING } from './flags.ts';
+import { ROW_LIMIT } from './key-arena.ts';
 import { LeaseTable } from './lease-table.ts';
 import type { NamespaceTable } from './namespace-table.ts';
 import type { Tombstones } from './tombstones.ts';
@@ -37,6 +38,8 @@ export interface CacheLimits {
   readonly readAheadBytes: number;
   /** Writes to SSD at one time. */
   readonly writesAtOnce: number;
+  /** Chunks that the index may hold; by default what is plausible for the tiers, see `maxChunks`. */
+  readonly maxChunks?: number;
   /** Rows that a scan looks at before the event loop gets a turn; 4096, about 2 ms, unless a test says otherwise. */
   readonly scanRows?: number;
 }
@@ -272,6 +275,14 @@ export class CacheState {
     this.index.remove(entry);
     this.namespaces.addChunks(namespace, -1);
     this.namespaces.release(namespace);
+  }
+
+  /**
+   * The index is memory outside of the arenas, about 200 bytes a chunk, and a client that stores tiny values would fill a tier with
+   * many millions of them. A million always fit, and as many as chunks of 4 KiB fill RAM and chunks of 256 KiB fill SSD.
+   */
+  get maxChunks(): number {
+    return this.limits.maxChunks ?? Math.min(ROW_LIMIT, 2 ** 20 + this.ram.capacityBytes / 4096 + this.ssd.capacityBytes / (256 * 1024));
   }
 
   /** The orders as of now: for those who look for victims. */

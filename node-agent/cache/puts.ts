@@ -110,7 +110,10 @@ export class Puts {
   #refusal(request: PutRequest): PutRejected | undefined {
     const { ram, draining } = this.#state;
     if (draining) return this.#reject('draining', 'Cannot store a value: the agent is shutting down');
-    if (ram.canEverFit(request.sizeBytes)) return undefined;
+    if (ram.canEverFit(request.sizeBytes)) {
+      if (this.#space.rowForOneMore()) return undefined;
+      return this.#reject('shed', 'Cannot store a value: the index is full of chunks that are leased or being read');
+    }
     return this.#reject(
       'too-large',
       `Cannot store ${request.sizeBytes} bytes: the largest chunk is ${ram.maxChunkBytes} bytes (ram.maxChunk)`,

@@ -83,6 +83,8 @@ export class RamSpace {
     const { ram } = this.#state;
     const slot = ram.allocate(want.sizeBytes);
     if (slot >= 0) return slot;
+    // What is over need not wait for the next housekeeping.
+    this.#state.leases.expire(this.#state.clock.monotonicMs());
     for (let evictions = 0; evictions < EVICTIONS_PER_CALL; evictions += 1) {
       if (!this.#evictOne(want)) return -1;
       const next = ram.allocate(want.sizeBytes);
@@ -147,6 +149,24 @@ export class RamSpace {
     const state = this.#state;
     if (state.limits.ssdAdmission === 'off' || state.has(entry, UNFIT)) return false;
     return state.ssd.canEverFit(state.ssd.fileBytes(state.index.sizeBytes(entry)));
+  }
+
+  /** Room for one more row in the index: the coldest chunk that SSD alone has goes, or the coldest of RAM. False: none may go. */
+  rowForOneMore(): boolean {
+    const state = this.#state;
+    const { index, counters } = state;
+    while (index.entryCount >= state.maxChunks) {
+      const onSsd = state.ssdOrder.victim(
+        (entry) => index.ramSlot(entry as EntryIndex) < 0 && index.leaseCount(entry as EntryIndex) === 0,
+        SCAN_LIMIT,
+      );
+      const victim = onSsd >= 0 ? onSsd : state.ramOrder.victim((entry) => state.ramIsFree(entry as EntryIndex), SCAN_LIMIT);
+      if (victim < 0) return false;
+      if (onSsd >= 0) counters.evictionsSsd += 1;
+      else counters.evictionsRam += 1;
+      state.remove(victim as EntryIndex);
+    }
+    return true;
   }
 
   /** Takes a chunk out of RAM; it must be free. Demoted where SSD has it, dropped where not. */

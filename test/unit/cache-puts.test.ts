@@ -244,6 +244,19 @@ describe('A drain', () => {
 describe('Eviction from RAM', () => {
   const options = { ramBytes: 1 * MiB, maxChunkBytes: 256 * KiB, admission: 'off', ssdBytes: [] } as const;
 
+  it('begins where the index is full, although the memory is not: tiny values do not grow it without a bound', async () => {
+    const sim = await SimCache.start({ limits: { maxChunks: 100 }, admission: 'demote' });
+    for (let index = 0; index < 300; index += 1) expect(await sim.put(`tiny${index}`, payloadOf(index, 8))).toBe('stored');
+    expect(sim.cache.chunkCount).toBe(100);
+    expect(sim.peek('tiny299')).toBeDefined();
+    expect(sim.peek('tiny199')).toBeUndefined();
+    await sim.run(sim.cache.control.evict('ram', { all: true }));
+    for (let index = 300; index < 350; index += 1) await sim.put(`tiny${index}`, payloadOf(index, 8));
+    expect(sim.cache.chunkCount).toBe(100);
+    await sim.quiet(1000);
+    sim.checkQuiet();
+  });
+
   it('takes a chain from its tail, in whatever order its chunks were used', async () => {
     const sim = await SimCache.start(options);
     for (let index = 0; index < 6; index += 1) {
