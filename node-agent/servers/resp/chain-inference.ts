@@ -142,18 +142,17 @@ export class ChainInference {
   }
 
   /**
-   * A chunk that may go for this key: the last of its chain, if it comes later. A chain that is longer than the tier keeps its head
-   * that way, whichever tile is faster.
+   * Chunks that may go for this key: those that come later in its chain, the last first. A chain that is longer than the tier keeps
+   * its head that way, whichever tile is faster.
    */
-  sacrificeFor(namespace: number, key: Uint8Array): ChunkRef | undefined {
+  *sacrificesFor(namespace: number, key: Uint8Array): Generator<ChunkRef> {
     const state = this.#stateOf(namespace, key);
-    if (state?.lookup === undefined) return undefined;
+    if (state?.lookup === undefined) return;
     const { order } = state.lookup;
     for (let position = order.length - 1; position > state.position; position -= 1) {
       const ref = order[position]?.ref;
-      if (ref !== undefined && this.#cache.isCurrent(ref)) return ref;
+      if (ref !== undefined && this.#cache.isCurrent(ref)) yield ref;
     }
-    return undefined;
   }
 
   endAll(): void {

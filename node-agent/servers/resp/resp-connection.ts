@@ -239,9 +239,16 @@ export class RespConnection implements ConnectionHandler {
     for (;;) {
       const reserved = this.server.options.cache.reserve(request);
       if (reserved instanceof Promise || reserved.kind === 'ticket' || reserved.reason !== 'own-chain') return reserved;
-      const sacrifice = this.group.inference.sacrificeFor(namespace, parsed.key);
-      if (sacrifice === undefined || !this.server.options.cache.giveUp(sacrifice)) return reserved;
+      if (!this.#giveUpOne(namespace, parsed.key)) return reserved;
     }
+  }
+
+  /** Gives up the last chunk of this key's chain that nobody uses. False: none may go. */
+  #giveUpOne(namespace: NamespaceId, key: Uint8Array): boolean {
+    for (const later of this.group.inference.sacrificesFor(namespace, key)) {
+      if (this.server.options.cache.giveUp(later)) return true;
+    }
+    return false;
   }
 
   #reject(event: RespValueEvent, rejection: { reason: string; message: string }): void {
