@@ -2,8 +2,8 @@
  * Finds prefix chains in what arrives over RESP, where nobody names them. LMCache splits one batch of keys into tiles, a tile per
  * socket, the keys of a tile in prefix order.
  *
- * A lookup is a run of EXISTS of one namespace on one client's sockets close together. Tiles are joined in the order in which they
- * began, and the keys that were not found are remembered too: they are what the client computes and stores next. So a SET finds
+ * A lookup is a run of EXISTS of one namespace on one client's sockets close together. Tiles are joined by what earlier lookups tell:
+ * their cuts lay elsewhere; else the longer before the shorter, as the client cuts them, in the order in which they began. And the keys that were not found are remembered too: they are what the client computes and stores next. So a SET finds
  * its place in the chain however its batch is spread over sockets and time. SETs that no lookup announced form runs of their own,
  * by socket and time. Every later lookup corrects what an earlier one guessed.
  *
@@ -21,6 +21,8 @@ interface KeyState {
   /** The latest lookup that named it, and its place there. */
   lookup: Lookup | undefined;
   position: number;
+  /** The key that came before it on one socket: certain, where the joints between tiles are guesses. */
+  before: KeyState | undefined;
 }
 
 interface Lookup {
@@ -59,6 +61,8 @@ export class ChainInference {
   readonly #keys = new Map<string, KeyState>();
   /** Oldest first. */
   readonly #lookups = new Set<Lookup>();
+  readonly #openPuts = new Map<object, KeyState>();
+  readonly #waiters: (() => void)[] = [];
   #timer: (() => void) | undefined;
 
   constructor(cache: Cache, clock: Clock) {
@@ -79,13 +83,16 @@ export class ChainInference {
     }
     if (run.kind !== 'probe') return;
     const id = idOf(namespace, probe.key);
-    const state = this.#keys.get(id) ?? { id, ref: undefined, lookup: undefined, position: 0 };
+    const state = this.#keys.get(id) ?? { id, ref: undefined, lookup: undefined, position: 0, before: undefined };
     if (probe.ref !== undefined) state.ref = probe.ref;
     const tile = run.tiles.get(socket);
     if (tile === undefined) run.tiles.set(socket, [state]);
-    else tile.push(state);
-    const before = tile?.at(-2)?.ref;
-    if (before !== undefined && probe.ref !== undefined) this.#cache.link(before, probe.ref);
+    else {
+      state.before = tile.at(-1);
+      tile.push(state);
+      const { before } = state;
+      if (before?.ref !== undefined && probe.ref !== undefined) this.#cache.link(before.ref, probe.ref);
+    }
     this.#count(namespace, run);
   }
 
@@ -155,6 +162,31 @@ export class ChainInference {
     }
   }
 
+  /** A put of an announced key has its room; `settled` must follow. */
+  opened(put: object, namespace: number, key: Uint8Array): void {
+    const state = this.#stateOf(namespace, key);
+    if (state?.lookup !== undefined) this.#openPuts.set(put, state);
+  }
+
+  /** The put was committed or aborted: who waits for its room may look again. */
+  settled(put: object): void {
+    if (!this.#openPuts.delete(put)) return;
+    for (const wake of this.#waiters.splice(0)) wake();
+  }
+
+  /** True where a put of a later key of the same chain is under way: its room is better used by this one, once it is over. */
+  laterIsOpen(namespace: number, key: Uint8Array): boolean {
+    const state = this.#stateOf(namespace, key);
+    if (state?.lookup === undefined) return false;
+    for (const open of this.#openPuts.values()) if (open.lookup === state.lookup && open.position > state.position) return true;
+    return false;
+  }
+
+  /** Resolves at the next `settled`. */
+  nextSettled(): Promise<void> {
+    return new Promise((resolve) => this.#waiters.push(resolve));
+  }
+
   endAll(): void {
     for (const [namespace, run] of this.#runs) this.#end(namespace, run);
   }
@@ -196,7 +228,7 @@ export class ChainInference {
   }
 
   #endLookup(run: ProbeRun): void {
-    const lookup: Lookup = { order: [...run.tiles.values()].flat() };
+    const lookup: Lookup = { order: orderTiles([...run.tiles.values()]).flat() };
     let before: ChunkRef | undefined;
     let tail: ChunkRef | undefined;
     for (const [position, state] of lookup.order.entries()) {
@@ -219,6 +251,7 @@ export class ChainInference {
     this.#lookups.delete(lookup);
     for (const state of lookup.order) {
       if (state.lookup !== lookup) continue;
+      state.before = undefined; // or a chain of forgotten keys would stay alive behind it
       state.lookup = undefined;
       this.#keys.delete(state.id);
     }
@@ -248,9 +281,37 @@ export class ChainInference {
     this.#runs.clear();
     this.#keys.clear();
     this.#lookups.clear();
+    this.#openPuts.clear();
+    for (const wake of this.#waiters.splice(0)) wake();
   }
 }
 
 function idOf(namespace: number, key: Uint8Array): string {
   return `${namespace} ${latin1.decode(key)}`;
+}
+
+/**
+ * Tiles in prefix order. Where the key before a tile's first one is known and ends another tile, the two belong together. Of the rest,
+ * what begins with a key that is known as a root goes first.
+ */
+function orderTiles(tiles: readonly (readonly KeyState[])[]): readonly (readonly KeyState[])[] {
+  const byLast = new Map(tiles.map((tile) => [tile.at(-1), tile]));
+  const after = new Map<readonly KeyState[], readonly KeyState[]>();
+  const heads: (readonly KeyState[])[] = [];
+  for (const tile of tiles) {
+    const known = tile[0]?.before;
+    const before = known === undefined ? undefined : byLast.get(known);
+    if (before === undefined || before === tile || after.has(before)) heads.push(tile);
+    else after.set(before, tile);
+  }
+  const isRoot = (tile: readonly KeyState[]): number => (tile[0]?.lookup !== undefined && tile[0].before === undefined ? 0 : 1);
+  heads.sort((a, b) => isRoot(a) - isRoot(b) || b.length - a.length);
+  const ordered = new Set<readonly KeyState[]>();
+  for (const head of heads) {
+    for (let tile: readonly KeyState[] | undefined = head; tile !== undefined && !ordered.has(tile); tile = after.get(tile))
+      ordered.add(tile);
+  }
+  // What is left hangs in a circle: two lookups contradict each other.
+  for (const tile of tiles) ordered.add(tile);
+  return [...ordered];
 }

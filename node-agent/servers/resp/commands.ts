@@ -85,10 +85,10 @@ export class CommandRunner {
   }
 
   run(name: RespCommandName | '', args: Uint8Array[], streamed: StreamedValue[]): Promise<void> | undefined {
-    const { out, server } = this.#connection;
+    const { out } = this.#connection;
     if (this.#looksLikeLmcache && !lmcacheCommands.has(name)) this.#looksLikeLmcache = false;
     const abort = (): void => {
-      for (const value of streamed) if (value.ticket !== undefined) server.options.cache.abort(value.ticket);
+      for (const value of streamed) if (value.ticket !== undefined) this.#connection.abort(value.ticket);
     };
     const arity = name === '' ? undefined : arities[name];
     if (arity === undefined) {
@@ -333,7 +333,7 @@ export class CommandRunner {
     this.#parse(args[1] as Uint8Array);
     const options = parseSetOptions(args);
     if (typeof options === 'string') {
-      if (value?.ticket !== undefined) this.#connection.server.options.cache.abort(value.ticket);
+      if (value?.ticket !== undefined) this.#connection.abort(value.ticket);
       this.#refuse('SET', options);
       return undefined;
     }
@@ -389,8 +389,10 @@ export class CommandRunner {
       ...(put.condition === undefined ? {} : { onlyIf: put.condition }),
       ...(parent === undefined ? {} : { parent }),
     });
-    if (outcome === 'condition') return undefined;
-    if (outcome === 'failed') return 'ERR the journal cannot be written';
+    if (outcome === 'condition' || outcome === 'failed') {
+      inference.settled(ticket);
+      return outcome === 'condition' ? undefined : 'ERR the journal cannot be written';
+    }
     const found = cache.peek(namespace, parsed.key);
     if (found !== undefined && outcome !== 'dropped') {
       if (isLmcacheKey(parsed)) inference.notePut(namespace, connection.id, { key: parsed.key, ref: found.ref });
@@ -398,6 +400,8 @@ export class CommandRunner {
       const waiting = connection.server.takePendingMetadata(parsed);
       if (waiting !== undefined) cache.setMetadata(found.ref, waiting);
     }
+    // After the chunk is known: it may be what the put that waits takes the place of.
+    inference.settled(ticket);
     return '';
   }
 

@@ -145,7 +145,7 @@ export class RespConnection implements ConnectionHandler {
   }
 
   #abortStreamed(): void {
-    for (const value of this.#streamed) if (value.ticket !== undefined) this.server.options.cache.abort(value.ticket);
+    for (const value of this.#streamed) if (value.ticket !== undefined) this.abort(value.ticket);
     this.#streamed = [];
   }
 
@@ -234,13 +234,26 @@ export class RespConnection implements ConnectionHandler {
   /** Room for a value; what LMCache stores does not push out the chain that it continues. */
   reserve(parsed: ParsedKey, sizeBytes: number): PutTicket | PutRejected | Promise<PutTicket | PutRejected> {
     const namespace = this.namespace(parsed.descriptor);
-    const spare = isLmcacheKey(parsed) ? this.group.inference.spareFor(namespace, parsed.key) : undefined;
+    if (!isLmcacheKey(parsed)) return this.server.options.cache.reserve({ namespace, key: parsed.key, sizeBytes });
+    const { inference } = this.group;
+    const spare = inference.spareFor(namespace, parsed.key);
     const request = { namespace, key: parsed.key, sizeBytes, ...(spare === undefined ? {} : { spare }) };
     for (;;) {
       const reserved = this.server.options.cache.reserve(request);
-      if (reserved instanceof Promise || reserved.kind === 'ticket' || reserved.reason !== 'own-chain') return reserved;
-      if (!this.#giveUpOne(namespace, parsed.key)) return reserved;
+      if (reserved instanceof Promise) return reserved;
+      if (reserved.kind === 'ticket') inference.opened(reserved, namespace, parsed.key);
+      if (reserved.kind === 'ticket' || reserved.reason !== 'own-chain') return reserved;
+      if (this.#giveUpOne(namespace, parsed.key)) continue;
+      if (!inference.laterIsOpen(namespace, parsed.key)) return reserved;
+      const kept = { ...parsed, key: parsed.key.slice() };
+      return inference.nextSettled().then(() => this.reserve(kept, sizeBytes));
     }
+  }
+
+  /** Gives a ticket back. */
+  abort(ticket: PutTicket): void {
+    this.server.options.cache.abort(ticket);
+    this.#group?.inference.settled(ticket);
   }
 
   /** Gives up the last chunk of this key's chain that nobody uses. False: none may go. */
@@ -308,9 +321,9 @@ export class RespConnection implements ConnectionHandler {
     have: { readonly placedBytes: number; readonly tail: Uint8Array },
   ): Promise<void> {
     const { placedBytes } = have;
-    const { cache, sockets, stallMs } = this.server.options;
+    const { sockets, stallMs } = this.server.options;
     if (this.#closed) {
-      cache.abort(ticket);
+      this.abort(ticket);
       return;
     }
     this.#socket.pause();
@@ -323,7 +336,7 @@ export class RespConnection implements ConnectionHandler {
       stallMs,
     });
     if (!outcome.ok || this.#closed) {
-      cache.abort(ticket);
+      this.abort(ticket);
       if (!outcome.ok) this.close();
       return;
     }
