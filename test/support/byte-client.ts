@@ -39,7 +39,10 @@ export class ByteClient {
     });
   }
 
-  static connect(address: { readonly host: string; readonly port: number }, options: { readonly allowHalfOpen?: boolean } = {}): Promise<ByteClient> {
+  static connect(
+    address: { readonly host: string; readonly port: number },
+    options: { readonly allowHalfOpen?: boolean } = {},
+  ): Promise<ByteClient> {
     return new Promise((resolve, reject) => {
       const socket = connect({ port: address.port, host: address.host, allowHalfOpen: options.allowHalfOpen ?? false });
       socket.once('error', reject);
@@ -78,7 +81,7 @@ export class ByteClient {
   async bytes(count: number): Promise<Uint8Array> {
     while (this.#available < count) await this.#more();
     const taken = new Uint8Array(count);
-    for (let filled = 0; filled < count; ) {
+    for (let filled = 0; filled < count;) {
       const chunk = this.#chunks[0] as Uint8Array;
       const part = chunk.subarray(this.#offset, this.#offset + count - filled);
       taken.set(part, filled);
