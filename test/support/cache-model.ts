@@ -514,7 +514,8 @@ export class CacheModel {
     if (found === undefined) return;
     this.#note(`metadata of ${key.name}`);
     try {
-      this.sim.cache.setMetadata(found.ref, payloadOf(this.sim.rng.below(3), 20));
+      // Rather than keep a chunk beside the wrong twin the cache may forget it.
+      if (!this.sim.cache.setMetadata(found.ref, payloadOf(this.sim.rng.below(3), 20))) this.#leases.delete(key);
     } catch (problem) {
       if (!(problem instanceof KvtierError) || this.#options.faults !== true) throw problem;
     }
