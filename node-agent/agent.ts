@@ -56,7 +56,8 @@ export interface AgentOptions {
 }
 
 const WEBHOOK_TIMEOUT_MS = 5000;
-const MIN_SOCKET_WORKERS = 1;
+/** Two, so that one large transfer does not hold up the others. */
+const MIN_SOCKET_WORKERS = 2;
 const LOCK_RETRY_MS = 50;
 const LOCK_PATIENCE_MS = 5000;
 /** Share of shutdown.drainMs for transfers under way; the rest is for writing dirty chunks. */

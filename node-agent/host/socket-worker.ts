@@ -29,6 +29,11 @@ declare const self: Worker;
 
 /** Bounds one turn of one transfer: 4 MiB take under 2 ms, so that others wait no longer for theirs. */
 const SLICE_BYTES = 4 * 1024 * 1024;
+/**
+ * Looks at a socket that has just moved bytes before it is parked: the peer is usually copying at this moment, and half a microsecond a
+ * look is less than a sleep and a wake-up.
+ */
+const LOOKS = 64;
 const MAX_EVENTS = 64;
 const NICE = 5;
 
@@ -132,6 +137,7 @@ class SocketWorker {
       ? transfer.sizeBytes + transfer.tailBytes
       : transfer.headerBytes + transfer.sizeBytes + transfer.trailerBytes;
     let budget = SLICE_BYTES;
+    let looks = 0;
     while (transfer.doneBytes < total) {
       if (budget <= 0) {
         if (!transfer.waiting) this.#ready.push(transfer);
@@ -141,12 +147,17 @@ class SocketWorker {
       if (moved > 0) {
         transfer.doneBytes += moved;
         budget -= moved;
+        looks = 0;
         transfer.hasher?.advance(Math.min(transfer.doneBytes, transfer.sizeBytes));
         if (budget <= 0) transfer.progressAtMs = performance.now();
         continue;
       }
       const reason = moved === 0 ? ECONNRESET : errno();
       if (reason === EINTR) continue;
+      if (reason === EAGAIN && budget < SLICE_BYTES && looks < LOOKS) {
+        looks += 1;
+        continue;
+      }
       if (reason !== EAGAIN) return this.#finish(transfer, reason);
       transfer.progressAtMs = budget < SLICE_BYTES ? performance.now() : transfer.progressAtMs;
       if (!transfer.waiting) {
