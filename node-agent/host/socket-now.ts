@@ -31,8 +31,11 @@ export function receiveNow(job: {
 }): number | IoFailure {
   iov[0] = BigInt(job.address);
   iov[1] = BigInt(job.sizeBytes);
-  iov[2] = BigInt(Number(addressOf(job.tail)));
-  iov[3] = BigInt(job.tail.length);
-  const moved = libc.readv(job.fd, asPointer(Number(iovAddress)), 2);
+  const hasTail = job.tail.length > 0;
+  if (hasTail) {
+    iov[2] = BigInt(Number(addressOf(job.tail)));
+    iov[3] = BigInt(job.tail.length);
+  }
+  const moved = libc.readv(job.fd, asPointer(Number(iovAddress)), hasTail ? 2 : 1);
   return moved === 0 ? { ok: false, errno: ECONNRESET, step: 'receive' } : outcome(moved, 'receive');
 }
