@@ -182,16 +182,14 @@ export class Tombstones {
 
   /** Files of the key with at most this generation are dead. In the page cache when it returns; throws where it cannot be written. */
   forget(namespace: NamespaceDescriptor, key: Uint8Array, generation: number): void {
-    const { grammar, tenant, keyPrefix, keyTail } = namespace;
-    const record: ForgetRecord = { kind: 'forget', namespace: { grammar, tenant, keyPrefix, keyTail }, key: key.slice(), generation };
+    const record: ForgetRecord = { kind: 'forget', namespace: partsOf(namespace), key: key.slice(), generation };
     this.#append([record]);
     this.#remember(record);
   }
 
   /** As `forget` for the keys that a volatile selector was resolved to. */
   forgetMany(namespace: NamespaceDescriptor, keys: readonly Uint8Array[], generation: number): void {
-    const { grammar, tenant, keyPrefix, keyTail } = namespace;
-    const parts = { grammar, tenant, keyPrefix, keyTail };
+    const parts = partsOf(namespace);
     this.#append(splitForget(parts, keys, generation));
     for (const key of keys) this.#remember({ kind: 'forget', namespace: parts, key: key.slice(), generation });
   }
@@ -301,4 +299,9 @@ export class Tombstones {
     }
     await this.#journal.close();
   }
+}
+
+/** What a record keeps of a namespace: its identity. */
+function partsOf({ grammar, tenant, keyPrefix, keyTail }: NamespaceDescriptor): ForgetRecord['namespace'] {
+  return { grammar, tenant, keyPrefix, keyTail };
 }

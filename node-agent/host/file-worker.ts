@@ -7,6 +7,7 @@
 import { readdirSync, statfsSync } from 'node:fs';
 import { BlockHasher, MemoryViews } from './block-hasher.ts';
 import { BLOCK_BYTES, roundUp } from '#core/bytes.ts';
+import { CHECKSUM_BLOCK_BYTES } from '#core/checksum.ts';
 import {
   EINTR,
   EINVAL,
@@ -135,6 +136,12 @@ function writeChunk(request: Extract<FileRequest, { kind: 'write' }>): FileRespo
   }
 }
 
+/** A copy of the file's first block. */
+function readHeaderBlock(fd: number): Uint8Array {
+  transfer(fd, [[scratchAddress, BLOCK_BYTES]], { offset: 0, writing: false, minimumBytes: BLOCK_BYTES });
+  return scratch.slice(0, BLOCK_BYTES);
+}
+
 function readChunk(request: Extract<FileRequest, { kind: 'read' }>): FileResponse {
   const opened = openFile(request.path, O_RDONLY, request.direct);
   try {
@@ -157,8 +164,7 @@ function readChunk(request: Extract<FileRequest, { kind: 'read' }>): FileRespons
       hasher.advance(slice.offset + slice.sizeBytes);
     }
     if (header === undefined) {
-      transfer(opened.fd, [[scratchAddress, BLOCK_BYTES]], { offset: 0, writing: false, minimumBytes: BLOCK_BYTES });
-      header = scratch.slice(0, BLOCK_BYTES);
+      header = readHeaderBlock(opened.fd);
     }
     return { ok: true, direct: opened.direct, header, checksum: hasher.finish() };
   } finally {
@@ -166,23 +172,24 @@ function readChunk(request: Extract<FileRequest, { kind: 'read' }>): FileRespons
   }
 }
 
-/** Checksum of a file's payload through the bounce slice, buffered: `verify` is background work. */
+/** Checksum of a file's payload through the bounce slice: `verify` has no slot to read into. */
 function checksumFile(path: string, sizeBytes: number): FileResponse {
   const opened = openFile(path, O_RDONLY, true);
   try {
-    transfer(opened.fd, [[scratchAddress, BLOCK_BYTES]], { offset: 0, writing: false, minimumBytes: BLOCK_BYTES });
-    const header = scratch.slice(0, BLOCK_BYTES);
+    const header = readHeaderBlock(opened.fd);
     let seed = 0n;
     if (sizeBytes === 0) seed = Bun.hash.xxHash3(new Uint8Array(0), 0n);
-    const block = 1024 * 1024;
     for (const slice of slices(sizeBytes)) {
       transfer(opened.fd, [[bounceAddress, slice.paddedBytes]], {
         offset: BLOCK_BYTES + slice.offset,
         writing: false,
         minimumBytes: slice.sizeBytes,
       });
-      for (let at = 0; at < slice.sizeBytes; at += block) {
-        seed = Bun.hash.xxHash3(scratch.subarray(BLOCK_BYTES + at, BLOCK_BYTES + Math.min(at + block, slice.sizeBytes)), seed);
+      for (let at = 0; at < slice.sizeBytes; at += CHECKSUM_BLOCK_BYTES) {
+        seed = Bun.hash.xxHash3(
+          scratch.subarray(BLOCK_BYTES + at, BLOCK_BYTES + Math.min(at + CHECKSUM_BLOCK_BYTES, slice.sizeBytes)),
+          seed,
+        );
       }
     }
     return { ok: true, header, checksum: seed };
@@ -195,8 +202,7 @@ function readHeader(path: string): Uint8Array | { errno: number; step: string } 
   try {
     const opened = openFile(path, O_RDONLY, false);
     try {
-      transfer(opened.fd, [[scratchAddress, BLOCK_BYTES]], { offset: 0, writing: false, minimumBytes: BLOCK_BYTES });
-      return scratch.slice(0, BLOCK_BYTES);
+      return readHeaderBlock(opened.fd);
     } finally {
       libc.close(opened.fd);
     }
