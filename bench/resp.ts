@@ -1,11 +1,14 @@
 /**
- * `bun run bench:resp`: SET and GET of large values over RESP, the agent beside redis-server, both driven by redis-benchmark.
+ * `bun run bench:resp [--client threads|redis-benchmark]`: SET and GET of large values over RESP, the agent beside redis-server.
  *
- * Both sides run in one call and take turns, five rounds, medians. Each side gets its own server process on loopback and the same
- * number of keys; the client is redis' own, one thread. A case whose peer is missing is an error, not a skip.
+ * Both sides run in one call and take turns, five rounds, medians. Each side gets its own server process on loopback, the same
+ * number of keys and the same client: `threads` is a blocking socket a thread, as LMCache's native client has them;
+ * `redis-benchmark` is redis' own, one thread for all connections, which at 16 MiB allocates each reply anew and is slower than
+ * either server. A case whose peer is missing is an error, not a skip.
  */
 import { spawnSync } from 'node:child_process';
 import { alternate, median } from './lib/stats.ts';
+import { BlockingLoad } from './lib/blocking-client.ts';
 import { parseFlags } from './lib/flags.ts';
 import { compare, publish } from './lib/report.ts';
 import type { BenchCase } from './lib/report.ts';
@@ -13,14 +16,46 @@ import { startAgent } from '#testsupport/agent.ts';
 import { startRedisServer } from '#testsupport/redis-server.ts';
 
 const MiB = 1024 ** 2;
-const flags = parseFlags('bench:resp');
+const { client, rest } = takeClient(process.argv.slice(2));
+const flags = parseFlags('bench:resp', rest);
 const rounds = flags.smoke ? 1 : 5;
 /** Bytes moved by one measurement: long enough that the start of the client does not count. */
 const bytesPerRun = flags.smoke ? 64 * MiB : 1024 * MiB;
 const keyspaceBytes = 256 * MiB;
 
-/** GB/s (10^9) of one redis-benchmark run. */
-function run(port: number, test: 'SET' | 'GET', shape: { sizeBytes: number; connections: number }): number {
+type ClientKind = 'threads' | 'redis-benchmark';
+interface Shape {
+  readonly sizeBytes: number;
+  readonly connections: number;
+}
+
+function takeClient(argv: readonly string[]): { readonly client: ClientKind; readonly rest: readonly string[] } {
+  const at = argv.indexOf('--client');
+  const client = at < 0 ? 'threads' : argv[at + 1];
+  if (client !== 'threads' && client !== 'redis-benchmark') throw new Error(`--client is threads or redis-benchmark, not ${client}`);
+  return { client, rest: at < 0 ? argv : argv.toSpliced(at, 2) };
+}
+
+/** GB/s (10^9) of one run, every key present where it reads. */
+async function measure(port: number, test: 'SET' | 'GET', shape: Shape): Promise<number> {
+  if (client === 'redis-benchmark') return runRedisBenchmark(port, test, shape);
+  const requests = Math.max(8, Math.round(bytesPerRun / shape.sizeBytes));
+  const keys = Math.max(1, Math.floor(keyspaceBytes / shape.sizeBytes));
+  const load = await BlockingLoad.connect({ port, sizeBytes: shape.sizeBytes, keys }, shape.connections);
+  const seconds = await load.run({ command: test, requests, seed: flags.seed, sequential: false });
+  await load.close();
+  return (requests * shape.sizeBytes) / 1e9 / seconds;
+}
+
+async function fill(port: number, shape: Shape): Promise<void> {
+  const keys = Math.max(1, Math.floor(keyspaceBytes / shape.sizeBytes));
+  if (client === 'redis-benchmark') return void runRedisBenchmark(port, 'SET', shape);
+  const load = await BlockingLoad.connect({ port, sizeBytes: shape.sizeBytes, keys }, 1);
+  await load.run({ command: 'SET', requests: keys, seed: flags.seed, sequential: true });
+  await load.close();
+}
+
+function runRedisBenchmark(port: number, test: 'SET' | 'GET', shape: Shape): number {
   const requests = Math.max(8, Math.round(bytesPerRun / shape.sizeBytes));
   const keys = Math.max(1, Math.floor(keyspaceBytes / shape.sizeBytes));
   const args = [
@@ -56,14 +91,14 @@ try {
       for (const test of ['SET', 'GET'] as const) {
         const shape = { sizeBytes, connections };
         // Every key exists on both sides before anything counts.
-        if (test === 'GET') for (const port of [agent.resp.port, redis.port]) run(port, 'SET', shape);
+        if (test === 'GET') for (const port of [agent.resp.port, redis.port]) await fill(port, shape);
         const { ours, peer } = await alternate(rounds, {
-          ours: () => run(agent.resp.port, test, shape),
-          peer: () => run(redis.port, test, shape),
+          ours: () => measure(agent.resp.port, test, shape),
+          peer: () => measure(redis.port, test, shape),
         });
         cases.push(
           compare({
-            case: `${test} ${sizeBytes / MiB} MiB, ${connections} conn`,
+            case: `${test} ${sizeBytes / MiB} MiB, ${connections} conn, ${client}`,
             unit: 'GB/s',
             better: 'higher',
             ours: median(ours),

@@ -28,6 +28,7 @@ import { HostFileSystem } from '#host/file-system.ts';
 import { listenHttp } from '#host/http-listener.ts';
 import type { HttpListener } from '#host/http-listener.ts';
 import { HostIoPool } from '#host/io-pool.ts';
+import { Readiness } from '#host/readiness.ts';
 import { readBootId, rememberSsdBudgets } from '#host/machine-facts.ts';
 import { HostSharedMemory } from '#host/shared-memory.ts';
 import { untilStopped } from '#host/signals.ts';
@@ -90,6 +91,7 @@ class Agent {
   #state: Health['state'] = 'starting';
   readonly #findings: string[] = [];
   #pool: HostIoPool | undefined;
+  #readiness: Readiness | undefined;
   #fileSystem = new HostFileSystem(async (fd) => (await this.#pool?.syncFile(fd)) ?? { ok: false, errno: 9 });
   #lock: { release(): void } | undefined;
   #ram: RamTier | undefined;
@@ -251,10 +253,11 @@ class Agent {
     const config = this.#config;
     const { admin, read } = config.tokens;
     if (config.resp.listen !== undefined) {
+      this.#readiness = new Readiness(this.#options.onBug);
       this.#resp = new RespServer({
         cache,
         sockets: pool.sockets,
-        transport: new TcpTransport(),
+        transport: new TcpTransport(this.#readiness),
         clock: hostClock,
         logger: this.#log.room('resp'),
         hash: this.#options.hash,
@@ -407,6 +410,7 @@ class Agent {
     this.#fileSystem.remove(`${this.#config.dataDir}/${AGENT_FILE_NAME}`);
     this.#resp?.close();
     this.#http?.stop();
+    await this.#readiness?.close();
     await this.#pool?.close();
     await this.#ram?.close();
     this.#lock?.release();

@@ -6,14 +6,13 @@
  * (the original keeps the connection open, so closing alone would leave it in the set); memory of a job is touched only between
  * its arrival in the ring and its completion message.
  */
+import { Epoll } from './epoll.ts';
 import { BlockHasher, MemoryViews } from './block-hasher.ts';
 import { MessageVector, sendParts } from './message-vector.ts';
 import {
   EAGAIN,
   ECONNRESET,
   EINTR,
-  EPOLL_CTL_ADD,
-  EPOLL_CTL_DEL,
   EPOLLIN,
   EPOLLOUT,
   ETIMEDOUT,
@@ -34,7 +33,8 @@ const SLICE_BYTES = 4 * 1024 * 1024;
  * look is less than a sleep and a wake-up.
  */
 const LOOKS = 64;
-const MAX_EVENTS = 64;
+/** Job ids begin at 1. */
+const WAKE_ID = 0;
 const NICE = 5;
 
 interface Transfer {
@@ -59,30 +59,22 @@ interface Transfer {
 class SocketWorker {
   readonly #ring: JobRing;
   readonly #wakeFd: number;
-  readonly #epoll: number;
+  readonly #epoll = new Epoll();
   readonly #views = new MemoryViews();
   readonly #transfers = new Map<number, Transfer>();
   readonly #ready: Transfer[] = [];
   readonly #iov = new BigUint64Array(6);
   readonly #iovAddress: number;
   readonly #message = new MessageVector();
-  readonly #events = new Uint8Array(16 * MAX_EVENTS);
-  readonly #eventView = new DataView(this.#events.buffer);
-  readonly #oneEvent = new Uint8Array(16);
-  readonly #oneEventView = new DataView(this.#oneEvent.buffer);
   readonly #wakeCount = new Uint8Array(8);
-  /** epoll_event is packed on x86-64 only: data sits at 4 there, at 8 elsewhere. */
-  readonly #dataOffset = process.arch === 'x64' ? 4 : 8;
-  readonly #eventBytes = process.arch === 'x64' ? 12 : 16;
   #stopping = false;
 
   constructor(ring: JobRing, wakeFd: number) {
     this.#ring = ring;
     this.#wakeFd = wakeFd;
     this.#iovAddress = Number(addressOf(this.#iov));
-    this.#epoll = libc.epoll_create1(0);
     libc.setpriority(0, 0, NICE);
-    this.#watch(EPOLL_CTL_ADD, wakeFd, EPOLLIN, 0);
+    this.#epoll.add(wakeFd, EPOLLIN, WAKE_ID);
   }
 
   run(): void {
@@ -92,7 +84,7 @@ class SocketWorker {
       for (const transfer of turn) this.#step(transfer);
       this.#wait(this.#ready.length > 0 ? 0 : this.#transfers.size > 0 ? 1000 : this.#stopping ? 0 : -1);
     }
-    libc.close(this.#epoll);
+    this.#epoll.close();
   }
 
   #takeJobs(): void {
@@ -162,7 +154,7 @@ class SocketWorker {
       transfer.progressAtMs = budget < SLICE_BYTES ? performance.now() : transfer.progressAtMs;
       if (!transfer.waiting) {
         transfer.waiting = true;
-        this.#watch(EPOLL_CTL_ADD, transfer.fd, transfer.receiving ? EPOLLIN : EPOLLOUT, transfer.id);
+        this.#epoll.add(transfer.fd, transfer.receiving ? EPOLLIN : EPOLLOUT, transfer.id);
       }
       return;
     }
@@ -198,7 +190,7 @@ class SocketWorker {
   }
 
   #finish(transfer: Transfer, reason: number): void {
-    if (transfer.waiting) this.#watch(EPOLL_CTL_DEL, transfer.fd, 0, 0);
+    if (transfer.waiting) this.#epoll.delete(transfer.fd);
     libc.close(transfer.fd);
     this.#transfers.delete(transfer.id);
     const checksum = reason === 0 && transfer.hasher !== undefined ? transfer.hasher.finish() : 0n;
@@ -208,16 +200,14 @@ class SocketWorker {
   }
 
   #wait(timeoutMs: number): void {
-    const count = libc.epoll_wait(this.#epoll, addressOf(this.#events), MAX_EVENTS, timeoutMs);
-    for (let index = 0; index < count; index += 1) {
-      const id = this.#eventView.getFloat64(index * this.#eventBytes + this.#dataOffset, true);
-      if (id === 0) {
+    this.#epoll.wait(timeoutMs, (id) => {
+      if (id === WAKE_ID) {
         libc.read(this.#wakeFd, addressOf(this.#wakeCount), 8);
-        continue;
+        return;
       }
       const transfer = this.#transfers.get(id);
       if (transfer !== undefined) this.#ready.push(transfer);
-    }
+    });
     this.#expireStalled();
   }
 
@@ -231,12 +221,6 @@ class SocketWorker {
       if (transfer.waiting && now - transfer.progressAtMs > transfer.stallMs && !this.#ready.includes(transfer))
         this.#finish(transfer, ETIMEDOUT);
     }
-  }
-
-  #watch(operation: number, fd: number, events: number, id: number): void {
-    this.#oneEventView.setUint32(0, events, true);
-    this.#oneEventView.setFloat64(this.#dataOffset, id, true);
-    libc.epoll_ctl(this.#epoll, operation, fd, addressOf(this.#oneEvent));
   }
 }
 

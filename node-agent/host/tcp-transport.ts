@@ -1,9 +1,15 @@
-/** Transport on Bun.listen. */
+/**
+ * Transport on Bun.listen. While a socket sips, Bun does not read it at all: Readiness tells of bytes, and this file takes a few.
+ *
+ * Invariants: one of Bun and `#sip` reads a socket, never both; while it is paused neither does; a socket that sips is disarmed
+ * before it is closed; an end or an error is always left to Bun.
+ */
 import type { Socket } from 'bun';
 import type { Fd } from '#core/brand.ts';
 import { KvtierError } from '#core/errors.ts';
 import type { ConnectionHandler, Listener, Transport, TransportSocket } from '#ports/transport.ts';
-import { SHUT_RDWR, libc } from './libc.ts';
+import type { Readiness } from './readiness.ts';
+import { EAGAIN, EINTR, SHUT_RDWR, addressOf, errno, libc } from './libc.ts';
 
 interface Connection {
   readonly host: HostSocket;
@@ -16,8 +22,18 @@ class HostSocket implements TransportSocket {
   /** Undefined only while `accept` decides; it may close the socket, and Bun tells so before `accept` has returned. */
   #handler: ConnectionHandler | undefined;
 
-  constructor(socket: Socket<Connection>) {
+  readonly #readiness: Readiness | undefined;
+  /** Names the socket in #readiness; 0 as long as it never sipped. */
+  #readinessId = 0;
+  #sipBytes = 0;
+  #paused = false;
+  #armed = false;
+  #lookMs = 0;
+  #looking = false;
+
+  constructor(socket: Socket<Connection>, readiness: Readiness | undefined) {
     this.#socket = socket;
+    this.#readiness = readiness;
     this.remoteAddress = socket.remoteAddress;
   }
 
@@ -45,19 +61,90 @@ class HostSocket implements TransportSocket {
   }
 
   pause(): void {
-    if (!this.#closed) this.#socket.pause();
+    if (this.#closed) return;
+    this.#paused = true;
+    if (this.#sipBytes === 0) this.#socket.pause();
   }
 
   resume(): void {
-    if (!this.#closed) this.#socket.resume();
+    if (this.#closed) return;
+    this.#paused = false;
+    if (this.#sipBytes === 0) this.#socket.resume();
+    else this.#arm();
+  }
+
+  sip(maxBytes: number, lookMs = 0): void {
+    if (this.#closed || this.#readiness === undefined) return;
+    this.#lookMs = lookMs;
+    const sips = this.#sipBytes > 0;
+    this.#sipBytes = maxBytes;
+    if (sips === maxBytes > 0) return;
+    if (maxBytes === 0) return this.#leaveToBun();
+    if (this.#readinessId === 0) this.#readinessId = this.#readiness.nextId();
+    this.#socket.pause();
+    if (!this.#paused) this.#arm();
+  }
+
+  #leaveToBun(): void {
+    this.#sipBytes = 0;
+    this.#disarm();
+    if (!this.#paused) this.#socket.resume();
+  }
+
+  /** Waits for bytes: first by looking, where that was asked for, then asleep. */
+  #arm(): void {
+    if (this.#armed || this.#looking) return;
+    if (this.#lookMs > 0) this.#look(performance.now() + this.#lookMs);
+    else this.#sleep();
+  }
+
+  #look(untilMs: number): void {
+    this.#looking = true;
+    setImmediate(() => {
+      this.#looking = false;
+      if (this.#closed || this.#paused || this.#sipBytes === 0 || this.#take() > 0) return;
+      if (performance.now() < untilMs) this.#look(untilMs);
+      else this.#sleep();
+    });
+  }
+
+  #sleep(): void {
+    this.#armed = this.#readiness?.arm(this.#readinessId, this.#fdNumber(), () => this.#sip()) ?? false;
+    if (!this.#armed) this.#leaveToBun();
+  }
+
+  #disarm(): void {
+    if (this.#readinessId !== 0) this.#readiness?.disarm(this.#readinessId, this.#fdNumber());
+    this.#armed = false;
+  }
+
+  /** Something is there to read. While the socket is paused it stays there: `resume` arms again. */
+  #sip(): void {
+    this.#armed = false;
+    if (this.#closed || this.#paused || this.#sipBytes === 0) return;
+    if (this.#take() === 0) this.#sleep();
+  }
+
+  /** Reads a little and hands it over, or leaves an end or an error to Bun; 0: nothing is there. */
+  #take(): number {
+    const got = libc.read(this.#fdNumber(), addressOf(sipBuffer), Math.min(this.#sipBytes, sipBuffer.length));
+    if (got < 0 && isTransient(errno())) return 0;
+    if (got <= 0) this.#leaveToBun();
+    else this.#handler?.onData(sipBuffer.subarray(0, got));
+    // The handler may have paused, closed or left; a peer that sends on is told of again.
+    if (!this.#closed && !this.#paused && this.#sipBytes > 0) this.#arm();
+    return 1;
   }
 
   end(): void {
-    if (!this.#closed) this.#socket.end();
+    if (this.#closed) return;
+    if (this.#sipBytes > 0) this.#leaveToBun();
+    this.#socket.end();
   }
 
   terminate(): void {
     if (this.#closed) return;
+    this.#disarm();
     // Ends transfers on duplicates too: closing this descriptor alone would leave the connection open for them.
     const fd = this.#fdNumber();
     if (fd >= 0) libc.shutdown(fd, SHUT_RDWR);
@@ -68,12 +155,28 @@ class HostSocket implements TransportSocket {
   onClose(): void {
     if (this.#closed) return;
     this.#closed = true;
+    if (this.#armed) this.#readiness?.forget(this.#readinessId);
     this.#handler?.onClose();
   }
 }
 
+/** One for all sockets of the thread: it is read and handled in one turn. */
+const sipBuffer = new Uint8Array(64 * 1024);
+
+function isTransient(reason: number): boolean {
+  return reason === EAGAIN || reason === EINTR;
+}
+
 export class TcpTransport implements Transport {
+  readonly #readiness: Readiness | undefined;
+
+  /** Without `readiness` sockets do not sip. */
+  constructor(readiness?: Readiness) {
+    this.#readiness = readiness;
+  }
+
   listen(address: { readonly host: string; readonly port: number }, accept: (socket: TransportSocket) => ConnectionHandler): Listener {
+    const readiness = this.#readiness;
     try {
       const server = Bun.listen<Connection>({
         hostname: address.host,
@@ -81,7 +184,7 @@ export class TcpTransport implements Transport {
         socket: {
           open(socket) {
             socket.setNoDelay(true);
-            const host = new HostSocket(socket);
+            const host = new HostSocket(socket, readiness);
             socket.data = { host };
             host.attach(accept(host));
           },

@@ -10,6 +10,12 @@ export interface TransportSocket {
   /** Stops reading at once; no onData until `resume`. */
   pause(): void;
   resume(): void;
+  /**
+   * From now on at most that many bytes in one onData, which may then come some 20 us later: for a peer whose next command is likely
+   * to bring a value that belongs somewhere else than into memory of the transport. For `lookMs` after each resume the transport looks
+   * for bytes in every turn of the loop instead of sleeping. 0 bytes: back to whatever is there. A hint; it may be ignored.
+   */
+  sip(maxBytes: number, lookMs?: number): void;
   /** Closes after what was written has left. */
   end(): void;
   /** Closes now, and breaks transfers on duplicates of the descriptor. */

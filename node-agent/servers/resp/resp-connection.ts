@@ -29,6 +29,15 @@ const COPY_REPLY_BYTES = 64 * 1024;
 const NOW_BYTES = 1024 * 1024;
 /** Each costs half a microsecond; together less than a hand-over. */
 const EMPTY_LOOKS = 32;
+/** How long the transport looks for the next command of a connection that streams alone: as long as a client takes to begin it. */
+const ALONE_LOOK_MS = 0.3;
+/**
+ * After a value of at least this much the socket is read in sips: what Bun reads for us is copied once more. Below it, waiting for the
+ * notice that there is something to read costs more than the copy.
+ */
+const SIP_AFTER_BYTES = 512 * 1024;
+/** Holds the head of a SET with a long key. */
+const SIP_BYTES = 4096;
 const NO_TAIL = new Uint8Array(0);
 /** Replies are flushed when they pass this, and no further command is read until the peer took them. */
 const FLUSH_BYTES = 256 * 1024;
@@ -56,6 +65,9 @@ export class RespConnection implements ConnectionHandler {
   #drainWaiter: (() => void) | undefined;
   #closed = false;
   #closing = false;
+  #sips = false;
+  /** No other connection streams values. */
+  #alone = false;
   busy = false;
   user = '';
   clientName = '';
@@ -194,6 +206,7 @@ export class RespConnection implements ConnectionHandler {
         this.server.commands += 1;
         const streamed = this.#streamed;
         this.#streamed = [];
+        this.#setSips((streamed.at(-1)?.sizeBytes ?? 0) >= SIP_AFTER_BYTES);
         return this.#commands.run(event.name, event.args, streamed);
       }
       case 'oversized':
@@ -208,6 +221,13 @@ export class RespConnection implements ConnectionHandler {
         this.end();
         return undefined;
     }
+  }
+
+  /** Expects of the next command what this one was. */
+  #setSips(sips: boolean): void {
+    if (!sips && !this.#sips) return;
+    this.#sips = sips;
+    this.#socket.sip(sips ? SIP_BYTES : 0, this.#alone ? ALONE_LOOK_MS : 0);
   }
 
   /** A large value begins: find room, take what came with the command, let the pool fetch the rest. */
@@ -290,6 +310,7 @@ export class RespConnection implements ConnectionHandler {
     }
     const tail = new Uint8Array(RESP_CRLF.length);
     let tailBytes = 0;
+    this.#alone = this.server.streamsAlone(this);
     // A larger value only where the pool is idle: else its threads do better than this one.
     const fits = ticket.sizeBytes - placed <= NOW_BYTES;
     let budget = fits || this.server.options.sockets.activeCount === 0 ? NOW_BYTES : 0;

@@ -58,6 +58,8 @@ export interface RespDoorStats {
 }
 
 const SWEEP_MS = 1000;
+/** Several times what a client that uses its sockets by turns takes from one to the next. */
+const ALONE_AFTER_MS = 50;
 /** LMCache loads within milliseconds of its lookup; an engine under load may take minutes. */
 const PROMISE_MS = 600_000;
 /** redis:// metadata that may wait for its value. */
@@ -111,9 +113,21 @@ export class RespServer {
     return connection;
   }
 
+  #lastStreaming: RespConnection | undefined;
+  #othersStreamedAtMs = Number.NEGATIVE_INFINITY;
+
+  /** Notes that `connection` has a large value to receive. True where no other connection had one lately, and no transfer runs. */
+  streamsAlone(connection: RespConnection): boolean {
+    const nowMs = this.options.clock.monotonicMs();
+    if (this.#lastStreaming !== connection && this.#lastStreaming !== undefined) this.#othersStreamedAtMs = nowMs;
+    this.#lastStreaming = connection;
+    return nowMs - this.#othersStreamedAtMs > ALONE_AFTER_MS && this.options.sockets.activeCount === 0;
+  }
+
   /** Called by a connection when it is gone; its own resources are free already. */
   forget(connection: RespConnection): void {
     this.#connections.delete(connection);
+    if (this.#lastStreaming === connection) this.#lastStreaming = undefined;
   }
 
   joinGroup(address: string, user: string): ClientGroup {

@@ -1,0 +1,57 @@
+/** A load of threads with a blocking socket each, as LMCache's native client has them; see blocking-client-worker.ts. */
+export interface BlockingTarget {
+  /** On 127.0.0.1. */
+  readonly port: number;
+  readonly sizeBytes: number;
+  /** Keys are drawn from 0 to keys - 1. */
+  readonly keys: number;
+}
+
+export interface BlockingRun {
+  readonly command: 'SET' | 'GET';
+  readonly requests: number;
+  readonly seed: number;
+  /** Keys in order instead of drawn: to fill. */
+  readonly sequential: boolean;
+}
+
+export class BlockingLoad {
+  readonly #threads: readonly Worker[];
+
+  constructor(threads: readonly Worker[]) {
+    this.#threads = threads;
+  }
+
+  /** Connected threads, which wait. */
+  static async connect(target: BlockingTarget, connections: number): Promise<BlockingLoad> {
+    const load = new BlockingLoad(
+      Array.from({ length: connections }, () => new Worker(new URL('./blocking-client-worker.ts', import.meta.url).href)),
+    );
+    await load.#all(() => target);
+    return load;
+  }
+
+  /** Seconds until the last thread has its last answer; `requests` are shared out evenly. */
+  async run(run: BlockingRun): Promise<number> {
+    const began = performance.now();
+    await this.#all((index) => ({ ...run, requests: Math.ceil(run.requests / this.#threads.length), seed: run.seed + index }));
+    return (performance.now() - began) / 1000;
+  }
+
+  async close(): Promise<void> {
+    await this.#all(() => 'close');
+    for (const thread of this.#threads) thread.terminate();
+  }
+
+  async #all(message: (index: number) => BlockingTarget | BlockingRun | 'close'): Promise<void> {
+    await Promise.all(
+      this.#threads.map(async (thread, index) => {
+        const { promise, resolve, reject } = Promise.withResolvers<void>();
+        thread.onmessage = () => resolve();
+        thread.onerror = (event) => reject(new Error(event.message));
+        thread.postMessage(message(index));
+        await promise;
+      }),
+    );
+  }
+}
