@@ -9,18 +9,7 @@
 import { Epoll } from './epoll.ts';
 import { BlockHasher, MemoryViews } from './block-hasher.ts';
 import { MessageVector, sendParts } from './message-vector.ts';
-import {
-  EAGAIN,
-  ECONNRESET,
-  EINTR,
-  EPOLLIN,
-  EPOLLOUT,
-  ETIMEDOUT,
-  addressOf,
-  asPointer,
-  errno,
-  libc,
-} from './libc.ts';
+import { EAGAIN, ECONNRESET, EINTR, EPOLLIN, EPOLLOUT, ETIMEDOUT, addressOf, asPointer, errno, libc } from './libc.ts';
 import { JobRing, KIND_ARENA, KIND_RECEIVE, KIND_STOP, MAX_HEADER_BYTES, MAX_TRAILER_BYTES, emptyJobRecord } from './io-jobs.ts';
 import type { SocketCompletion } from './io-jobs.ts';
 
