@@ -3,7 +3,6 @@
  * arrives in, one buffer that is reused, so the client costs the two copies that the kernel makes and nothing else.
  */
 import { dlopen, ptr } from 'bun:ffi';
-import type { Pointer } from 'bun:ffi';
 import type { BlockingRun, BlockingTarget } from './blocking-client.ts';
 import { payload, stamp } from './load-client.ts';
 
@@ -44,7 +43,7 @@ function connect(port: number): number {
 function sendAll(fd: number, bytes: Uint8Array): void {
   const base = Number(ptr(bytes));
   for (let sent = 0; sent < bytes.length;) {
-    const count = Number(libc.send(fd, (base + sent) as Pointer, bytes.length - sent, MSG_NOSIGNAL));
+    const count = Number(libc.send(fd, base + sent, bytes.length - sent, MSG_NOSIGNAL));
     if (count <= 0) throw new Error('The server closed the connection');
     sent += count;
   }
@@ -57,7 +56,7 @@ function receiveReply(fd: number, bytes: Uint8Array, head: string): void {
   while (got < bytes.length) {
     // The first read takes what is there: an answer that is shorter than the wanted one must not block for ever.
     const flags = got < head.length ? 0 : MSG_WAITALL;
-    const count = Number(libc.recv(fd, (base + got) as Pointer, bytes.length - got, flags));
+    const count = Number(libc.recv(fd, base + got, bytes.length - got, flags));
     if (count <= 0) throw new Error('The server closed the connection');
     got += count;
     const have = decoder.decode(bytes.subarray(0, Math.min(got, head.length)));
