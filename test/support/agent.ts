@@ -14,6 +14,8 @@ export interface AgentStart {
   readonly env?: Readonly<Record<string, string>>;
   readonly respPort?: number;
   readonly token?: string;
+  /** Another checkout whose agent is started instead, to compare the two. */
+  readonly checkout?: string;
 }
 
 export interface RunningAgent {
@@ -46,7 +48,7 @@ export async function startAgent(options: AgentStart = {}): Promise<RunningAgent
   const sizes = options.flags?.includes('--ram') === true ? [] : ['--ram', '64MiB'];
   const ssd = options.flags?.includes('--ssd') === true || options.flags?.includes('--ssd-dir') === true ? [] : ['--ssd', '256MiB'];
   const args = [
-    join(root, 'node-agent/main.ts'),
+    join(options.checkout ?? root, 'node-agent/main.ts'),
     'serve',
     '--data-dir',
     dataDir,
