@@ -19,6 +19,7 @@ export const lanes: readonly Lane[] = [
   { name: 'regression', fast: true, required: false, testTimeoutMs: 60_000, serial: false },
   { name: 'architecture', fast: true, required: true, testTimeoutMs: 60_000, serial: false },
   { name: 'conformance', fast: true, required: true, testTimeoutMs: 60_000, serial: true },
+  { name: 'fuzz', fast: false, required: true, testTimeoutMs: 240_000, serial: true },
   { name: 'replay', fast: false, required: true, testTimeoutMs: 240_000, serial: true },
   { name: 'crash', fast: false, required: true, testTimeoutMs: 600_000, serial: true },
 ];

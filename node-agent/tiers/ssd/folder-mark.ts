@@ -22,12 +22,17 @@ export function readFolderMark(fileSystem: FileSystem, folder: string): FolderMa
   try {
     const mark = JSON.parse(new TextDecoder().decode(bytes)) as Partial<FolderMark>;
     if (mark.format !== 1 || typeof mark.id !== 'string' || !/^[0-9a-f]{16}$/.test(mark.id)) return undefined;
-    if (!Number.isSafeInteger(mark.epoch) || !Number.isSafeInteger(mark.journalSequence)) return undefined;
+    if (!isCount(mark.epoch) || !isCount(mark.journalSequence)) return undefined;
     return mark as FolderMark;
   } catch (problem) {
     if (problem instanceof SyntaxError) return undefined;
     throw problem;
   }
+}
+
+/** A negative number is damage: an epoch below 0 would make a folder that missed runs look as if it had missed none. */
+function isCount(value: unknown): boolean {
+  return Number.isSafeInteger(value) && (value as number) >= 0 && !Object.is(value, -0);
 }
 
 export function writeFolderMark(fileSystem: FileSystem, folder: string, mark: FolderMark): void {
