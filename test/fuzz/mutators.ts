@@ -46,9 +46,17 @@ function replaced(bytes: Uint8Array, range: readonly [start: number, end: number
   return out;
 }
 
+/** Structure is at the head more often than in the middle: half of all places are among the first bytes. */
+const HEAD_BYTES = 160;
+
+/** A place in `[0, limit)`; 0 where there is none. */
+function place(limit: number, random: SeededRandom): number {
+  return random.below(random.below(2) === 0 ? Math.min(limit, HEAD_BYTES) : limit);
+}
+
 /** A run inside the bytes, short more often than long. */
 function run(bytes: Uint8Array, random: SeededRandom): readonly [number, number] {
-  const start = random.below(bytes.length + 1);
+  const start = place(bytes.length + 1, random);
   const length = Math.min(bytes.length - start, Math.floor(random.logarithmic(1, Math.max(1, bytes.length))));
   return [start, start + length];
 }
@@ -66,28 +74,29 @@ const mutators: readonly Mutator[] = [
   // One bit.
   (bytes, random) => {
     const out = bytes.slice();
-    const at = random.below(out.length);
+    const at = place(out.length, random);
     if (out.length > 0) out[at] = (out[at] ?? 0) ^ (1 << random.below(8));
     return out;
   },
   // One byte, any.
   (bytes, random) => {
     const out = bytes.slice();
-    if (out.length > 0) out[random.below(out.length)] = random.below(256);
+    if (out.length > 0) out[place(out.length, random)] = random.below(256);
     return out;
   },
   // Bytes that were not there.
   (bytes, random) => {
-    const at = random.below(bytes.length + 1);
+    const at = place(bytes.length + 1, random);
     const by = Uint8Array.from({ length: 1 + random.below(4) }, () => random.below(256));
     return replaced(bytes, [at, at], by);
   },
   // A run goes.
   (bytes, random) => replaced(bytes, run(bytes, random), new Uint8Array(0)),
   // The end goes.
-  (bytes, random) => bytes.slice(0, random.below(bytes.length + 1)),
+  (bytes, random) => bytes.slice(0, place(bytes.length + 1, random)),
   // The head of this, the tail of another.
-  (bytes, random, other) => replaced(bytes, [random.below(bytes.length + 1), bytes.length], other.subarray(random.below(other.length + 1))),
+  (bytes, random, other) =>
+    replaced(bytes, [place(bytes.length + 1, random), bytes.length], other.subarray(random.below(other.length + 1))),
   // A run of another in the middle.
   (bytes, random, other) => replaced(bytes, run(bytes, random), other.slice(...run(other, random))),
   // A run again and again.
@@ -103,12 +112,12 @@ const mutators: readonly Mutator[] = [
   (bytes, random) => {
     const [start, end] = run(bytes, random);
     const moved = replaced(bytes, [start, end], new Uint8Array(0));
-    const at = random.below(moved.length + 1);
+    const at = place(moved.length + 1, random);
     return replaced(moved, [at, at], bytes.slice(start, end));
   },
   // A number in digits becomes one at an edge.
   (bytes, random) => {
-    const start = findDigits(bytes, random.below(bytes.length + 1));
+    const start = findDigits(bytes, place(bytes.length + 1, random));
     let end = start;
     while (end < bytes.length && isDigit(bytes[end])) end += 1;
     return replaced(bytes, [start, end], random.pick(edgeTexts));
@@ -120,14 +129,14 @@ const mutators: readonly Mutator[] = [
     const width = random.pick([1, 2, 4, 8] as const);
     if (bytes.length < width) return bytes;
     const value = random.pick(random.below(3) === 0 ? widerNumbers : edgeNumbers);
-    const at = random.below(bytes.length - width + 1);
+    const at = place(bytes.length - width + 1, random);
     return replaced(bytes, [at, at + width], bytesOf(value, { width, littleEndian: random.below(4) !== 0 }));
   },
   // A binary length says a little more or less: of what is there, or of itself.
   (bytes, random) => {
     const width = random.pick([1, 2, 4] as const);
     if (bytes.length < width) return bytes;
-    const at = random.below(bytes.length - width + 1);
+    const at = place(bytes.length - width + 1, random);
     let value = 0n;
     for (let index = 0; index < width; index += 1) value |= BigInt(bytes[at + index] ?? 0) << BigInt(8 * index);
     const changed = random.below(2) === 0 ? value + BigInt(random.below(9) - 4) : BigInt(bytes.length - at + random.below(5) - 2);

@@ -22,7 +22,16 @@ const byteText = (maxLength: number): fc.Arbitrary<string> =>
 const names = fc.constantFrom('GET', 'set', 'SET', 'MSET', 'mget', 'EXISTS', 'DEL', 'PING', 'SCAN', 'HELLO', 'CLIENT', 'NOSUCH', '');
 const command = fc.tuple(names, fc.array(byteText(30), { maxLength: 7 })).map(([name, rest]) => encodeCommand([name, ...rest]));
 const spoken = fc.array(fc.constantFrom(' ', '\t', '"', "'", '\\', '\\x41', '\\n', 'a', 'PING', 'Host:', '\\"', "\\'"), { maxLength: 8 });
-const inline = spoken.map((parts) => `${parts.join('')}\r\n`);
+const quoted = fc.constantFrom('"\\x41\\xfF\\n"', "'\\''", '"a b" c', '"\\xg1"', "'a\"'", '"\\');
+const inline = fc
+  .array(
+    fc.oneof(
+      spoken.map((parts) => parts.join('')),
+      quoted,
+    ),
+    { maxLength: 3 },
+  )
+  .map((parts) => `${parts.join(' ')}\r\n`);
 const stream = fc.array(fc.oneof({ weight: 5, arbitrary: command }, { weight: 1, arbitrary: inline }), { maxLength: 5 });
 
 function plan(random: SeededRandom, length: number): { cuts: number[]; choices: ValueChoice[]; retain: boolean } {

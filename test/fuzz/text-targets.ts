@@ -141,6 +141,15 @@ const engineKey = fc
   )
   .map(([engine, model, world, worker, ...rest]) => `${engine}${model}@${world}@${worker}@${rest[0]}@${rest.slice(1).join('')}`);
 
+/** The same few surroundings again and again, so that what a parser remembers is met. */
+const neighbours = fc
+  .tuple(
+    fc.constantFrom('m@01000100@0@', '\ufeffm@01000100@0@', 'm@1@0@', 'vllm@m@1@0@', 'p@m@01000100@0@', 'vllm@deadbeef@1@0@'),
+    fc.oneof(hex(1, 16), fc.constantFrom('', '-', '-ab', 'ab-', 'bf16', 'x')),
+    fc.constantFrom('', '@alice', '@half', '@halfmetadata', 'metadata', '@halfkv_bytes', '@bfloat16metadata'),
+  )
+  .map((parts) => parts.join(''));
+
 /** One parser for all keys of a batch, beside a fresh one for each: what it remembers must not change an answer. */
 function beginKeys(): Check {
   const shared = new KeyParser({ maxNamespaces: 64 });
@@ -160,7 +169,7 @@ function beginKeys(): Check {
 
 export const keys: FuzzTarget = {
   name: 'keys',
-  corpus: fc.oneof(objectKey, engineKey).map((key) => encoder.encode(key)),
+  corpus: fc.oneof(objectKey, engineKey, neighbours).map((key) => encoder.encode(key)),
   begin: beginKeys,
 };
 
