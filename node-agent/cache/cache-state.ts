@@ -10,6 +10,7 @@ import { assert } from '#core/assert.ts';
 import type { EntryIndex, Generation, NamespaceId, SlotIndex } from '#core/brand.ts';
 import type { BlockHash } from '#core/checksum.ts';
 import type { Clock } from '#core/clock.ts';
+import type { LmBlock } from '#core/lm-block.ts';
 import type { Logger } from '#core/logger.ts';
 import type { Selector } from '#core/selector.ts';
 import type { EvictionPolicy } from '#policy/eviction-policy.ts';
@@ -81,6 +82,8 @@ export class CacheState {
   readonly leases: LeaseTable;
   /** The redis:// twins. */
   readonly metadata = new Map<number, Uint8Array>();
+  /** What clients of lm:// want back. */
+  readonly lmBlocks = new Map<number, LmBlock>();
   /** Chunk that owns a RAM slot, or -1. */
   #slotOwner = new Int32Array(4096).fill(-1);
   dirtyBytes = 0;
@@ -271,7 +274,10 @@ export class CacheState {
     const folder = this.index.ssdFolder(entry);
     this.detachRam(entry);
     if (folder >= 0) this.detachSsd(entry);
-    if (this.has(entry, HAS_METADATA)) this.metadata.delete(entry);
+    if (this.has(entry, HAS_METADATA)) {
+      this.metadata.delete(entry);
+      this.lmBlocks.delete(entry);
+    }
     this.index.remove(entry);
     this.namespaces.addChunks(namespace, -1);
     this.namespaces.release(namespace);
@@ -408,6 +414,7 @@ export class CacheState {
         parentGeneration: parent < 0 ? undefined : this.index.generation(parent as EntryIndex),
         tokenCount: undefined,
         redisMetadata: this.metadata.get(entry),
+        lmBlock: this.lmBlocks.get(entry),
         replicas: this.replicas(entry),
       },
     });
@@ -448,9 +455,36 @@ export class CacheState {
     if (this.isDirty(entry)) this.onDirty(entry);
   }
 
+  /**
+   * The file's header lacks the twin or the lm block: the chunk gets a new generation, and the file of the old one goes. Throws where
+   * the journal cannot be written; nothing has changed then.
+   */
+  outdateFile(entry: EntryIndex): void {
+    if (this.index.ramSlot(entry) < 0 || (this.index.ssdFolder(entry) < 0 && !this.isWriting(entry))) {
+      // Not written yet; or on SSD alone and without a twin so far, and then the catalog keeps it.
+      this.catalogPut(entry);
+      return;
+    }
+    this.tombstones.forget(
+      this.namespaces.descriptor(this.index.namespaceOf(entry)),
+      this.index.keyOf(entry),
+      this.index.generation(entry),
+    );
+    this.catalog.enqueue({ kind: 'remove', generation: this.index.generation(entry) });
+    this.detachSsd(entry);
+    this.renew(entry);
+    this.catalogPut(entry);
+  }
+
   /** Keeps the redis:// twin beside its chunk. */
   setMetadata(entry: EntryIndex, metadata: Uint8Array): void {
     this.metadata.set(entry, metadata.slice());
+    this.set(entry, HAS_METADATA);
+  }
+
+  /** Keeps what lm:// wants back with a chunk. */
+  setLmBlock(entry: EntryIndex, block: LmBlock): void {
+    this.lmBlocks.set(entry, block);
     this.set(entry, HAS_METADATA);
   }
 
@@ -488,6 +522,9 @@ export class CacheState {
       if (this.isDirty(entry)) dirtyBytes += sizeBytes;
       assert(this.index.leaseCount(entry) === this.leases.countOf(entry), `chunk ${entry} has as many leases as the table says`);
     });
+    const described = (entry: number): boolean => this.index.isLive(entry as EntryIndex) && this.has(entry as EntryIndex, HAS_METADATA);
+    for (const table of [this.metadata, this.lmBlocks])
+      for (const entry of table.keys()) assert(described(entry), `metadata of row ${entry} belongs to a chunk that knows of it`);
     assert(
       dirtyBytes === this.dirtyBytes && ramBytes === this.ramBytes && ssdBytes === this.ssdBytes,
       'byte counters are sums over the chunks',

@@ -5,6 +5,7 @@
  */
 import { assert } from '#core/assert.ts';
 import type { EntryIndex, NamespaceId, SlotIndex } from '#core/brand.ts';
+import type { LmBlock } from '#core/lm-block.ts';
 import type { NamespaceDescriptor } from '#core/namespace.ts';
 import { CacheControlPart } from './cache-control.ts';
 import { CacheState } from './cache-state.ts';
@@ -20,6 +21,7 @@ import type {
   PutRequest,
   PutTicket,
   ReadHandle,
+  RefusalReason,
 } from './door.ts';
 import { PROBED_ON_SSD } from './flags.ts';
 import { Invalidator } from './invalidator.ts';
@@ -165,15 +167,15 @@ export class Cache implements CacheDoor {
     return entry === undefined ? undefined : this.#outcome(entry);
   }
 
-  countRefusedProbe(): void {
+  countRefusedProbe(reason: RefusalReason): void {
     this.#state.counters.probes += 1;
-    this.#state.counters.sizeGuardMisses += 1;
+    if (reason === 'size-guard') this.#state.counters.sizeGuardMisses += 1;
   }
 
-  countGuardedMiss(): void {
+  countRefusedLookup(reason: RefusalReason): void {
     this.#state.counters.lookups += 1;
     this.#state.counters.misses += 1;
-    this.#state.counters.sizeGuardMisses += 1;
+    if (reason === 'size-guard') this.#state.counters.sizeGuardMisses += 1;
   }
 
   probe(namespace: NamespaceId, key: Uint8Array, owner: LeaseOwner | undefined): ProbeOutcome | undefined {
@@ -261,28 +263,16 @@ export class Cache implements CacheDoor {
       return false;
     }
     state.setMetadata(entry, metadata);
-    this.#outdateFile(entry);
+    state.outdateFile(entry);
     return true;
-  }
-
-  /** The file's header lacks the twin: the chunk gets a new generation, and the file of the old one goes. */
-  #outdateFile(entry: EntryIndex): void {
-    const state = this.#state;
-    const { index, namespaces, tombstones } = state;
-    if (index.ramSlot(entry) < 0 || (index.ssdFolder(entry) < 0 && !state.isWriting(entry))) {
-      // Not written yet; or on SSD alone and without a twin so far, and then the catalog keeps it.
-      state.catalogPut(entry);
-      return;
-    }
-    tombstones.forget(namespaces.descriptor(index.namespaceOf(entry)), index.keyOf(entry), index.generation(entry));
-    state.catalog.enqueue({ kind: 'remove', generation: index.generation(entry) });
-    state.detachSsd(entry);
-    state.renew(entry);
-    state.catalogPut(entry);
   }
 
   metadata(ref: ChunkRef): Uint8Array | undefined {
     return this.#state.isSame(ref) ? this.#state.metadata.get(ref.entry) : undefined;
+  }
+
+  lmBlock(ref: ChunkRef): LmBlock | undefined {
+    return this.#state.isSame(ref) ? this.#state.lmBlocks.get(ref.entry) : undefined;
   }
 
   link(parent: ChunkRef, child: ChunkRef): void {

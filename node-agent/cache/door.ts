@@ -3,6 +3,7 @@
  * that answer without a promise changed their state before they returned; after every await the cache re-checks what it relied on.
  */
 import type { Address, NamespaceId } from '#core/brand.ts';
+import type { LmBlock } from '#core/lm-block.ts';
 import type { NamespaceDescriptor } from '#core/namespace.ts';
 
 /** Who holds leases: one client (address and user), over all of its sockets. Dense numbers given out by the door. */
@@ -45,6 +46,11 @@ export interface CommitOptions {
   readonly onlyIf?: 'absent' | 'present';
   /** The chunk before this one, where the door knows it. */
   readonly parent?: ChunkRef;
+  /**
+   * What a client of lm:// wants back with these bytes; kept with the chunk through every tier and restart. Without it a chunk that is
+   * there with the same bytes keeps its own, and other bytes have none.
+   */
+  readonly lmBlock?: LmBlock;
 }
 
 /** 'stored' and 'duplicate' leave the value readable; 'dropped': acknowledged and already invalidated; 'failed': not acknowledged. */
@@ -55,6 +61,9 @@ export interface ChunkRef {
   readonly entry: number;
   readonly generation: number;
 }
+
+/** 'size-guard': of a length that the client does not expect. 'undescribed': stored through another door, without what this client needs. */
+export type RefusalReason = 'size-guard' | 'undescribed';
 
 /** Bytes that stay where they are, unchanged, until `release`. */
 export interface ReadHandle {
@@ -87,18 +96,21 @@ export interface CacheDoor {
   peek(namespace: NamespaceId, key: Uint8Array): ProbeOutcome | undefined;
   /** EXISTS: counts, touches, takes a lease for `owner` where leases are left, starts read-ahead from SSD. */
   probe(namespace: NamespaceId, key: Uint8Array, owner: LeaseOwner | undefined): ProbeOutcome | undefined;
-  /** A probe that the door answers with no although the chunk may be here (size guard). */
-  countRefusedProbe(): void;
+  /** A probe that the door answers with no although the chunk may be here. */
+  countRefusedProbe(reason: RefusalReason): void;
   /** GET: counts one lookup, as hit or miss; ends a lease of `owner`. Undefined is a miss. */
   open(namespace: NamespaceId, key: Uint8Array, owner: LeaseOwner | undefined): ReadHandle | undefined | Promise<ReadHandle | undefined>;
-  /** A lookup that the door answers as a miss although the chunk may be here (size guard). */
-  countGuardedMiss(): void;
+  /** A lookup that the door answers as a miss although the chunk may be here. */
+  countRefusedLookup(reason: RefusalReason): void;
   /** True where there was a value. Throws KvtierError where the deletion cannot be made durable; then nothing is deleted. */
   delete(namespace: NamespaceId, key: Uint8Array): boolean;
 
   /** The redis:// metadata twin of a chunk; lives and dies with it. False where there is no chunk. */
   setMetadata(ref: ChunkRef, metadata: Uint8Array): boolean;
   metadata(ref: ChunkRef): Uint8Array | undefined;
+
+  /** What was kept with `CommitOptions.lmBlock`. Undefined: nobody said how these bytes are to be read, or the chunk has gone. */
+  lmBlock(ref: ChunkRef): LmBlock | undefined;
 
   /** Orders eviction: `parent` comes before `child` in a prefix chain. Never decides what is correct. */
   link(parent: ChunkRef, child: ChunkRef): void;

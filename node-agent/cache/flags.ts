@@ -9,7 +9,7 @@ export const UNFIT = 4;
 export const DECLINED = 8;
 /** The last probe found it on SSD only; the hit that follows belongs there although read-ahead may have moved it. */
 export const PROBED_ON_SSD = 16;
-/** Has a redis:// metadata twin in the side table. */
+/** Has a redis:// metadata twin or an lm block in a side table. */
 export const HAS_METADATA = 32;
 /** Is in the queue of chunks to be written. */
 export const QUEUED = 64;

@@ -9,6 +9,8 @@ import { assert } from '#core/assert.ts';
 import type { Address, EntryIndex, NamespaceId, SlotIndex } from '#core/brand.ts';
 import { formatBytes } from '#core/bytes.ts';
 import { KvtierError } from '#core/errors.ts';
+import { sameLmBlock } from '#core/lm-block.ts';
+import type { LmBlock } from '#core/lm-block.ts';
 import type { CacheState } from './cache-state.ts';
 import type { CommitOptions, CommitOutcome, PutRejected, PutRejection, PutRequest, PutTicket } from './door.ts';
 import type { RamSpace } from './ram-space.ts';
@@ -197,6 +199,8 @@ export class Puts {
       checksum,
       createdAtMs: state.clock.nowMs(),
     });
+    // Before it becomes dirty: a write may begin at once, and its header has the block.
+    if (options.lmBlock !== undefined) state.setLmBlock(entry, options.lmBlock);
     state.attachRam(entry, ticket.slot, true);
     this.#linkParent(entry, { ...options, isNew: true });
     state.touch(entry);
@@ -218,7 +222,25 @@ export class Puts {
     this.#linkParent(entry, { ...options, isNew: false });
     state.index.setLastUsedAtMs(entry, state.clock.nowMs());
     state.touch(entry);
-    return 'duplicate';
+    return this.#describe(entry, options.lmBlock) ? 'duplicate' : 'failed';
+  }
+
+  /** The latest description of the same bytes stands. False where the journal cannot bury the file that has the former one. */
+  #describe(entry: EntryIndex, lmBlock: LmBlock | undefined): boolean {
+    const state = this.#state;
+    const known = state.lmBlocks.get(entry);
+    if (lmBlock === undefined || (known !== undefined && sameLmBlock(known, lmBlock))) return true;
+    state.setLmBlock(entry, lmBlock);
+    try {
+      state.outdateFile(entry);
+      return true;
+    } catch (problem) {
+      if (!(problem instanceof KvtierError)) throw problem;
+      state.logger.error('Cannot write the journal: a put was refused', { code: problem.code });
+      if (known === undefined) state.lmBlocks.delete(entry);
+      else state.lmBlocks.set(entry, known);
+      return false;
+    }
   }
 
   #linkParent(entry: EntryIndex, options: CommitOptions & { isNew: boolean }): void {

@@ -224,6 +224,7 @@ export class Recovery {
       index.setLastUsedAtMs(entry, found.lastUsedAtMs);
       index.setHitCount(entry, found.hitCount);
       if (found.redisMetadata !== undefined) state.setMetadata(entry, found.redisMetadata);
+      if (found.lmBlock !== undefined) state.setLmBlock(entry, found.lmBlock);
       folder.adopt(ssd.fileBytes(found.sizeBytes));
       folder.chunkCount += 1;
       state.attachSsd(entry, folder.index);
@@ -321,5 +322,6 @@ function chunkOfHeader(header: ChunkFileHeader): Omit<CatalogChunk, 'replicas' |
     lastUsedAtMs: header.createdAtMs,
     hitCount: 0,
     redisMetadata: header.redisMetadata,
+    lmBlock: header.lm,
   };
 }

@@ -110,8 +110,11 @@ export class SsdReader {
       this.#giveBack(slot);
       return 'loaded';
     }
-    const { redisMetadata } = outcome.header;
+    const { redisMetadata, lm } = outcome.header;
     if (redisMetadata !== undefined && !state.metadata.has(entry)) state.setMetadata(entry, redisMetadata);
+    // An lm block is never newer than its file: where a catalog row says otherwise, the file is right.
+    if (lm === undefined) state.lmBlocks.delete(entry);
+    else state.setLmBlock(entry, lm);
     state.attachRam(entry, slot, false);
     state.touch(entry);
     state.counters.promotions += 1;

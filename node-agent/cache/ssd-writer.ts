@@ -292,9 +292,10 @@ export class SsdWriter {
   }
 
   #header(entry: EntryIndex): ChunkFileHeader {
-    const { index, namespaces, metadata } = this.#state;
+    const { index, namespaces, metadata, lmBlocks } = this.#state;
     const parent = index.parent(entry);
     const twin = metadata.get(entry);
+    const lm = lmBlocks.get(entry);
     return {
       generation: index.generation(entry),
       sizeBytes: index.sizeBytes(entry),
@@ -306,6 +307,7 @@ export class SsdWriter {
       namespace: namespaces.descriptor(index.namespaceOf(entry)),
       key: index.keyOf(entry).slice(),
       ...(twin === undefined ? {} : { redisMetadata: twin }),
+      ...(lm === undefined ? {} : { lm }),
     };
   }
 

@@ -17,6 +17,8 @@ export interface PutRow {
   readonly parentGeneration: number | null;
   readonly tokenCount: number | null;
   readonly redisMetadata: Uint8Array | null;
+  /** As core/lm-block.ts formats it. */
+  readonly lmBlock: string | null;
   readonly replicas: readonly CatalogReplica[];
 }
 

@@ -10,6 +10,7 @@
  * Touches alone wait in a lane of their own, since they are many and of little worth: a batch takes them only when asked to.
  */
 import { assert } from '#core/assert.ts';
+import { formatLmBlock } from '#core/lm-block.ts';
 import { namespaceIdentity } from '#core/namespace.ts';
 import type { NamespaceDescriptor } from '#core/namespace.ts';
 import type { CatalogChange, CatalogChunk, CatalogInvalidation, CatalogReplica } from '#ports/catalog-store.ts';
@@ -36,6 +37,8 @@ interface Pending {
 const ENTRY_BYTES = 200;
 const ROW_BYTES = 300;
 const TOUCH_BYTES = 100;
+/** An object and an array of four numbers. */
+const LM_BLOCK_BYTES = 120;
 
 export class CatalogQueue {
   readonly #limits: CatalogQueueLimits;
@@ -188,7 +191,8 @@ export class CatalogQueue {
 
 function entryBytes(entry: Pending): number {
   const { chunk } = entry;
-  const row = chunk === undefined ? 0 : ROW_BYTES + chunk.key.length + (chunk.redisMetadata?.length ?? 0);
+  const described = chunk?.lmBlock === undefined ? 0 : LM_BLOCK_BYTES;
+  const row = chunk === undefined ? 0 : ROW_BYTES + chunk.key.length + (chunk.redisMetadata?.length ?? 0) + described;
   return ENTRY_BYTES + row;
 }
 
@@ -247,7 +251,7 @@ class BatchBuilder {
   }
 
   put(chunk: CatalogChunk): void {
-    const { key, checksum, namespace, parentGeneration, tokenCount, redisMetadata, ...rest } = chunk;
+    const { key, checksum, namespace, parentGeneration, tokenCount, redisMetadata, lmBlock, ...rest } = chunk;
     this.#puts.push({
       ...rest,
       key: keyColumn(key),
@@ -257,6 +261,7 @@ class BatchBuilder {
       tokenCount: tokenCount ?? null,
       // A copy: a view would drag its whole buffer through the clone.
       redisMetadata: redisMetadata?.slice() ?? null,
+      lmBlock: lmBlock === undefined ? null : formatLmBlock(lmBlock),
     });
   }
 

@@ -1,6 +1,7 @@
 /** Reads the chunks with an SSD replica for a start: one snapshot, one pass, page by page, on a read-only connection of its own. */
 import Database from 'better-sqlite3';
 import { drizzle } from 'drizzle-orm/better-sqlite3';
+import { parseLmBlock } from '#core/lm-block.ts';
 import type { NamespaceDescriptor } from '#core/namespace.ts';
 import { selectNamespaces, selectSsdChunks } from '#schema/queries.ts';
 import { ChunkPageWriter } from './chunk-page.ts';
@@ -47,7 +48,7 @@ export class ChunkLoad {
         accepted = this.#add(page, row);
         if (!accepted) page.skip();
       }
-      if (accepted && typeof row[11] === 'string') page.addReplica(row[11]);
+      if (accepted && typeof row[12] === 'string') page.addReplica(row[12]);
       this.#next = this.#read();
     }
     return page.finish(true);
@@ -67,17 +68,19 @@ export class ChunkLoad {
   #add(page: ChunkPageWriter, row: RawRow): boolean {
     const [generation, key, sizeBytes, checksum, createdAtMs] = [row[0], row[2], row[3], row[4], row[5]];
     const [lastUsedAtMs, hitCount, parentGeneration, tokenCount, redisMetadata] = [row[6], row[7], row[8], row[9], row[10]];
+    const lmBlock = row[11];
     const namespace = this.#namespaces.get(row[1] as number);
     if (namespace === undefined || !(typeof key === 'string' || key instanceof Uint8Array)) return false;
     if (!isCount(generation) || !isCount(sizeBytes) || !isCount(hitCount) || !isOptionalCount(parentGeneration)) return false;
     if (!isTime(createdAtMs) || !isTime(lastUsedAtMs) || !isOptionalCount(tokenCount)) return false;
     if (typeof checksum !== 'string' || checksum.length !== 16 || !(redisMetadata === null || redisMetadata instanceof Uint8Array))
       return false;
+    if (!(lmBlock === null || (typeof lmBlock === 'string' && parseLmBlock(lmBlock) !== undefined))) return false;
     const checksumHigh = hexWord(checksum, 0);
     const checksumLow = hexWord(checksum, 8);
     if (checksumHigh < 0 || checksumLow < 0) return false;
     const sizes = { generation, sizeBytes, createdAtMs, lastUsedAtMs, hitCount, parentGeneration, tokenCount };
-    page.add({ ...sizes, checksumHigh, checksumLow, namespace, key, redisMetadata });
+    page.add({ ...sizes, checksumHigh, checksumLow, namespace, key, redisMetadata, lmBlock });
     return true;
   }
 }

@@ -2,6 +2,7 @@
  * A page of the load in columns: numbers in typed arrays, keys end to end, so that it moves from the worker by transfer and
  * 100,000 rows cost milliseconds of the main thread. Written by the worker, read once by the main thread.
  */
+import { parseLmBlock } from '#core/lm-block.ts';
 import type { NamespaceDescriptor } from '#core/namespace.ts';
 import type { CatalogChunk, CatalogReplica } from '#ports/catalog-store.ts';
 
@@ -29,6 +30,10 @@ export interface ChunkPage {
   readonly metadataEnds: Uint32Array<ArrayBuffer>;
   readonly metadataPresent: Uint8Array<ArrayBuffer>;
   readonly metadata: Uint8Array<ArrayBuffer>;
+  /** Distinct lm blocks: the chunks of one model have the same, but for the last of a prompt. */
+  readonly lmBlocks: readonly string[];
+  /** Index into `lmBlocks` plus 1; 0 none. */
+  readonly lmBlockOf: Uint32Array<ArrayBuffer>;
   /** End of each chunk's replicas in `replicaFolders`. */
   readonly replicaEnds: Uint32Array<ArrayBuffer>;
   /** Index into `folders`. */
@@ -49,6 +54,8 @@ export interface ChunkPageRow {
   namespace: NamespaceDescriptor;
   key: string | Uint8Array;
   redisMetadata: Uint8Array | null;
+  /** As core/lm-block.ts formats it; checked by the caller. */
+  lmBlock: string | null;
 }
 
 /** Collects rows; `capacity` of them at most. */
@@ -68,6 +75,8 @@ export class ChunkPageWriter {
   readonly #keyEnds: Uint32Array<ArrayBuffer>;
   readonly #metadataEnds: Uint32Array<ArrayBuffer>;
   readonly #metadataPresent: Uint8Array<ArrayBuffer>;
+  readonly #lmBlocks = new Map<string, number>();
+  readonly #lmBlockOf: Uint32Array<ArrayBuffer>;
   readonly #replicaEnds: Uint32Array<ArrayBuffer>;
   readonly #replicaFolders: number[] = [];
   readonly #keys = new ByteHeap();
@@ -82,6 +91,7 @@ export class ChunkPageWriter {
     this.#keyEnds = new Uint32Array(capacity);
     this.#metadataEnds = new Uint32Array(capacity);
     this.#metadataPresent = new Uint8Array(capacity);
+    this.#lmBlockOf = new Uint32Array(capacity);
     this.#replicaEnds = new Uint32Array(capacity);
   }
 
@@ -112,6 +122,7 @@ export class ChunkPageWriter {
     this.#keyEnds[at] = typeof row.key === 'string' ? this.#keys.addText(row.key) : this.#keys.add(row.key);
     this.#metadataPresent[at] = row.redisMetadata === null ? 0 : 1;
     this.#metadataEnds[at] = row.redisMetadata === null ? this.#metadata.sizeBytes : this.#metadata.add(row.redisMetadata);
+    this.#lmBlockOf[at] = row.lmBlock === null ? 0 : indexIn(this.#lmBlocks, row.lmBlock) + 1;
     this.#replicaEnds[at] = this.#replicaFolders.length;
   }
 
@@ -149,6 +160,8 @@ export class ChunkPageWriter {
       metadataEnds: this.#metadataEnds,
       metadataPresent: this.#metadataPresent,
       metadata: this.#metadata.take(),
+      lmBlocks: [...this.#lmBlocks.keys()],
+      lmBlockOf: this.#lmBlockOf,
       replicaEnds: this.#replicaEnds,
       replicaFolders: Uint32Array.from(this.#replicaFolders),
     };
@@ -157,14 +170,16 @@ export class ChunkPageWriter {
 
 /** The buffers to pass as transfer list with a page. */
 export function transferOf(page: ChunkPage): ArrayBuffer[] {
-  const { numbers, checksums, namespaceOf, keyEnds, keys, metadataEnds, metadataPresent, metadata, replicaEnds, replicaFolders } = page;
-  const columns = [numbers, checksums, namespaceOf, keyEnds, keys, metadataEnds, metadataPresent, metadata, replicaEnds, replicaFolders];
+  const { numbers, checksums, namespaceOf, keyEnds, keys, metadataEnds, metadataPresent, metadata, lmBlockOf } = page;
+  const columns = [numbers, checksums, namespaceOf, keyEnds, keys, metadataEnds, metadataPresent, metadata, lmBlockOf];
+  columns.push(page.replicaEnds, page.replicaFolders);
   return columns.map((column) => column.buffer);
 }
 
 /** The chunks of a page. Their keys and metadata are views of the page's memory: who keeps one keeps the page. */
 export function readPage(page: ChunkPage): CatalogChunk[] {
   const chunks: CatalogChunk[] = [];
+  const lmBlocks = page.lmBlocks.map(parseLmBlock);
   const replicaOf = page.folders.map((folder): CatalogReplica => ({ tier: 'ssd', folder, dirty: false }));
   let keyStart = 0;
   let metadataStart = 0;
@@ -192,6 +207,7 @@ export function readPage(page: ChunkPage): CatalogChunk[] {
       parentGeneration: optional(5),
       tokenCount: optional(6),
       redisMetadata: page.metadataPresent[at] === 1 ? page.metadata.subarray(metadataStart, metadataEnd) : undefined,
+      lmBlock: lmBlocks[(page.lmBlockOf[at] ?? 0) - 1],
       replicas,
     });
     keyStart = keyEnd;

@@ -2,6 +2,7 @@
  * The catalog as the cache sees it: follows the index in batches, is read once at start, and answers nothing while serving.
  * Losing rows is allowed: a row that is missing is rebuilt from the file's header at the next start.
  */
+import type { LmBlock } from '#core/lm-block.ts';
 import type { NamespaceDescriptor } from '#core/namespace.ts';
 import type { Selector } from '#core/selector.ts';
 
@@ -23,6 +24,8 @@ export interface CatalogChunk {
   readonly tokenCount: number | undefined;
   /** The redis:// metadata twin; undefined where there is none. */
   readonly redisMetadata: Uint8Array | undefined;
+  /** What lm:// keeps with an object; undefined where no such client stored it. */
+  readonly lmBlock: LmBlock | undefined;
   readonly replicas: readonly CatalogReplica[];
 }
 

@@ -80,6 +80,7 @@ function chunkStatements(db: CatalogDb) {
         parentGeneration: bind('parentGeneration'),
         tokenCount: bind('tokenCount'),
         redisMetadata: sql`${bind('redisMetadata')}`,
+        lmBlock: bind('lmBlock'),
       })
       .onConflictDoUpdate({
         target: chunk.generation,
@@ -94,6 +95,7 @@ function chunkStatements(db: CatalogDb) {
           parentGeneration: sql`excluded.parent_generation`,
           tokenCount: sql`excluded.token_count`,
           redisMetadata: sql`excluded.redis_metadata`,
+          lmBlock: sql`excluded.lm_block`,
         },
       })
       .prepare(),
@@ -225,6 +227,7 @@ export function selectSsdChunks(db: CatalogDb) {
       parentGeneration: chunk.parentGeneration,
       tokenCount: chunk.tokenCount,
       redisMetadata: chunk.redisMetadata,
+      lmBlock: chunk.lmBlock,
       folder: replica.folder,
     })
     .from(replica)

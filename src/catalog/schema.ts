@@ -65,6 +65,8 @@ export const chunk = sqliteTable(
     parentGeneration: integer('parent_generation'),
     tokenCount: integer('token_count'),
     redisMetadata: blob('redis_metadata', { mode: 'buffer' }),
+    /** `[fmt,dtype,shape0,shape1,shape2,shape3]` of a chunk that a client of lm:// stored. */
+    lmBlock: text('lm_block'),
   },
   (table) => [index('chunk_parent').on(table.parentGeneration)],
 );

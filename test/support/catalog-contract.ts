@@ -38,6 +38,7 @@ export function describeCatalogStore(name: string, begin: () => CatalogUnderTest
           redisMetadata: new Uint8Array([0, 255]),
           parentGeneration: 1,
           tokenCount: undefined,
+          lmBlock: { fmt: 1, dtype: 3, shape: [2, 32, 256, -(2 ** 31)] },
         }),
         makeChunk(2 ** 52, { lastUsedAtMs: 40, namespace: { ...llama, tags: { 'lmcache.tag.b': '1', a: 'ü' }, keyTail: '@t' } }),
       ];

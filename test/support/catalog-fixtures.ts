@@ -41,6 +41,7 @@ export function makeChunk(generation: number, fields: Partial<CatalogChunk> = {}
     parentGeneration: undefined,
     tokenCount: 256,
     redisMetadata: undefined,
+    lmBlock: undefined,
     replicas: [{ tier: 'ssd', folder: 'a1', dirty: false }],
     ...fields,
   };

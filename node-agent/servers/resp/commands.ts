@@ -253,7 +253,7 @@ export class CommandRunner {
     const found = cache.peek(namespace, parsed.key);
     if (parsed.part === 'metadata') return found === undefined ? undefined : cache.metadata(found.ref);
     if (found !== undefined && this.#guarded(parsed, found.sizeBytes)) {
-      cache.countGuardedMiss();
+      cache.countRefusedLookup('size-guard');
       return undefined;
     }
     if (found !== undefined) this.#learn(parsed, found.sizeBytes, false);
@@ -295,7 +295,7 @@ export class CommandRunner {
     const { group } = connection;
     const found = cache.peek(namespace, parsed.key);
     if (found !== undefined && this.#guarded(parsed, found.sizeBytes)) {
-      cache.countRefusedProbe();
+      cache.countRefusedProbe('size-guard');
       return false;
     }
     if (found !== undefined && parsed.part === 'metadata' && cache.metadata(found.ref) === undefined) return false;

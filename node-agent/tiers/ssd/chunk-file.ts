@@ -7,6 +7,7 @@
  */
 import { assert } from '#core/assert.ts';
 import type { BlockHash } from '#core/checksum.ts';
+import type { LmBlock } from '#core/lm-block.ts';
 import type { KeyGrammar, NamespaceDescriptor } from '#core/namespace.ts';
 
 export const CHUNK_HEADER_BYTES = 4096;
@@ -55,13 +56,6 @@ const textFields = ['tenant', 'model', 'rank', 'group', 'dtype', 'layer', 'keyPr
 type TextField = (typeof textFields)[number];
 /** A grammar's number in the file is its place here; append only. */
 const grammars: readonly KeyGrammar[] = ['object-key', 'cache-engine-key', 'opaque'];
-
-/** What LMCache's lm:// protocol keeps with an object and gets back unchanged. Four-byte signed integers. */
-export interface LmBlock {
-  readonly fmt: number;
-  readonly dtype: number;
-  readonly shape: readonly [number, number, number, number];
-}
 
 export interface ChunkFileHeader {
   /** Of the put; 1 or more. Also the file's name. */

@@ -1,0 +1,1 @@
+ALTER TABLE `chunk` ADD `lm_block` text;
