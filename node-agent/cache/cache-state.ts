@@ -522,9 +522,10 @@ export class CacheState {
       if (this.isDirty(entry)) dirtyBytes += sizeBytes;
       assert(this.index.leaseCount(entry) === this.leases.countOf(entry), `chunk ${entry} has as many leases as the table says`);
     });
-    const described = (entry: number): boolean => this.index.isLive(entry as EntryIndex) && this.has(entry as EntryIndex, HAS_METADATA);
-    for (const table of [this.metadata, this.lmBlocks])
-      for (const entry of table.keys()) assert(described(entry), `metadata of row ${entry} belongs to a chunk that knows of it`);
+    for (const entry of [...this.metadata.keys(), ...this.lmBlocks.keys()]) {
+      const knows = this.index.isLive(entry) && this.has(entry as EntryIndex, HAS_METADATA);
+      assert(knows, `metadata of row ${entry} belongs to a chunk that knows of it`);
+    }
     assert(
       dirtyBytes === this.dirtyBytes && ramBytes === this.ramBytes && ssdBytes === this.ssdBytes,
       'byte counters are sums over the chunks',
