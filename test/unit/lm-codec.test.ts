@@ -82,7 +82,7 @@ test('yes and no are the replies that the server of LMCache gives', () => {
 });
 
 test('every command of the vectors is known, and no other', () => {
-  expect(Object.values(LM_COMMANDS).sort()).toEqual([...new Set(vectors.requests.map(({ command }) => command))].sort());
+  expect(new Set<number>(Object.values(LM_COMMANDS))).toEqual(new Set(vectors.requests.map(({ command }) => command)));
 });
 
 describe('a key', () => {
