@@ -6,6 +6,7 @@
  * stop accepting, let transfers end, write what is dirty, close the catalog and the journal, unmap.
  */
 import { createApi } from '#api/app.ts';
+import { createAuthenticate } from '#api/credentials.ts';
 import type { ApiDeps } from '#api/deps.ts';
 import { Cache } from '#cache/cache.ts';
 import type { CacheLimits } from '#cache/cache-state.ts';
@@ -33,10 +34,9 @@ import { readBootId, rememberSsdBudgets } from '#host/machine-facts.ts';
 import { HostSharedMemory } from '#host/shared-memory.ts';
 import { untilStopped } from '#host/signals.ts';
 import { TcpTransport } from '#host/tcp-transport.ts';
-import { secretsEqual } from '#host/secrets.ts';
 import { LeafLru } from '#policy/leaf-lru.ts';
 import type { Listener } from '#ports/transport.ts';
-import { KeyParser } from '#protocol/lmcache-key.ts';
+import { KeyParser, parseKey } from '#protocol/lmcache-key.ts';
 import type { DoorStats, Health } from '#protocol/rest/stats.ts';
 import { RespServer } from '#servers/resp/resp-server.ts';
 import { EventLoopLag } from '#telemetry/event-loop-lag.ts';
@@ -103,12 +103,12 @@ class Agent {
   constructor(options: AgentOptions) {
     this.#options = options;
     this.#config = options.loaded.config;
-    const { admin, read } = this.#config.tokens;
+    const { admin, read, tenants } = this.#config.tokens;
     this.#log = createLog({
       level: this.#config.log.level,
       format: this.#config.log.format,
       write: (line) => options.stderr.write(line),
-      secrets: [admin, read].filter((token) => token !== undefined),
+      secrets: [admin, read, ...tenants.values()].filter((token) => token !== undefined),
       color: options.stderr.isTerminal,
     });
     this.#logger = this.#log.room('agent');
@@ -227,8 +227,9 @@ class Agent {
     );
     this.#cache = cache;
     const keys = new KeyParser();
-    cache.control.parseKey = (key) => {
-      const parsed = keys.parse(new TextEncoder().encode(key));
+    cache.control.parseKey = (key, tenant) => {
+      const bytes = new TextEncoder().encode(key);
+      const parsed = tenant === undefined ? keys.parse(bytes) : parseKey(bytes, { tenant });
       return parsed === 'too-long' ? undefined : parsed;
     };
     await cache.start();
@@ -251,8 +252,8 @@ class Agent {
 
   #startDoors(cache: Cache, pool: HostIoPool): void {
     const config = this.#config;
-    const { admin, read } = config.tokens;
     if (config.resp.listen !== undefined) {
+      const authenticate = createAuthenticate(config.tokens);
       this.#readiness = new Readiness(this.#options.onBug);
       this.#resp = new RespServer({
         cache,
@@ -267,12 +268,8 @@ class Agent {
         maxConnections: config.resp.maxConnections,
         stallMs: config.resp.stallMs,
         idleMs: config.resp.idleMs,
-        tokensRequired: admin !== undefined,
-        authenticate: (password) => {
-          const isAdmin = admin !== undefined && secretsEqual(password, admin);
-          const isRead = read !== undefined && secretsEqual(password, read);
-          return isAdmin ? 'admin' : isRead ? 'read' : undefined;
-        },
+        tokensRequired: authenticate !== undefined,
+        authenticate: authenticate ?? (() => undefined),
         info: () => this.#info(cache),
       });
       this.#respListener = this.#resp.listen(config.resp.listen);

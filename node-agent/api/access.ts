@@ -1,49 +1,43 @@
 /** Who may call: bearer tokens, and the guard of the door that has none. */
-import { createHash, timingSafeEqual } from 'node:crypto';
 import type { Context, MiddlewareHandler } from 'hono';
+import { OPEN_CREDENTIAL, type Credential } from '#core/credential.ts';
 import { KvtierError } from '#core/errors.ts';
-import type { RouteAccess } from '#protocol/rest/routes.ts';
+import type { RestRoute } from '#protocol/rest/routes.ts';
+import { createAuthenticate } from './credentials.ts';
 import type { ApiDeps } from './deps.ts';
 
 export interface Access {
-  /** Errors: UNAUTHORIZED without a known token, FORBIDDEN where the token does not reach that far. */
-  require(context: Context, access: RouteAccess): void;
+  /**
+   * Who calls; for a public route it may be nobody, whom it tells nothing of anybody.
+   * Errors: UNAUTHORIZED without a known token, FORBIDDEN where the token does not reach that far.
+   */
+  require(context: Context, route: Pick<RestRoute, 'access' | 'tenant'>): Credential;
   /** Refuses what a page of another site can make a browser send. Does nothing once a token is configured. */
   readonly guard: MiddlewareHandler;
 }
 
-type Identity = 'admin' | 'read' | 'missing' | 'wrong';
+const NOBODY: Credential = { role: 'read', tenant: undefined };
 
-/** Tokens are compared as SHA-256 digests in constant time, so that neither length nor content shows in the time taken. */
 export function createAccess({ tokens, hosts = [] }: Pick<ApiDeps, 'tokens' | 'hosts'>): Access {
-  const open = tokens.admin === undefined && tokens.read === undefined;
-  const admin = tokens.admin === undefined ? undefined : digest(tokens.admin);
-  const read = tokens.read === undefined ? undefined : digest(tokens.read);
+  const authenticate = createAuthenticate(tokens);
   const allowedHosts = new Set(hosts.map((host) => hostnameOf(host) ?? host.toLowerCase()));
 
-  const identify = (context: Context): Identity => {
+  const require: Access['require'] = (context, { access, tenant }) => {
+    if (authenticate === undefined) return OPEN_CREDENTIAL;
+    if (access === 'public') return NOBODY;
     const match = /^bearer +(\S+) *$/i.exec(context.req.header('authorization') ?? '');
-    if (match === null) return 'missing';
-    const given = digest(match[1] ?? '');
-    // Both compared always: which of them matched must not show either.
-    const isAdmin = admin !== undefined && timingSafeEqual(given, admin);
-    const isRead = read !== undefined && timingSafeEqual(given, read);
-    if (isAdmin) return 'admin';
-    return isRead ? 'read' : 'wrong';
-  };
-
-  const require = (context: Context, access: RouteAccess): void => {
-    if (open || access === 'public') return;
-    const identity = identify(context);
-    if (identity === 'missing')
-      throw new KvtierError('UNAUTHORIZED', 'Cannot serve this without a token: send Authorization: Bearer TOKEN');
-    if (identity === 'wrong') throw new KvtierError('UNAUTHORIZED', 'Cannot serve this: the token is not known');
-    if (access === 'admin' && identity !== 'admin')
+    if (match === null) throw new KvtierError('UNAUTHORIZED', 'Cannot serve this without a token: send Authorization: Bearer TOKEN');
+    const credential = authenticate(match[1] ?? '');
+    if (credential === undefined) throw new KvtierError('UNAUTHORIZED', 'Cannot serve this: the token is not known');
+    if (credential.role === 'tenant') {
+      if (tenant === 'none') throw new KvtierError('FORBIDDEN', "Cannot do this with a tenant's token: it is about more than one tenant");
+    } else if (access === 'admin' && credential.role !== 'admin')
       throw new KvtierError('FORBIDDEN', 'Cannot do this with the read token: wanted the admin token');
+    return credential;
   };
 
   const guard: MiddlewareHandler = async (context, next) => {
-    if (open) refuseForeign(context, allowedHosts);
+    if (authenticate === undefined) refuseForeign(context, allowedHosts);
     await next();
   };
   return { require, guard };
@@ -85,8 +79,4 @@ function isLoopback(hostname: string): boolean {
 function originHost(origin: string): string | undefined {
   const url = URL.parse(origin);
   return url?.protocol === 'http:' && url.origin === origin.toLowerCase() ? url.host : undefined;
-}
-
-function digest(token: string): Buffer {
-  return createHash('sha256').update(token).digest();
 }

@@ -1,5 +1,6 @@
 /** Health, metrics, statistics and the description of the API itself. */
 import type { ApiApp, Guarded } from './app.ts';
+import { controlOf } from './caller.ts';
 import type { ApiDeps } from './deps.ts';
 import { DOCS_CSP, docsPage, type PrintableDocument } from './docs-page.ts';
 import { definitions } from './route-definitions.ts';
@@ -47,5 +48,8 @@ export function bindAgentRoutes(app: ApiApp, { deps, guarded }: { readonly deps:
     return context.html(docsPage(document() as unknown as PrintableDocument), 200);
   });
 
-  app.openapi(guarded('stats', definitions.stats), (context) => context.json(statsView(control, agent, clock.nowMs()), 200));
+  app.openapi(guarded('stats', definitions.stats), (context) => {
+    const { tenant } = context.get('credential');
+    return context.json(statsView(controlOf(deps, context), agent, { nowMs: clock.nowMs(), tenant }), 200);
+  });
 }

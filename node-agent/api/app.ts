@@ -6,6 +6,7 @@
 import { OpenAPIHono, type RouteConfig } from '@hono/zod-openapi';
 import type { Context, MiddlewareHandler } from 'hono';
 import { bodyLimit } from 'hono/body-limit';
+import type { Credential } from '#core/credential.ts';
 import { KvtierError } from '#core/errors.ts';
 import { restLimits } from '#protocol/rest/limits.ts';
 import { restRoutes, type RestRoute, type RouteName } from '#protocol/rest/routes.ts';
@@ -16,9 +17,9 @@ import type { ApiDeps } from './deps.ts';
 import { bindInvalidationRoutes } from './invalidation-routes.ts';
 import { problemOfError, problemOfZodError, problemResponse } from './problems.ts';
 
-/** What the middleware leaves for the counter: the template of the route that took the request. */
+/** What the middleware leaves: for the counter the template of the route that took the request, for the handler who calls. */
 export interface ApiEnv {
-  Variables: { route?: string };
+  Variables: { route?: string; credential: Credential };
 }
 
 export type ApiApp = OpenAPIHono<ApiEnv>;
@@ -51,7 +52,7 @@ function middlewareOf(
 ): MiddlewareHandler<ApiEnv>[] {
   const authorize: MiddlewareHandler<ApiEnv> = async (context, next) => {
     context.set('route', route.path);
-    access.require(context, route.access);
+    context.set('credential', access.require(context, route));
     await next();
   };
   return route.method === 'GET' ? [authorize] : [authorize, requireJson, limitBody(maxBodyBytes)];
@@ -107,7 +108,7 @@ function failure({ logger, onBug }: ApiDeps, error: unknown, context: Context): 
 /** 405 with Allow where the path is one of ours under another method, else 404; both only for callers who may read. */
 function notFound(deps: ApiDeps, { access, context }: { readonly access: Access; readonly context: Context }): Response {
   try {
-    access.require(context, 'read');
+    access.require(context, { access: 'read', tenant: 'all' });
     const methods = Object.values(restRoutes).flatMap((route) => (matchesTemplate(route.path, context.req.path) ? [route.method] : []));
     if (methods.length === 0) throw new KvtierError('NOT_FOUND', 'Cannot find this route; GET /docs lists all of them');
     const response = failure(

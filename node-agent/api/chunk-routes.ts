@@ -5,6 +5,7 @@ import type { Chunk } from '#protocol/rest/chunks.ts';
 import { toSelector } from '#protocol/rest/selector.ts';
 import { resolveTimePoint } from '#protocol/rest/time-point.ts';
 import type { ApiApp, Guarded } from './app.ts';
+import { controlOf } from './caller.ts';
 import type { ApiDeps } from './deps.ts';
 import { decodeCursor, encodeCursor, pageOf } from './paging.ts';
 import { problemOfError } from './problems.ts';
@@ -14,39 +15,40 @@ import { verifyStream } from './verify-stream.ts';
 
 export function bindChunkRoutes(app: ApiApp, { deps, guarded }: { readonly deps: ApiDeps; readonly guarded: Guarded }): void {
   bindListings(app, { deps, guarded });
-  const { clock, control } = deps;
+  const { clock } = deps;
 
   app.openapi(guarded('lookup', definitions.lookup), (context) => {
-    const answers = control.lookup(context.req.valid('json').keys);
+    const answers = controlOf(deps, context).lookup(context.req.valid('json').keys);
     const hits = answers.findIndex(({ tier }) => tier === undefined);
     const rows = answers.map(({ key, tier, sizeBytes, reason }) => ({ key, tier: tier ?? null, sizeBytes: sizeBytes ?? null, reason }));
     return context.json({ hitCount: hits < 0 ? answers.length : hits, answers: rows }, 200);
   });
 
   app.openapi(guarded('prefetch', definitions.prefetch), async (context) => {
-    return context.json(await control.prefetch(context.req.valid('json').keys), 200);
+    return context.json(await controlOf(deps, context).prefetch(context.req.valid('json').keys), 200);
   });
 
   app.openapi(guarded('persist', definitions.persist), async (context) => {
-    return context.json(await control.persist(toSelector(context.req.valid('json').selector, clock.nowMs())), 200);
+    const { selector } = context.req.valid('json');
+    return context.json(await controlOf(deps, context).persist(toSelector(selector, clock.nowMs())), 200);
   });
 
   app.openapi(guarded('evict', definitions.evict), async (context) => {
     const { tier, selector } = context.req.valid('json');
-    return context.json(await control.evict(tier, toSelector(selector, clock.nowMs())), 200);
+    return context.json(await controlOf(deps, context).evict(tier, toSelector(selector, clock.nowMs())), 200);
   });
 
   bindVerify(app, { deps, guarded });
 }
 
-function bindListings(app: ApiApp, { deps: { clock, control }, guarded }: { readonly deps: ApiDeps; readonly guarded: Guarded }): void {
+function bindListings(app: ApiApp, { deps, guarded }: { readonly deps: ApiDeps; readonly guarded: Guarded }): void {
   app.openapi(guarded('namespaces', definitions.namespaces), (context) => {
-    const { rows, cursor } = pageOf(namespaceViews(control), { kind: 'namespaces', ...context.req.valid('query') });
+    const { rows, cursor } = pageOf(namespaceViews(controlOf(deps, context)), { kind: 'namespaces', ...context.req.valid('query') });
     return context.json({ namespaces: rows, cursor }, 200);
   });
 
   app.openapi(guarded('tenants', definitions.tenants), (context) => {
-    const { rows, cursor } = pageOf(tenantViews(control), { kind: 'tenants', ...context.req.valid('query') });
+    const { rows, cursor } = pageOf(tenantViews(controlOf(deps, context)), { kind: 'tenants', ...context.req.valid('query') });
     return context.json({ tenants: rows, cursor }, 200);
   });
 
@@ -54,15 +56,18 @@ function bindListings(app: ApiApp, { deps: { clock, control }, guarded }: { read
     const { cursor, limit, olderThan, ...stable } = context.req.valid('query');
     const filter = {
       ...withoutAbsent(stable),
-      ...(olderThan === undefined ? {} : { olderThan: resolveTimePoint(olderThan, clock.nowMs()) }),
+      ...(olderThan === undefined ? {} : { olderThan: resolveTimePoint(olderThan, deps.clock.nowMs()) }),
     } as ChunkFilter;
-    const page = control.chunks(filter, cursor === undefined ? { limit } : { cursor: decodeCursor('chunks', cursor), limit });
+    const page = controlOf(deps, context).chunks(
+      filter,
+      cursor === undefined ? { limit } : { cursor: decodeCursor('chunks', cursor), limit },
+    );
     const next = page.cursor === undefined ? null : encodeCursor('chunks', page.cursor);
     return context.json({ chunks: page.chunks.map(chunkView), cursor: next }, 200);
   });
 
   app.openapi(guarded('chunk', definitions.chunk), (context) => {
-    const chunk = control.chunk(context.req.valid('param').id);
+    const chunk = controlOf(deps, context).chunk(context.req.valid('param').id);
     if (chunk === undefined)
       throw new KvtierError('NOT_FOUND', 'Cannot find the chunk: the id is unknown, or stale since the chunk was removed');
     return context.json(chunkView(chunk), 200);

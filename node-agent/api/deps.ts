@@ -5,6 +5,7 @@ import type { Logger } from '#core/logger.ts';
 import type { DoorStats, Health } from '#protocol/rest/stats.ts';
 import type { LagSummary } from '#telemetry/event-loop-lag.ts';
 import type { SnapshotSource } from '#telemetry/metrics.ts';
+import type { Tokens } from './credentials.ts';
 
 export interface AgentInfo {
   readonly version: string;
@@ -38,8 +39,8 @@ export interface WebhookOptions {
 export interface ApiDeps {
   readonly control: CacheControl;
   readonly agent: AgentInfo;
-  /** Neither: open, and then the Host header must be loopback or one of `hosts`. */
-  readonly tokens: { readonly admin?: string | undefined; readonly read?: string | undefined };
+  /** None: open, and then the Host header must be loopback or one of `hosts`. */
+  readonly tokens: Tokens;
   /** Host names and addresses, besides loopback, under which this door is reached; without ports. */
   readonly hosts?: readonly string[];
   /** Largest request body; default restLimits.bodyBytes. */

@@ -7,13 +7,18 @@ import type { Stats } from '#protocol/rest/stats.ts';
 import { tenantDigest } from '#telemetry/tenant-digest.ts';
 import type { AgentInfo } from './deps.ts';
 
-export function statsView(control: CacheControl, agent: AgentInfo, nowMs: number): Stats {
+export function statsView(
+  control: CacheControl,
+  agent: AgentInfo,
+  { nowMs, tenant }: { readonly nowMs: number; readonly tenant: string | undefined },
+): Stats {
   const stats = finiteNumbers(control.stats());
   const namespaces = control.namespaces();
   const epochs = epochsByModel(control);
   const models = sums(namespaces, (namespace) => namespace.descriptor.model);
   const tenants = sums(namespaces, (namespace) => namespace.descriptor.tenant);
   return {
+    scope: tenant ?? 'agent',
     version: agent.version,
     uptimeSeconds: Math.max(0, nowMs - agent.startedAtMs) / 1000,
     state: agent.health().state,
@@ -23,7 +28,7 @@ export function statsView(control: CacheControl, agent: AgentInfo, nowMs: number
       reasons: [...reasons],
       ...(folders === undefined ? {} : { folders: folders.map((folder) => ({ ...folder })) }),
     })),
-    doors: [...agent.doors()],
+    doors: tenant === undefined ? [...agent.doors()] : [],
     modelCount: models.length,
     models: models
       .slice(0, restLimits.statsGroups)

@@ -11,6 +11,7 @@ import type {
   ChunkInfo,
   FolderStats,
   InvalidateAnswer,
+  KeyOwner,
   LookupAnswer,
   NamespaceStats,
   TierName,
@@ -34,7 +35,7 @@ interface ControlParts {
 }
 
 /** Turns a key in the client's spelling into namespace and key bytes; the grammar's business (protocol/lmcache-key.ts). */
-export type ParseKey = (key: string) => { readonly descriptor: NamespaceDescriptor; readonly key: Uint8Array } | undefined;
+export type ParseKey = (key: string, tenant?: string) => { readonly descriptor: NamespaceDescriptor; readonly key: Uint8Array } | undefined;
 
 const VERIFY_REPORT_EVERY = 64;
 /** Rows looked at for one page, so that a filter that matches nothing costs a bounded time per request. */
@@ -229,19 +230,19 @@ export class CacheControlPart implements CacheControl {
     return this.#state.isSame(ref) ? this.#info(ref.entry as EntryIndex) : undefined;
   }
 
-  #findKey(key: string): EntryIndex | undefined {
-    const parsed = this.parseKey(key);
+  #findKey(key: string, { tenant }: KeyOwner): EntryIndex | undefined {
+    const parsed = this.parseKey(key, tenant);
     const namespace = parsed === undefined ? undefined : this.#state.namespaces.find(parsed.descriptor);
     if (parsed === undefined || namespace === undefined) return undefined;
     const entry = this.#state.index.find(namespace, parsed.key);
     return entry < 0 ? undefined : (entry as EntryIndex);
   }
 
-  lookup(keys: readonly string[]): readonly LookupAnswer[] {
+  lookup(keys: readonly string[], owner: KeyOwner = {}): readonly LookupAnswer[] {
     const { index } = this.#state;
     let gap = false;
     return keys.map((key): LookupAnswer => {
-      const entry = this.#findKey(key);
+      const entry = this.#findKey(key, owner);
       if (entry === undefined || gap) {
         const reason = entry === undefined ? 'absent' : 'gap';
         gap = true;
@@ -251,10 +252,13 @@ export class CacheControlPart implements CacheControl {
     });
   }
 
-  async prefetch(keys: readonly string[]): Promise<{ promoted: number; alreadyInRam: number; missing: number; refused: number }> {
+  async prefetch(
+    keys: readonly string[],
+    owner: KeyOwner = {},
+  ): Promise<{ promoted: number; alreadyInRam: number; missing: number; refused: number }> {
     const answer = { promoted: 0, alreadyInRam: 0, missing: 0, refused: 0 };
     for (const key of keys) {
-      const entry = this.#findKey(key);
+      const entry = this.#findKey(key, owner);
       if (entry === undefined) answer.missing += 1;
       else if (this.#state.index.ramSlot(entry) >= 0) answer.alreadyInRam += 1;
       else {

@@ -22,6 +22,8 @@ import type {
   PutTicket,
   ReadHandle,
   RefusalReason,
+  ScanPage,
+  TenantUsage,
 } from './door.ts';
 import { PROBED_ON_SSD } from './flags.ts';
 import { Invalidator } from './invalidator.ts';
@@ -307,9 +309,10 @@ export class Cache implements CacheDoor {
     }
   }
 
-  scan(cursor: number, limit: number, visit: (key: Uint8Array, ref: ChunkRef) => void): number {
+  scan(cursor: number, { limit, tenant }: ScanPage, visit: (key: Uint8Array, ref: ChunkRef) => void): number {
     const { index, namespaces } = this.#state;
     return index.scan(cursor, limit, (entry) => {
+      if (tenant !== undefined && namespaces.descriptor(index.namespaceOf(entry)).tenant !== tenant) return;
       visit(namespaces.wholeKeyBytes(index.namespaceOf(entry), index.keyOf(entry)), { entry, generation: index.generation(entry) });
     });
   }
@@ -318,8 +321,13 @@ export class Cache implements CacheDoor {
     return this.#state.index.entryCount;
   }
 
-  async flushAll(actor: string): Promise<void> {
-    await this.#invalidator.invalidate({ all: true }, { dryRun: false, reason: 'flush', actor });
+  usageOf(tenant: string): TenantUsage {
+    return this.#state.namespaces.usageOf(tenant);
+  }
+
+  async flushAll(actor: string, tenant?: string): Promise<void> {
+    const selector = tenant === undefined ? ({ all: true } as const) : { tenant };
+    await this.#invalidator.invalidate(selector, { dryRun: false, reason: 'flush', actor });
   }
 
   /** From now on probes answer no and puts are rejected; transfers under way may end. */

@@ -118,6 +118,11 @@ export interface ChunkFilter {
   readonly olderThan?: number;
 }
 
+/** Whose keys are meant: those of `tenant` (`@name`), by default those stored without a tenant token. */
+export interface KeyOwner {
+  readonly tenant?: string | undefined;
+}
+
 export interface LookupAnswer {
   readonly key: string;
   /** Undefined: a miss. */
@@ -153,10 +158,11 @@ export interface CacheControl {
   ): { readonly chunks: readonly ChunkInfo[]; readonly cursor: string | undefined };
   chunk(id: string): ChunkInfo | undefined;
   /** Answers for whole keys in prefix order, without lease, touch or counting. */
-  lookup(keys: readonly string[]): readonly LookupAnswer[];
+  lookup(keys: readonly string[], options?: KeyOwner): readonly LookupAnswer[];
   /** Reads chunks from SSD into RAM below demand; resolves when each is there or was refused. */
   prefetch(
     keys: readonly string[],
+    options?: KeyOwner,
   ): Promise<{ readonly promoted: number; readonly alreadyInRam: number; readonly missing: number; readonly refused: number }>;
   /** Writes matching dirty chunks to SSD now; resolves when they are durable. */
   persist(

@@ -81,6 +81,18 @@ export interface ProbeOutcome {
   readonly tier: 'ram' | 'ssd';
 }
 
+export interface ScanPage {
+  readonly limit: number;
+  /** Undefined: of all tenants. */
+  readonly tenant?: string | undefined;
+}
+
+export interface TenantUsage {
+  readonly chunkCount: number;
+  readonly ramBytes: number;
+  readonly ssdBytes: number;
+}
+
 export interface CacheDoor {
   /** The id of a namespace and a reference to it; give it back with `releaseNamespace`. */
   internNamespace(descriptor: NamespaceDescriptor): NamespaceId;
@@ -121,9 +133,14 @@ export interface CacheDoor {
   /** Touches chunks given in prefix order, suffix first, each with the ancestors that are known. */
   touchChain(chain: readonly ChunkRef[]): void;
 
-  /** Pages over all keys; `cursor` 0 begins and ends. A key that stays for the whole scan is visited exactly once. */
-  scan(cursor: number, limit: number, visit: (key: Uint8Array, ref: ChunkRef) => void): number;
+  /**
+   * Pages over all keys, or over those of one tenant; `cursor` 0 begins and ends. A key that stays for the whole scan is visited
+   * exactly once. `limit` bounds the rows that are looked at, those of other tenants included.
+   */
+  scan(cursor: number, page: ScanPage, visit: (key: Uint8Array, ref: ChunkRef) => void): number;
   readonly chunkCount: number;
-  /** Everything, at once and for good. Resolves when it is durable. */
-  flushAll(actor: string): Promise<void>;
+  /** What one tenant has; walks over all namespaces. */
+  usageOf(tenant: string): TenantUsage;
+  /** Everything, or all that is `tenant`'s, at once and for good. Resolves when it is durable. */
+  flushAll(actor: string, tenant?: string): Promise<void>;
 }

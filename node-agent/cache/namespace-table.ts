@@ -129,6 +129,18 @@ export class NamespaceTable {
     return this.#row(id);
   }
 
+  /** Sums over the namespaces of one tenant. */
+  usageOf(tenant: string): NamespaceUsage {
+    const sum = { chunkCount: 0, ramBytes: 0, ssdBytes: 0 };
+    for (const row of this.#rows) {
+      if (row === undefined || row.descriptor.tenant !== tenant) continue;
+      sum.chunkCount += row.chunkCount;
+      sum.ramBytes += row.ramBytes;
+      sum.ssdBytes += row.ssdBytes;
+    }
+    return sum;
+  }
+
   addChunks(id: NamespaceId, delta: number): void {
     this.#row(id).chunkCount += delta;
   }

@@ -6,6 +6,14 @@ export interface SsdFolder {
   readonly sizeBytes: number;
 }
 
+/** Secrets. Undefined: none wanted. */
+export interface TokenValues {
+  readonly admin: string | undefined;
+  readonly read: string | undefined;
+  /** Name of the tenant -> its token. */
+  readonly tenants: ReadonlyMap<string, string>;
+}
+
 export interface AgentConfig {
   readonly configFile: string | undefined;
   readonly dataDir: string;
@@ -20,8 +28,10 @@ export interface AgentConfig {
     readonly idleMs: number | undefined;
     readonly stallMs: number;
   };
-  /** Secrets. Undefined: none wanted. A read token never stands alone, and never equals the admin token. */
-  readonly tokens: { readonly admin: string | undefined; readonly read: string | undefined };
+  /** A read token or tenants' tokens never stand alone, and no two tokens are equal. */
+  readonly tokens: TokenValues;
+  /** True: cache salts are shown as they are. */
+  readonly tenants: { readonly reveal: boolean };
   readonly ram: {
     readonly sizeBytes: number;
     /** At most a quarter of sizeBytes. */

@@ -19,7 +19,19 @@ export interface SsdDir {
   readonly sizeBytes: number | undefined;
 }
 
-export type KnobShape = 'size' | 'rate' | 'duration' | 'count' | 'boolean' | 'choice' | 'address' | 'path' | 'folders' | 'secret' | 'url';
+export type KnobShape =
+  | 'size'
+  | 'rate'
+  | 'duration'
+  | 'count'
+  | 'boolean'
+  | 'choice'
+  | 'address'
+  | 'path'
+  | 'folders'
+  | 'secret'
+  | 'tenants'
+  | 'url';
 
 interface Bounds<Word extends string> {
   readonly min: number;

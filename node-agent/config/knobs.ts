@@ -5,6 +5,7 @@
 import * as z from 'zod';
 import { GiB, KiB, MiB } from '#core/bytes.ts';
 import * as types from './knob-types.ts';
+import { tenantTokens } from './tenant-tokens.ts';
 
 export interface KnobMeta {
   readonly shape: types.KnobShape;
@@ -106,6 +107,22 @@ export const configSchema = z.strictObject({
     hint: 'path',
     defaultText: 'none',
     description: 'File whose first line is the read token.',
+  }),
+  'tenants.tokens': optionalKnob(tenantTokens(), {
+    shape: 'tenants',
+    hint: 'name=token …',
+    flag: 'tenant-tokens',
+    secret: true,
+    defaultText: 'none',
+    description:
+      'Tokens of tenants, each of whom sees its own chunks only; in the file a table a tenant, `[tenants.NAME]` with `token` or `tokenFile`, which is to be preferred: a flag is visible in the process list.',
+  }),
+  'tenants.reveal': knob(types.toggle(), false, {
+    shape: 'boolean',
+    hint: '',
+    flag: 'tenants-reveal',
+    defaultText: '`false`',
+    description: 'Show cache salts as they are in logs, metrics, statistics and listings instead of their digests.',
   }),
   'ram.size': knob(types.size({ min: MIN_RAM_BYTES, max: MAX_BYTES, words: ['auto'] }), 'auto', {
     shape: 'size',

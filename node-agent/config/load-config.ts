@@ -2,12 +2,13 @@
 import { formatBytes } from '#core/bytes.ts';
 import { formatDuration } from '#core/duration.ts';
 import { KvtierError } from '#core/errors.ts';
-import type { AgentConfig } from './agent-config.ts';
+import type { AgentConfig, TokenValues } from './agent-config.ts';
 import type { MachineFacts } from './derive.ts';
-import { formatAddress } from './knob-types.ts';
+import { formatAddress, type SsdDir } from './knob-types.ts';
 import { configSchema, knobOf, knobs, type KnobKey, type KnobValues } from './knobs.ts';
 import { absolute, normalize, ssdDirs, type Normalized } from './normalize.ts';
 import { readFlags, readToml, readVariables, type Origin, type RawValue, type RawValues } from './sources.ts';
+import { isTenantFile } from './tenant-tokens.ts';
 
 /** Paths whose file systems matter; absolute. */
 export interface FactsQuery {
@@ -53,7 +54,7 @@ const MASK = '********';
 export interface ReadValues {
   readonly values: KnobValues;
   readonly given: RawValues;
-  readonly tokens: { readonly admin: string | undefined; readonly read: string | undefined };
+  readonly tokens: TokenValues;
   readonly problems: string[];
 }
 
@@ -79,6 +80,7 @@ export function readValues(input: Omit<LoadInput, 'facts'>): ReadValues {
   const tokens = {
     admin: readToken(input, { values, given, problems, key: 'token', fileKey: 'tokenFile' }),
     read: readToken(input, { values, given, problems, key: 'readToken', fileKey: 'readTokenFile' }),
+    tenants: readTenantTokens(input, values, problems),
   };
   return { values, given, tokens, problems };
 }
@@ -156,12 +158,26 @@ function readToken(input: Omit<LoadInput, 'facts'>, request: TokenRequest): stri
   if (path === undefined || request.values[request.key] !== undefined) return request.values[request.key];
   const text = readText(input, path, request.problems);
   if (text === undefined) return undefined;
+  return tokenOf(text, `${request.given.get(request.fileKey)?.name ?? request.fileKey} ${path}`, request.problems);
+}
+
+/** The first line of a token file. `name` is only for messages. */
+function tokenOf(text: string, name: string, problems: string[]): string | undefined {
   const line = (text.split('\n')[0] ?? '').trim();
   if (/^[\x21-\x7e]{1,1024}$/.test(line)) return line;
-  request.problems.push(
-    `${request.given.get(request.fileKey)?.name ?? request.fileKey} ${path}: its first line must be 1 to 1024 visible ASCII characters`,
-  );
+  problems.push(`${name}: its first line must be 1 to 1024 visible ASCII characters`);
   return undefined;
+}
+
+function readTenantTokens(input: Omit<LoadInput, 'facts'>, values: KnobValues, problems: string[]): ReadonlyMap<string, string> {
+  const tokens = new Map<string, string>();
+  for (const [name, given] of values['tenants.tokens'] ?? []) {
+    const text = isTenantFile(given) ? readText(input, given.tokenFile, problems) : given.token;
+    const token =
+      text === undefined ? undefined : isTenantFile(given) ? tokenOf(text, `tenants.${name}.tokenFile ${given.tokenFile}`, problems) : text;
+    if (token !== undefined) tokens.set(name, token);
+  }
+  return tokens;
 }
 
 /**
@@ -212,6 +228,7 @@ function effective(config: AgentConfig): Partial<Record<KnobKey, string>> {
     dataDir: config.dataDir,
     token: config.tokens.admin === undefined ? '' : MASK,
     readToken: config.tokens.read === undefined ? '' : MASK,
+    'tenants.tokens': [...config.tokens.tenants.keys()].map((name) => `${name}=${MASK}`).join(' '),
     'ram.size': formatBytes(ram.sizeBytes),
     'ram.maxChunk': formatBytes(ram.maxChunkBytes),
     'ram.shmDir': ram.shmDir,
@@ -231,7 +248,10 @@ function showValue(key: KnobKey, config: AgentConfig, values: KnobValues): strin
   if (shown !== undefined) return shown;
   const value = values[key];
   if (value === undefined) return '';
-  if (typeof value === 'object') return 'host' in value ? formatAddress(value) : value.map((dir) => dir.path).join(', ');
+  if (typeof value === 'object') {
+    if ('host' in value) return formatAddress(value);
+    return Array.isArray(value) ? (value as readonly SsdDir[]).map((dir) => dir.path).join(', ') : '';
+  }
   if (typeof value !== 'number') return String(value);
   const { shape } = knobOf(key);
   return shape === 'size' ? formatBytes(value) : shape === 'duration' ? formatDuration(value) : String(value);

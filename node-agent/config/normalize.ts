@@ -4,7 +4,7 @@
  */
 import { isAbsolute, resolve } from 'node:path';
 import { formatBytes } from '#core/bytes.ts';
-import type { AgentConfig, SsdFolder } from './agent-config.ts';
+import type { AgentConfig, SsdFolder, TokenValues } from './agent-config.ts';
 import * as derive from './derive.ts';
 import { formatAddress, isLoopback, isWildcard, type Address, type SsdDir } from './knob-types.ts';
 import { MIN_FOLDER_BYTES, MIN_RAM_BYTES, type KnobKey, type KnobValues } from './knobs.ts';
@@ -14,7 +14,7 @@ export interface NormalizeInput {
   readonly values: KnobValues;
   /** What was given, by whom; knobs that are absent have their default. */
   readonly given: RawValues;
-  readonly tokens: { readonly admin: string | undefined; readonly read: string | undefined };
+  readonly tokens: TokenValues;
   readonly facts: derive.MachineFacts;
   readonly cwd: string;
 }
@@ -79,7 +79,22 @@ function checkDoors(input: NormalizeInput, notes: Notes): void {
 }
 
 function checkTokens(input: NormalizeInput, notes: Notes): void {
-  const { admin, read } = input.tokens;
+  const { admin, read, tenants } = input.tokens;
+  if (tenants.size > 0 && admin === undefined)
+    notes.problems.push(
+      'Tenants have tokens but there is no admin token, so that nobody could administer: set --token-file or --token too',
+    );
+  const owners = new Map<string, string>();
+  for (const [owner, token] of [
+    ['the admin', admin],
+    ['the reader', read],
+    ...[...tenants].map(([name, token]) => [`tenant ${name}`, token]),
+  ] as const) {
+    const other = token === undefined ? undefined : owners.get(token);
+    if (other !== undefined && owner !== 'the reader')
+      notes.problems.push(`The token of ${owner ?? ''} equals that of ${other}: give them different values`);
+    if (token !== undefined) owners.set(token, owner ?? '');
+  }
   if (read === undefined) return;
   if (admin === undefined) {
     notes.problems.push('A read token is set without an admin token, so that nobody could administer: set --token-file or --token too');
@@ -263,6 +278,7 @@ export function normalize(input: NormalizeInput, problems: string[]): Normalized
       stallMs: values['resp.stall'],
     },
     tokens: input.tokens,
+    tenants: { reveal: values['tenants.reveal'] },
     ram,
     ssd: {
       ...ssd,

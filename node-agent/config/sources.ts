@@ -158,9 +158,15 @@ export function readToml(source: string, path: string, problems: string[]): RawV
     problems.push(`Cannot read ${path} as TOML: ${tomlMessage(error)}`);
     return values;
   }
+  const tenants: Record<string, unknown> = {};
   const walk = (table: Record<string, unknown>, prefix: string): void => {
     for (const [name, value] of Object.entries(table)) {
       const key = `${prefix}${name}`;
+      // `[tenants.NAME]`: a table for each, beside the settings of the same prefix.
+      if (prefix === 'tenants.' && (isTable(value) || !byKey.has(key))) {
+        Object.defineProperty(tenants, name, { value, enumerable: true });
+        continue;
+      }
       const knob = byKey.get(key);
       if (knob?.key === 'config') problems.push(`${path} sets config: a file cannot name another file`);
       else if (knob !== undefined) values.set(knob.key, { value, origin: 'file', name: `${key} in ${path}` });
@@ -169,6 +175,10 @@ export function readToml(source: string, path: string, problems: string[]): RawV
     }
   };
   walk(root, '');
+  if (Object.keys(tenants).length > 0) {
+    if (values.has('tenants.tokens')) problems.push(`${path} gives tenants both as tables and as tenants.tokens: drop one`);
+    values.set('tenants.tokens', { value: tenants, origin: 'file', name: `tenants in ${path}` });
+  }
   return values;
 }
 

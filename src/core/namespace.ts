@@ -6,7 +6,10 @@ export type KeyGrammar = 'object-key' | 'cache-engine-key' | 'opaque';
 
 export interface NamespaceDescriptor {
   readonly grammar: KeyGrammar;
-  /** cache_salt, or 'default'. A secret: logs and metrics show a digest. */
+  /**
+   * Who owns it, and so who may see it: the name behind a tenant token as `tenantOfCredential` spells it, else the cache_salt, else
+   * 'default'. A salt is a secret: logs and metrics show a digest. Quotas, selectors and statistics go by this text.
+   */
   readonly tenant: string;
   /** '' for opaque keys. */
   readonly model: string;
@@ -27,8 +30,33 @@ export interface NamespaceDescriptor {
 }
 
 export const DEFAULT_TENANT = 'default';
+/**
+ * Begins the tenant of a connection that has a tenant token. `@` separates the fields of a key, so that no salt can hold it: a salt
+ * that is spelled like a tenant's name is another tenant. Files, journal and catalog keep the text as it is.
+ */
+const CREDENTIAL_SIGIL = '@';
+/** Names of tenants with a token: no path characters, no upper case (two names would differ in it alone), at most 64 characters. */
+export const tenantNameShape = /^[a-z0-9][a-z0-9._-]{0,63}$/;
 
-/** Two descriptors name the same namespace exactly if these strings are equal. */
+/** `@name`: the tenant of all that is stored with the token of `name`, whatever its salts. */
+export function tenantOfCredential(name: string): string {
+  return `${CREDENTIAL_SIGIL}${name}`;
+}
+
+/** True for what `tenantOfCredential` makes: such a tenant is configured and no secret. */
+export function isCredentialTenant(tenant: string): boolean {
+  return tenant.startsWith(CREDENTIAL_SIGIL);
+}
+
+/** The cache_salt in the client's spelling of the keys; '' where there is none. Only object keys have one. */
+export function saltOf({ grammar, keyTail }: Pick<NamespaceDescriptor, 'grammar' | 'keyTail'>): string {
+  return grammar === 'object-key' && keyTail.startsWith('@') ? keyTail.slice(1) : '';
+}
+
+/**
+ * Two descriptors name the same namespace exactly if these strings are equal. The owner is in `tenant`; a salt inside of a tenant
+ * with a token is in `keyTail`.
+ */
 export function namespaceIdentity(descriptor: NamespaceDescriptor): string {
   return `${descriptor.grammar}\u0000${descriptor.tenant}\u0000${descriptor.keyPrefix}\u0000${descriptor.keyTail}`;
 }

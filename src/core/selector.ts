@@ -1,4 +1,5 @@
 /** What an invalidation matches, and the one function that decides it: at the door, at recovery and for queued writes alike. */
+import { DEFAULT_TENANT, isCredentialTenant, saltOf } from './namespace.ts';
 import type { NamespaceDescriptor } from './namespace.ts';
 
 /** Fields are ANDed; at least one is present; `all` stands alone. Times are wall-clock milliseconds. */
@@ -6,6 +7,7 @@ export interface Selector {
   readonly all?: true;
   readonly model?: string;
   readonly modelPrefix?: string;
+  /** As `NamespaceDescriptor.tenant`: a salt, `@name`, or 'default'. */
   readonly tenant?: string;
   /** The namespace as the REST API prints it, see `namespaceLabel`. */
   readonly namespace?: string;
@@ -45,9 +47,17 @@ export function isVolatile(selector: Selector): boolean {
   return selector.olderThan !== undefined || selector.tier !== undefined || selector.chainFrom !== undefined;
 }
 
+/** `#salt`, `#@name` or `#@name/salt`; '' for the default tenant. */
+function tenantLabel(descriptor: NamespaceDescriptor): string {
+  const { tenant } = descriptor;
+  if (tenant === DEFAULT_TENANT) return '';
+  const salt = isCredentialTenant(tenant) ? saltOf(descriptor) : '';
+  return salt === '' ? `#${tenant}` : `#${tenant}/${salt}`;
+}
+
 /** `model@rank@group`, `opaque`, with `#tenant` where the tenant is not the default. Stable across restarts. */
 export function namespaceLabel(descriptor: NamespaceDescriptor): string {
-  const tenant = descriptor.tenant === 'default' ? '' : `#${descriptor.tenant}`;
+  const tenant = tenantLabel(descriptor);
   if (descriptor.grammar === 'opaque') return `opaque${tenant}`;
   const parts = [descriptor.model, descriptor.rank, descriptor.group, descriptor.dtype, descriptor.layer];
   for (const [name, value] of Object.entries(descriptor.tags)) parts.push(`${name}%${value}`);

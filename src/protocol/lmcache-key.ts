@@ -108,7 +108,7 @@ export class KeyParser {
   readonly #byIdentity = new Map<string, NamespaceDescriptor>();
 
   /**
-   * `tenant`: the name of the connection's token, if it has one; salts then live inside it as `tenant/salt`. A tenant has no `/`.
+   * `tenant`: that of the connection's token, if it has one (`@name`): all its keys are of this tenant, and salts live inside it.
    * `maxNamespaces`: descriptors kept for reuse; beyond it all are forgotten and made anew.
    */
   constructor(options: { readonly tenant?: string; readonly maxNamespaces?: number } = {}) {
@@ -174,8 +174,7 @@ export class KeyParser {
   }
 
   #tenantOf(salt: string): string {
-    if (this.#tenant === undefined) return salt === '' ? DEFAULT_TENANT : salt;
-    return salt === '' ? this.#tenant : `${this.#tenant}/${salt}`;
+    return this.#tenant ?? (salt === '' ? DEFAULT_TENANT : salt);
   }
 
   #intern(descriptor: NamespaceDescriptor): NamespaceDescriptor {

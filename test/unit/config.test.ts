@@ -95,7 +95,7 @@ describe('defaults', () => {
     expect(config.lease.durationMs).toBe(30_000);
     expect(config.put.waitMs).toBe(1000);
     expect(config.shutdown.drainMs).toBe(25_000);
-    expect(config.tokens).toEqual({ admin: undefined, read: undefined });
+    expect(config.tokens).toEqual({ admin: undefined, read: undefined, tenants: new Map() });
   });
 
   it('have a default text that the schema agrees with wherever it is a literal', () => {
@@ -155,13 +155,14 @@ describe('sources', () => {
       path: '/p',
       folders: '/f',
       secret: 's',
+      tenants: 'acme=s',
       url: 'http://h/',
     };
     for (const knob of knobs) {
       if (knob.key === 'config') continue;
       const value = knob.shape === 'choice' ? (knob.hint.split('|')[0] ?? '') : (sample[knob.shape] ?? '');
       const files: Record<string, string> = { '/p': 'secret\n', '/srv/c.toml': '' };
-      const also = knob.key.startsWith('readToken') ? ['--token', 'admin'] : [];
+      const also = knob.key.startsWith('readToken') || knob.shape === 'tenants' ? ['--token', 'admin'] : [];
       const parts = knob.key.split('.');
       files['/srv/c.toml'] = parts.length === 1 ? `${knob.key} = "${value}"\n` : `[${parts[0] ?? ''}]\n${parts[1] ?? ''} = "${value}"\n`;
       const roomy = { disk: { totalBytes: 2 ** 49 } };
@@ -299,7 +300,7 @@ describe('impossible combinations', () => {
     expect(problemOf({ argv: ['--read-token', 'hush', '--token', 'hush'] })).toBe(
       'The read token equals the admin token: give the two different values',
     );
-    expect(load({ argv: ['--read-token', 'r', '--token', 't'] }).config.tokens).toEqual({ admin: 't', read: 'r' });
+    expect(load({ argv: ['--read-token', 'r', '--token', 't'] }).config.tokens).toEqual({ admin: 't', read: 'r', tenants: new Map() });
   });
 
   it('a token and a token file in one place', () => {

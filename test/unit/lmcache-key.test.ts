@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest';
-import { namespaceIdentity } from '#core/namespace.ts';
+import { isCredentialTenant, namespaceIdentity, saltOf, tenantOfCredential } from '#core/namespace.ts';
+import { namespaceLabel } from '#core/selector.ts';
 import { KeyParser, parseKey, type ParsedKey } from '#protocol/lmcache-key.ts';
 
 function parsed(key: string, tenant?: string): ParsedKey {
@@ -82,19 +83,27 @@ describe('parseKey', () => {
   });
 
   test('puts salts inside the tenant of the connection', () => {
-    expect(['m@01000100@0@ab@alice', 'm@01000100@0@ab', 'plain'].map((key) => parsed(key, 'acme').descriptor.tenant)).toEqual([
-      'acme/alice',
-      'acme',
-      'acme',
+    const keys = ['m@01000100@0@ab@alice', 'm@01000100@0@ab', 'plain'];
+    const descriptors = keys.map((key) => parsed(key, tenantOfCredential('acme')).descriptor);
+    expect(descriptors.map((descriptor) => [descriptor.tenant, saltOf(descriptor)])).toEqual([
+      ['@acme', 'alice'],
+      ['@acme', ''],
+      ['@acme', ''],
     ]);
+    expect(descriptors.map(namespaceLabel)).toEqual(['m@01000100@0#@acme/alice', 'm@01000100@0#@acme', 'opaque#@acme']);
   });
 
   test('never gives two tenants one identity', () => {
     const keys = ['m@01000100@0@ab@alice', 'm@01000100@0@ab', 'plain', 'm@1@0@ab@half'];
     const identities = keys.flatMap((key) =>
-      [undefined, 'alice', 'acme'].map((tenant) => namespaceIdentity(parsed(key, tenant).descriptor)),
+      [undefined, '@alice', '@acme'].map((tenant) => namespaceIdentity(parsed(key, tenant).descriptor)),
     );
     expect(new Set(identities).size).toBe(identities.length);
+  });
+
+  test('knows no salt that is spelled like the tenant of a token', () => {
+    for (const key of ['m@01000100@0@ab@acme', 'm@01000100@0@ab@@acme', 'm@01000100@0@ab@%40acme', '@acme', 'x@m@01000100@0@ab@acme'])
+      expect(isCredentialTenant(parsed(key).descriptor.tenant), key).toBe(false);
   });
 
   test('gives a view of the key, not a copy', () => {

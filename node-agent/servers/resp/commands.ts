@@ -6,6 +6,7 @@
  */
 import type { ProbeOutcome, PutTicket, ReadHandle } from '#cache/door.ts';
 import { checksum } from '#core/checksum.ts';
+import type { Role } from '#core/credential.ts';
 import { KvtierError } from '#core/errors.ts';
 import { isLmcacheKey } from '#protocol/lmcache-key.ts';
 import type { ParsedKey } from '#protocol/lmcache-key.ts';
@@ -19,6 +20,8 @@ import { keyId } from './key-id.ts';
 import { runServerCommand } from './server-commands.ts';
 
 const MAX_KEYS_REPLY = 10_000;
+/** Rows of the index that one step of a listing looks at: about a millisecond. */
+const SCAN_ROWS = 4096;
 const MAX_METADATA_BYTES = 512;
 const latin1 = new TextDecoder('latin1');
 
@@ -70,7 +73,8 @@ type Condition = 'absent' | 'present' | undefined;
 
 export class CommandRunner {
   readonly #connection: RespConnection;
-  role: 'admin' | 'read' | undefined;
+  /** Undefined before AUTH, where tokens are required. */
+  role: Role | undefined;
   /** It has sent nothing but what LMCache sends. */
   #looksLikeLmcache = true;
 
@@ -193,15 +197,15 @@ export class CommandRunner {
   // --- keys that are chunks, and the redis:// twins -------------------------------------------------------------------------
 
   #guarded(parsed: ParsedKey, sizeBytes: number): boolean {
-    const { server, group } = this.#connection;
+    const { server, group, guard } = this.#connection;
     const { sizeGuard } = server.options;
     if (sizeGuard === 'off' || (sizeGuard === 'auto' && !this.isLmcache) || parsed.descriptor.grammar !== 'object-key') return false;
-    return !server.guard.allows(group.id, parsed.descriptor.keyPrefix, sizeBytes);
+    return !guard.allows(group.id, parsed.descriptor.keyPrefix, sizeBytes);
   }
 
   #learn(parsed: ParsedKey, sizeBytes: number, stored: boolean): void {
     if (parsed.descriptor.grammar === 'object-key') {
-      this.#connection.server.guard.learn(this.#connection.group.id, parsed.descriptor.keyPrefix, { sizeBytes, stored });
+      this.#connection.guard.learn(this.#connection.group.id, parsed.descriptor.keyPrefix, { sizeBytes, stored });
     }
   }
 
@@ -462,11 +466,11 @@ export class CommandRunner {
   // --- listing --------------------------------------------------------------------------------------------------------------
 
   #keysCommand(pattern: Uint8Array): undefined {
-    const { out, server } = this.#connection;
+    const { out, server, tenant } = this.#connection;
     const keys: Uint8Array[] = [];
     let cursor = 0;
     do {
-      cursor = server.options.cache.scan(cursor, 4096, (key) => {
+      cursor = server.options.cache.scan(cursor, { limit: SCAN_ROWS, tenant }, (key) => {
         if (keys.length <= MAX_KEYS_REPLY && matchesGlob(pattern, key)) keys.push(key);
       });
       if (keys.length > MAX_KEYS_REPLY) {
@@ -480,16 +484,26 @@ export class CommandRunner {
   }
 
   #scan(args: Uint8Array[]): undefined {
-    const { out, server } = this.#connection;
+    const { out, server, tenant } = this.#connection;
     const options = parseScanOptions(args);
     if (typeof options === 'string') {
       out.error(options);
       return undefined;
     }
     const keys: Uint8Array[] = [];
-    const next = server.options.cache.scan(options.cursor, options.count, (key) => {
-      if (options.match === undefined || matchesGlob(options.match, key)) keys.push(key);
-    });
+    // One tenant's keys may be few among many: looking on costs less than another round trip.
+    const rows = tenant === undefined ? options.count : SCAN_ROWS;
+    let next = options.cursor;
+    let looked = 0;
+    let found = 0;
+    do {
+      const limit = options.count - found;
+      next = server.options.cache.scan(next, { limit, tenant }, (key) => {
+        found += 1;
+        if (options.match === undefined || matchesGlob(options.match, key)) keys.push(key);
+      });
+      looked += limit;
+    } while (next !== 0 && found < options.count && looked < rows);
     out
       .array(2)
       .bulkText(String(next))

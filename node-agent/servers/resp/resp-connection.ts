@@ -19,6 +19,7 @@ import { DEFAULT_RESP_LIMITS, RespParser } from '#protocol/resp/resp-parser.ts';
 import type { RespEvent, RespValueEvent } from '#protocol/resp/resp-parser.ts';
 import { CommandRunner } from './commands.ts';
 import type { ClientGroup, RespServer } from './resp-server.ts';
+import type { SizeGuard } from './size-guard.ts';
 
 /** Values up to this size are copied into the reply; larger ones leave from their slot, in the I/O pool. */
 const COPY_REPLY_BYTES = 64 * 1024;
@@ -55,7 +56,11 @@ export class RespConnection implements ConnectionHandler {
   readonly id: number;
   readonly server: RespServer;
   readonly out = new RespReplyBuilder();
-  readonly keys = new KeyParser();
+  /** Of the tenant that the connection's token names, see `identify`. */
+  keys = new KeyParser();
+  guard: SizeGuard;
+  /** Undefined: sees the keys of all. */
+  tenant: string | undefined;
   readonly #socket: TransportSocket;
   readonly #parser = new RespParser(DEFAULT_RESP_LIMITS);
   readonly #commands: CommandRunner;
@@ -80,6 +85,7 @@ export class RespConnection implements ConnectionHandler {
     this.#socket = socket;
     this.id = id;
     this.idleSinceMs = server.options.clock.monotonicMs();
+    this.guard = server.guardOf(undefined);
     this.#commands = new CommandRunner(this);
   }
 
@@ -88,14 +94,19 @@ export class RespConnection implements ConnectionHandler {
   }
 
   get group(): ClientGroup {
-    return (this.#group ??= this.server.joinGroup(this.#socket.remoteAddress, this.user));
+    return (this.#group ??= this.server.joinGroup(this.#socket.remoteAddress, this));
   }
 
-  /** After AUTH: leases and inference belong to the user from now on. */
-  changeUser(user: string): void {
-    this.user = user;
+  /** After AUTH: keys are the tenant's, leases and inference the user's from now on. Nothing of the former tenant stays. */
+  identify(user: string, tenant: string | undefined): void {
     if (this.#group !== undefined) this.server.leaveGroup(this.#group);
     this.#group = undefined;
+    this.user = user;
+    if (tenant === this.tenant) return;
+    this.tenant = tenant;
+    this.#releaseNamespaces();
+    this.keys = new KeyParser(tenant === undefined ? {} : { tenant });
+    this.guard = this.server.guardOf(tenant);
   }
 
   /** The id of a namespace; this connection holds one reference to each of the last few that it used. */

@@ -5,6 +5,7 @@
 import type { CacheDoor, LeaseOwner } from '#cache/door.ts';
 import type { BlockHash } from '#core/checksum.ts';
 import type { Clock } from '#core/clock.ts';
+import type { Authenticate } from '#core/credential.ts';
 import type { Logger } from '#core/logger.ts';
 import type { SocketIo } from '#ports/io-pool.ts';
 import type { ConnectionHandler, Listener, Transport, TransportSocket } from '#ports/transport.ts';
@@ -29,18 +30,18 @@ export interface RespServerOptions {
   readonly maxConnections: number;
   readonly stallMs: number;
   readonly idleMs: number | undefined;
-  /** 'admin', 'read', or undefined for a wrong one. Constant-time. */
-  readonly authenticate: (password: Uint8Array) => 'admin' | 'read' | undefined;
+  readonly authenticate: Authenticate;
   /** Without tokens everybody is admin and any AUTH is fine. */
   readonly tokensRequired: boolean;
   /** Sections of INFO that only the composition root knows. */
   readonly info: () => Readonly<Record<string, Readonly<Record<string, string | number>>>>;
 }
 
-/** One client: an address and a user name, over all of its sockets. */
+/** One client: an address, a user name and a tenant, over all of its sockets. */
 export interface ClientGroup {
   readonly id: LeaseOwner;
   readonly name: string;
+  readonly guard: SizeGuard;
   readonly inference: ChainInference;
   readonly promises: Promises;
   socketCount: number;
@@ -67,7 +68,8 @@ const MAX_PENDING_METADATA = 1024;
 
 export class RespServer {
   readonly options: RespServerOptions;
-  readonly guard: SizeGuard;
+  /** One for each tenant: what one stores says nothing of another's sizes. The key is '' for connections without a tenant. */
+  readonly #guards = new Map<string, SizeGuard>();
   readonly #connections = new Set<RespConnection>();
   readonly #groups = new Map<string, ClientGroup>();
   #listener: Listener | undefined;
@@ -83,7 +85,14 @@ export class RespServer {
 
   constructor(options: RespServerOptions) {
     this.options = options;
-    this.guard = new SizeGuard(() => options.clock.nowMs());
+  }
+
+  /** Tenants are configured, so that there are few. */
+  guardOf(tenant: string | undefined): SizeGuard {
+    const name = tenant ?? '';
+    let guard = this.#guards.get(name);
+    if (guard === undefined) this.#guards.set(name, (guard = new SizeGuard(() => this.options.clock.nowMs())));
+    return guard;
   }
 
   listen(address: { readonly host: string; readonly port: number }): Listener {
@@ -130,13 +139,15 @@ export class RespServer {
     if (this.#lastStreaming === connection) this.#lastStreaming = undefined;
   }
 
-  joinGroup(address: string, user: string): ClientGroup {
-    const name = `${address}\u0000${user}`;
+  joinGroup(address: string, client: { readonly user: string; readonly tenant: string | undefined }): ClientGroup {
+    const { user, tenant } = client;
+    const name = `${address}\u0000${tenant ?? ''}\u0000${user}`;
     let group = this.#groups.get(name);
     if (group === undefined) {
       group = {
         id: this.#nextGroup++,
         name,
+        guard: this.guardOf(tenant),
         inference: new ChainInference(this.options.cache, this.options.clock),
         promises: new Promises(PROMISE_MS),
         socketCount: 0,
@@ -153,7 +164,7 @@ export class RespServer {
     this.#groups.delete(group.name);
     group.inference.endAll();
     group.inference.close();
-    this.guard.forgetClient(group.id);
+    group.guard.forgetClient(group.id);
   }
 
   /** redis:// metadata that came before its value; the oldest is forgotten where too many wait. */
@@ -177,8 +188,12 @@ export class RespServer {
     return metadata;
   }
 
-  get connectionCount(): number {
-    return this.#connections.size;
+  /** All, or those of one tenant. */
+  connectionCount(tenant?: string): number {
+    if (tenant === undefined) return this.#connections.size;
+    let count = 0;
+    for (const connection of this.#connections) if (connection.tenant === tenant) count += 1;
+    return count;
   }
 
   stats(): RespDoorStats {
@@ -188,7 +203,7 @@ export class RespServer {
       rejectedConnections: this.#rejected,
       commands: this.commands,
       protocolErrors: this.protocolErrors,
-      unguardedPrefixes: this.guard.unguardedCount,
+      unguardedPrefixes: [...this.#guards.values()].reduce((sum, guard) => sum + guard.unguardedCount, 0),
       receivedBytes: this.receivedBytes,
       sentBytes: this.sentBytes,
     };

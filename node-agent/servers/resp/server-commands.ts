@@ -24,7 +24,7 @@ const configValues: Readonly<Record<string, string>> = {
 };
 
 export function runServerCommand(name: RespCommandName, args: readonly Uint8Array[], context: Context): Promise<void> | undefined {
-  const { out, server } = context.connection;
+  const { out } = context.connection;
   switch (name) {
     case 'PING':
       if (args.length > 1) out.bulk(args[1] as Uint8Array);
@@ -56,7 +56,7 @@ export function runServerCommand(name: RespCommandName, args: readonly Uint8Arra
       out.verbatim(info(args, context));
       return undefined;
     case 'DBSIZE':
-      out.integer(server.options.cache.chunkCount);
+      out.integer(chunkCount(context.connection));
       return undefined;
     case 'FLUSHDB':
     case 'FLUSHALL':
@@ -89,15 +89,21 @@ function authenticate(credentials: readonly Uint8Array[], { connection, runner }
     return false;
   }
   if (options.tokensRequired) {
-    const role = options.authenticate(password);
-    if (role === undefined) {
+    const credential = options.authenticate(password);
+    if (credential === undefined) {
       connection.out.error('WRONGPASS invalid username-password pair or user is disabled.');
       return false;
     }
-    runner.role = role;
-  }
-  connection.changeUser(user);
+    runner.role = credential.role;
+    connection.identify(user, credential.tenant);
+  } else connection.identify(user, undefined);
   return true;
+}
+
+/** What the connection can see. */
+function chunkCount({ server, tenant }: RespConnection): number {
+  const { cache } = server.options;
+  return tenant === undefined ? cache.chunkCount : cache.usageOf(tenant).chunkCount;
 }
 
 function hello(args: readonly Uint8Array[], context: Context): undefined {
@@ -179,13 +185,14 @@ function config(args: readonly Uint8Array[], { connection }: Context): undefined
 }
 
 function info(args: readonly Uint8Array[], { connection }: Context): string {
-  const { options } = connection.server;
+  const { server, tenant } = connection;
+  const { options } = server;
   const sections: Record<string, Readonly<Record<string, string | number>>> = {
     Server: { redis_version: REDIS_VERSION, redis_mode: 'standalone', kvtier_version: options.version },
-    Clients: { connected_clients: connection.server.connectionCount, maxclients: options.maxConnections },
+    Clients: { connected_clients: server.connectionCount(tenant), maxclients: options.maxConnections },
     Replication: { role: 'master', connected_slaves: 0 },
-    ...options.info(),
-    Keyspace: { db0: `keys=${options.cache.chunkCount},expires=0,avg_ttl=0` },
+    ...(tenant === undefined ? options.info() : tenantSections(connection, tenant)),
+    Keyspace: { db0: `keys=${chunkCount(connection)},expires=0,avg_ttl=0` },
   };
   const wanted = args.slice(1).map(lower);
   const all = wanted.length === 0 || wanted.some((word) => ['all', 'everything', 'default'].includes(word));
@@ -200,13 +207,24 @@ function info(args: readonly Uint8Array[], { connection }: Context): string {
     .join('\r\n');
 }
 
+/** A tenant is told of its own alone; counters are not kept by tenant. */
+function tenantSections({ server }: RespConnection, tenant: string): Readonly<Record<string, Readonly<Record<string, string | number>>>> {
+  const usage = server.options.cache.usageOf(tenant);
+  return { Memory: { used_memory: usage.ramBytes, maxmemory: 0, maxmemory_policy: 'allkeys-lru', ssd_used_bytes: usage.ssdBytes } };
+}
+
 function flush(args: readonly Uint8Array[], { connection, runner }: Context): Promise<void> | undefined {
   const { out, server } = connection;
   const mode = lower(args[1]);
   if (args.length > 1 && mode !== 'sync' && mode !== 'async') return fail(out, 'ERR syntax error');
-  if (runner.role !== 'admin') return fail(out, 'NOPERM this token may not flush');
-  server.options.logger.info('FLUSH over RESP', { client: connection.remoteAddress, chunks: server.options.cache.chunkCount });
-  return server.options.cache.flushAll('resp').then(
+  if (runner.role !== 'admin' && runner.role !== 'tenant') return fail(out, 'NOPERM this token may not flush');
+  const { tenant } = connection;
+  server.options.logger.info('FLUSH over RESP', {
+    client: connection.remoteAddress,
+    chunks: chunkCount(connection),
+    ...(tenant === undefined ? {} : { tenant }),
+  });
+  return server.options.cache.flushAll(tenant ?? 'resp', tenant).then(
     () => void out.ok(),
     (problem: unknown) => void out.error(`ERR ${problem instanceof Error ? problem.message : 'flush failed'}`),
   );

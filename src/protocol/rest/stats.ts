@@ -89,6 +89,7 @@ const catalogSchema = z.object({
 
 export const statsSchema = z
   .object({
+    scope: z.string().meta({ description: "'agent', or the tenant whose numbers alone these are: what is not kept by tenant is 0 then" }),
     version: z.string(),
     uptimeSeconds: z.number(),
     state: healthSchema.shape.state,
