@@ -17,7 +17,9 @@ const MIN_PART_LENGTH = 6;
 
 /** `token`, `readToken`, `auth_header`, `apiKey`, but not `tokenCount` or `tokensPerChunk`, which are the trade's own words. */
 const secretName = /(token|secret|password|passwd|credentials?|authorization|cookie|api[-_]?key|auth[-_]?header)$/i;
-const tenantName = /^(tenant|cache[-_]?salt|salt|key[-_]?tail)$/i;
+const tenantName = /^(tenant|cache[-_]?salt|salt)$/i;
+/** Of an object key it is `@` and the salt. */
+const tailName = /^key[-_]?tail$/i;
 const labelName = /^(namespace|label)$/i;
 /** LMCache's object key: model@rank@group@hash@salt; the salt is the last field. */
 const saltedKey = /(@[0-9a-f]{8}@[0-9a-f]{1,8}@[0-9a-f]{8,128})@([^@\s"']+)/gi;
@@ -48,6 +50,7 @@ export function createRedact(secrets: readonly string[] = []): Redact {
   const named = (value: string, name: string): string => {
     if (secretName.test(name)) return value === '' ? '' : MASK;
     if (tenantName.test(name)) return tenant(value);
+    if (tailName.test(name)) return value.startsWith('@') ? `@${tenant(value.slice(1))}` : text(value);
     if (labelName.test(name)) return text(value.replace(/#(.+)$/s, (_, rest: string) => `#${tenant(rest)}`));
     return text(value);
   };

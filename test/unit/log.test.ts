@@ -129,9 +129,10 @@ describe('createRedact', () => {
     expect(redact({ tenant: 'salty-secret', cacheSalt: 'salty-secret', keyTail: '@salty-secret' })).toEqual({
       tenant: tenantDigest('salty-secret'),
       cacheSalt: tenantDigest('salty-secret'),
-      keyTail: tenantDigest('@salty-secret'),
+      keyTail: `@${tenantDigest('salty-secret')}`,
     });
     expect(redact({ tenant: 'default' })).toEqual({ tenant: 'default' });
+    expect(redact({ tenant: '@acme' })).toEqual({ tenant: '@acme' });
     expect(redact({ key })).toEqual({ key: key.replace('salty-secret', tenantDigest('salty-secret')) });
     expect(redact(`Dropped ${key} from ram`)).not.toContain('salty-secret');
     expect(redact({ namespace: 'L3@0000ff01@0#salty-secret' })).toEqual({ namespace: `L3@0000ff01@0#${tenantDigest('salty-secret')}` });
