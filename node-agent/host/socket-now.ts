@@ -18,7 +18,8 @@ export function sendNow(job: Omit<SendJob, 'stallMs'>): number | IoFailure {
   const parts = [
     [Number(addressOf(job.header)), job.header.length],
     [job.address, job.sizeBytes],
-    [Number(addressOf(job.trailer)), job.trailer.length],
+    // There is no address of nothing.
+    [job.trailer.length === 0 ? 0 : Number(addressOf(job.trailer)), job.trailer.length],
   ] as const;
   return outcome(sendParts(job.fd, vector, parts, { skipBytes: job.sentBytes, budgetBytes: Number.MAX_SAFE_INTEGER }), 'send');
 }

@@ -77,7 +77,7 @@ export function driveLmParser(
     if (choice === 'elsewhere' && parser.unreadBytes === 0) {
       const count = Math.min(parser.payloadRemaining, input.length - offset);
       event.payload += textOf(input.subarray(offset, offset + count));
-      parser.payloadReceivedElsewhere(count);
+      parser.valueReceivedElsewhere(count);
       offset += count;
     }
     if (parser.payloadRemaining === 0) open = undefined;

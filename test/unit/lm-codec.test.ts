@@ -159,10 +159,10 @@ describe('LmParser', () => {
     const parser = new LmParser();
     parser.push(Uint8Array.from([...put(4), 1, 2]));
     parser.next();
-    expect(() => parser.payloadReceivedElsewhere(1)).toThrow(/unread/);
+    expect(() => parser.valueReceivedElsewhere(1)).toThrow(/unread/);
     parser.takeBuffered(2);
-    expect(() => parser.payloadReceivedElsewhere(3)).toThrow(/beyond the payload/);
-    parser.payloadReceivedElsewhere(2);
+    expect(() => parser.valueReceivedElsewhere(3)).toThrow(/beyond the payload/);
+    parser.valueReceivedElsewhere(2);
     expect(parser.isInside).toBe(false);
   });
 });

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import type { ChunkRef } from '#cache/door.ts';
 import type { Clock } from '#core/clock.ts';
-import { ChainInference } from '#servers/resp/chain-inference.ts';
+import { ChainInference } from '#servers/chain-inference.ts';
 
 const NAMESPACE = 1;
 const key = (name: string): Uint8Array => new TextEncoder().encode(name);

@@ -7,29 +7,24 @@
  */
 import type { PutRejected, PutTicket, ReadHandle } from '#cache/door.ts';
 import { assert } from '#core/assert.ts';
-import type { Address, NamespaceId } from '#core/brand.ts';
-import { checksum } from '#core/checksum.ts';
+import type { NamespaceId } from '#core/brand.ts';
 import type { NamespaceDescriptor } from '#core/namespace.ts';
-import type { SendJob } from '#ports/io-pool.ts';
 import type { ConnectionHandler, TransportSocket } from '#ports/transport.ts';
 import { KeyParser, isLmcacheKey } from '#protocol/lmcache-key.ts';
 import type { ParsedKey } from '#protocol/lmcache-key.ts';
 import { RESP_CRLF, RespReplyBuilder, bulkHeader } from '#protocol/resp/resp-encoder.ts';
 import { DEFAULT_RESP_LIMITS, RespParser } from '#protocol/resp/resp-parser.ts';
 import type { RespEvent, RespValueEvent } from '#protocol/resp/resp-parser.ts';
+import { reserveInChain } from '#servers/chained-put.ts';
+import { Outbox } from '#servers/outbox.ts';
+import { NOW_BYTES, ValueTransfer } from '#servers/value-transfer.ts';
+import type { ReceivedValue, ValueFrame } from '#servers/value-transfer.ts';
 import { CommandRunner } from './commands.ts';
 import type { ClientGroup, RespServer } from './resp-server.ts';
 import type { SizeGuard } from './size-guard.ts';
 
 /** Values up to this size are copied into the reply; larger ones leave from their slot, in the I/O pool. */
 const COPY_REPLY_BYTES = 64 * 1024;
-/**
- * Up to this much of a value is moved between socket and slot on the main thread, as far as the socket goes without waiting: a
- * hand-over to the pool and back costs about as much as copying 256 KiB, and 1 MiB takes 0.2 ms.
- */
-const NOW_BYTES = 1024 * 1024;
-/** Each costs half a microsecond; together less than a hand-over. */
-const EMPTY_LOOKS = 32;
 /** How long the transport looks for the next command of a connection that streams alone: as long as a client takes to begin it. */
 const ALONE_LOOK_MS = 0.3;
 /**
@@ -39,7 +34,6 @@ const ALONE_LOOK_MS = 0.3;
 const SIP_AFTER_BYTES = 512 * 1024;
 /** Holds the head of a SET with a long key. */
 const SIP_BYTES = 4096;
-const NO_TAIL = new Uint8Array(0);
 /** Replies are flushed when they pass this, and no further command is read until the peer took them. */
 const FLUSH_BYTES = 256 * 1024;
 
@@ -65,9 +59,8 @@ export class RespConnection implements ConnectionHandler {
   readonly #parser = new RespParser(DEFAULT_RESP_LIMITS);
   readonly #commands: CommandRunner;
   #streamed: StreamedValue[] = [];
-  /** Bytes that the kernel did not take yet. */
-  #unsent: Uint8Array | undefined;
-  #drainWaiter: (() => void) | undefined;
+  readonly #outbox: Outbox;
+  readonly #transfer: ValueTransfer;
   #closed = false;
   #closing = false;
   #sips = false;
@@ -86,7 +79,23 @@ export class RespConnection implements ConnectionHandler {
     this.id = id;
     this.idleSinceMs = server.options.clock.monotonicMs();
     this.guard = server.guardOf(undefined);
+    const { clock, stallMs } = server.options;
+    this.#outbox = new Outbox(socket, { clock, stallMs, onSent: (bytes) => void (server.sentBytes += bytes) }, () => this.close());
+    this.#transfer = new ValueTransfer(socket, server.options, { owner: this, source: this.#parser, tailBytes: RESP_CRLF.length });
     this.#commands = new CommandRunner(this);
+  }
+
+  /** For transfers: the peer is gone. */
+  get isGone(): boolean {
+    return this.#closed;
+  }
+
+  get stallMs(): number {
+    return this.server.options.stallMs;
+  }
+
+  countReceived(bytes: number): void {
+    this.server.receivedBytes += bytes;
   }
 
   get remoteAddress(): string {
@@ -140,24 +149,13 @@ export class RespConnection implements ConnectionHandler {
   }
 
   onDrain(): void {
-    if (this.#unsent === undefined) return;
-    const bytes = this.#unsent;
-    this.#unsent = undefined;
-    this.#write(bytes);
-    if (this.#unsent === undefined) this.#wakeDrain();
-  }
-
-  #wakeDrain(): void {
-    const waiter = this.#drainWaiter;
-    this.#drainWaiter = undefined;
-    waiter?.();
+    this.#outbox.onDrain();
   }
 
   onClose(): void {
     this.#closed = true;
     this.#closing = true;
-    this.#unsent = undefined;
-    this.#wakeDrain();
+    this.#outbox.onClose();
     // A command that is in work settles what it holds; without one it is done here.
     if (!this.busy) this.#release();
   }
@@ -187,7 +185,7 @@ export class RespConnection implements ConnectionHandler {
       return;
     }
     this.#flush();
-    if (this.#unsent !== undefined && !this.#closing) this.#wait(Promise.resolve());
+    if (this.#outbox.isBlocked && !this.#closing) this.#wait(Promise.resolve());
   }
 
   #wait(pending: Promise<void>): void {
@@ -270,32 +268,16 @@ export class RespConnection implements ConnectionHandler {
     const namespace = this.namespace(parsed.descriptor);
     if (!isLmcacheKey(parsed)) return this.server.options.cache.reserve({ namespace, key: parsed.key, sizeBytes });
     const { inference } = this.group;
-    const spare = inference.spareFor(namespace, parsed.key);
-    const request = { namespace, key: parsed.key, sizeBytes, ...(spare === undefined ? {} : { spare }) };
-    for (;;) {
-      const reserved = this.server.options.cache.reserve(request);
-      if (reserved instanceof Promise) return reserved;
-      if (reserved.kind === 'ticket') inference.opened(reserved, namespace, parsed.key);
-      if (reserved.kind === 'ticket' || reserved.reason !== 'own-chain') return reserved;
-      if (this.#giveUpOne(namespace, parsed.key)) continue;
-      if (!inference.laterIsOpen(namespace, parsed.key)) return reserved;
-      const kept = { ...parsed, key: parsed.key.slice() };
-      return inference.nextSettled().then(() => this.reserve(kept, sizeBytes));
-    }
+    const reserved = reserveInChain(this.server.options.cache, inference, { namespace, key: parsed.key, sizeBytes });
+    if (reserved !== 'wait') return reserved;
+    const kept = { ...parsed, key: parsed.key.slice() };
+    return inference.nextSettled().then(() => this.reserve(kept, sizeBytes));
   }
 
   /** Gives a ticket back. */
   abort(ticket: PutTicket): void {
     this.server.options.cache.abort(ticket);
     this.#group?.inference.settled(ticket);
-  }
-
-  /** Gives up the last chunk of this key's chain that nobody uses. False: none may go. */
-  #giveUpOne(namespace: NamespaceId, key: Uint8Array): boolean {
-    for (const later of this.group.inference.sacrificesFor(namespace, key)) {
-      if (this.server.options.cache.giveUp(later)) return true;
-    }
-    return false;
   }
 
   #reject(event: RespValueEvent, rejection: { reason: string; message: string }): void {
@@ -308,85 +290,26 @@ export class RespConnection implements ConnectionHandler {
       this.#reject(event, reserved);
       return undefined;
     }
-    const ticket = reserved;
-    let placed = 0;
-    const memory = ticket.view(Math.min(ticket.sizeBytes, this.#parser.unreadBytes));
-    for (
-      let bytes = this.#parser.takeBuffered(ticket.sizeBytes);
-      bytes.length > 0;
-      bytes = this.#parser.takeBuffered(ticket.sizeBytes - placed)
-    ) {
-      memory.set(bytes, placed);
-      placed += bytes.length;
-    }
-    const tail = new Uint8Array(RESP_CRLF.length);
-    let tailBytes = 0;
     this.#alone = this.server.streamsAlone(this);
-    // A larger value only where the pool is idle: else its threads do better than this one.
-    const fits = ticket.sizeBytes - placed <= NOW_BYTES;
-    let budget = fits || this.server.options.sockets.activeCount === 0 ? NOW_BYTES : 0;
-    // A peer that is sending fills the socket again while we copy; one that is not ends the loop after a few empty looks. What the pool
-    // will fetch anyway is not looked for twice.
-    const emptyLooks = fits ? EMPTY_LOOKS : 1;
-    for (let looks = 0; looks < emptyLooks && budget > 0 && placed < ticket.sizeBytes && !this.#closed;) {
-      const missing = ticket.sizeBytes - placed;
-      const moved = this.server.options.sockets.receiveNow({
-        fd: this.#socket.fd,
-        address: (ticket.address + placed) as Address,
-        sizeBytes: Math.min(missing, budget),
-        tail: missing <= budget ? tail : NO_TAIL,
-      });
-      // What failed fails again in the pool, which says so.
-      const taken = typeof moved === 'number' ? moved : 0;
-      if (taken === 0) looks += 1;
-      budget -= taken;
-      this.server.receivedBytes += taken;
-      this.#parser.valueReceivedElsewhere(Math.min(taken, missing));
-      placed += Math.min(taken, missing);
-      tailBytes = Math.max(0, taken - missing);
+    const received = this.#transfer.receive(reserved);
+    if (!(received instanceof Promise)) {
+      this.#received(event, reserved, received);
+      return undefined;
     }
-    if (placed < ticket.sizeBytes || (tailBytes > 0 && tailBytes < tail.length)) {
-      return this.#receiveRest(event, ticket, { placedBytes: placed, tail: tail.subarray(0, tailBytes) });
-    }
-    if (tailBytes > 0) this.#parser.trailerReceivedElsewhere(tail);
-    this.#keep(event, ticket, checksum(ticket.view(), this.server.options.hash));
-    return undefined;
+    return received.then((value) => {
+      if (value !== undefined) return this.#received(event, reserved, value);
+      this.abort(reserved);
+      this.close();
+    });
+  }
+
+  #received(event: RespValueEvent, ticket: PutTicket, value: ReceivedValue): void {
+    if (value.tail.length > 0) this.#parser.trailerReceivedElsewhere(value.tail);
+    this.#keep(event, ticket, value.checksum);
   }
 
   #keep(event: RespValueEvent, ticket: PutTicket, sum: bigint): void {
     this.#streamed.push({ argIndex: event.argIndex, ticket, checksum: sum, rejection: undefined, sizeBytes: ticket.sizeBytes });
-  }
-
-  /** The pool fetches what is missing of the value and of the CRLF behind it, of which `tail` is there already. */
-  async #receiveRest(
-    event: RespValueEvent,
-    ticket: PutTicket,
-    have: { readonly placedBytes: number; readonly tail: Uint8Array },
-  ): Promise<void> {
-    const { placedBytes } = have;
-    const { sockets, stallMs } = this.server.options;
-    if (this.#closed) {
-      this.abort(ticket);
-      return;
-    }
-    this.#socket.pause();
-    const outcome = await sockets.receive({
-      fd: this.#socket.fd,
-      address: ticket.address,
-      sizeBytes: ticket.sizeBytes,
-      placedBytes,
-      tailBytes: RESP_CRLF.length - have.tail.length,
-      stallMs,
-    });
-    if (!outcome.ok || this.#closed) {
-      this.abort(ticket);
-      if (!outcome.ok) this.close();
-      return;
-    }
-    this.server.receivedBytes += ticket.sizeBytes - placedBytes + outcome.tail.length;
-    this.#parser.valueReceivedElsewhere(ticket.sizeBytes - placedBytes);
-    this.#parser.trailerReceivedElsewhere(Uint8Array.of(...have.tail, ...outcome.tail));
-    this.#keep(event, ticket, outcome.checksum);
   }
 
   /** Sends a value and releases it. Small ones join the reply buffer; large ones go from their slot once the buffer is out. */
@@ -396,37 +319,25 @@ export class RespConnection implements ConnectionHandler {
       handle.release();
       return undefined;
     }
+    const frame = { header: bulkHeader(handle.sizeBytes), handle, trailer: RESP_CRLF };
     let sentBytes = 0;
-    if (handle.sizeBytes <= NOW_BYTES && this.out.length === 0 && this.#unsent === undefined && !this.#closing) {
-      const sent = this.server.options.sockets.sendNow({ ...this.#sendJob(handle), sentBytes: 0 });
-      // What failed fails again in the pool, which says so.
-      sentBytes = typeof sent === 'number' ? sent : 0;
-      if (sentBytes === bulkHeader(handle.sizeBytes).length + handle.sizeBytes + RESP_CRLF.length) {
+    if (handle.sizeBytes <= NOW_BYTES && this.out.length === 0 && !this.#outbox.isBlocked && !this.#closing) {
+      sentBytes = this.#transfer.sendNow(frame);
+      if (sentBytes === frame.header.length + handle.sizeBytes + RESP_CRLF.length) {
         this.server.sentBytes += sentBytes;
         handle.release();
         return undefined;
       }
     }
-    return this.#sendLarge(handle, sentBytes);
+    return this.#sendLarge(frame, sentBytes);
   }
 
-  #sendJob(handle: ReadHandle): Omit<SendJob, 'sentBytes' | 'stallMs'> {
-    return {
-      fd: this.#socket.fd,
-      header: bulkHeader(handle.sizeBytes),
-      address: handle.address,
-      sizeBytes: handle.sizeBytes,
-      trailer: RESP_CRLF,
-    };
-  }
-
-  async #sendLarge(handle: ReadHandle, sentBytes: number): Promise<void> {
+  async #sendLarge(frame: ValueFrame, sentBytes: number): Promise<void> {
+    const { handle } = frame;
     try {
       await this.flushed();
       if (this.#closed || this.#closing) return;
-      this.#socket.pause();
-      const outcome = await this.server.options.sockets.send({ ...this.#sendJob(handle), sentBytes, stallMs: this.server.options.stallMs });
-      if (outcome.ok) this.server.sentBytes += handle.sizeBytes;
+      if (await this.#transfer.send(frame, sentBytes)) this.server.sentBytes += handle.sizeBytes;
       else this.close();
     } finally {
       handle.release();
@@ -436,35 +347,20 @@ export class RespConnection implements ConnectionHandler {
   /** Resolves when the kernel has taken every reply so far, or the peer is gone. */
   async flushed(): Promise<void> {
     this.#flush();
-    while (this.#unsent !== undefined && !this.#closed) {
-      const drained = Promise.withResolvers<void>();
-      const giveUp = this.server.options.clock.schedule(this.server.options.stallMs, () => this.close());
-      this.#drainWaiter = drained.resolve;
-      await drained.promise;
-      giveUp();
-    }
+    await this.#outbox.drained();
   }
 
   #flush(): void {
-    if (this.out.length === 0 || this.#unsent !== undefined) return;
-    this.#write(this.out.bytes);
-    // What the kernel refused must survive the next reply.
-    if (this.#unsent !== undefined) this.#unsent = (this.#unsent as Uint8Array).slice();
+    if (this.out.length === 0 || this.#outbox.isBlocked) return;
+    this.#outbox.write(this.out.bytes);
     this.out.clear();
-  }
-
-  #write(bytes: Uint8Array): void {
-    if (this.#closed) return;
-    const written = this.#socket.write(bytes);
-    this.server.sentBytes += written;
-    if (written < bytes.length) this.#unsent = bytes.subarray(written);
   }
 
   /** Closes when the replies are out, or the peer has not taken them for `stallMs`. */
   end(): void {
     this.#closing = true;
     this.#flush();
-    if (this.#unsent === undefined) this.#socket.end();
+    if (!this.#outbox.isBlocked) this.#socket.end();
     else void this.flushed().then(() => this.#socket.end());
   }
 

@@ -11,7 +11,7 @@ import type { SocketIo } from '#ports/io-pool.ts';
 import type { ConnectionHandler, Listener, Transport, TransportSocket } from '#ports/transport.ts';
 import type { ParsedKey } from '#protocol/lmcache-key.ts';
 import { errorReply } from '#protocol/resp/resp-encoder.ts';
-import { ChainInference } from './chain-inference.ts';
+import { ChainInference } from '#servers/chain-inference.ts';
 import { RespConnection } from './resp-connection.ts';
 import { SizeGuard } from './size-guard.ts';
 import { keyId } from './key-id.ts';

@@ -182,10 +182,10 @@ export class LmParser {
   }
 
   /** That many bytes of the payload were read straight from the socket. Requires: nothing unread is left in the parser. */
-  payloadReceivedElsewhere(byteCount: number): void {
+  valueReceivedElsewhere(byteCount: number): void {
     if (byteCount === 0) return;
-    assert(!this.#skipping && this.unreadBytes === 0, 'payloadReceivedElsewhere while earlier bytes of the payload are unread');
-    assert(byteCount > 0 && byteCount <= this.#remaining, 'payloadReceivedElsewhere beyond the payload');
+    assert(!this.#skipping && this.unreadBytes === 0, 'valueReceivedElsewhere while earlier bytes of the payload are unread');
+    assert(byteCount > 0 && byteCount <= this.#remaining, 'valueReceivedElsewhere beyond the payload');
     this.#remaining -= byteCount;
   }
 

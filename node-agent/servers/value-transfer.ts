@@ -1,0 +1,161 @@
+/**
+ * Moves values between a door's socket and the memory of the cache: what came along with the command is copied, what is small moves at
+ * once on the main thread as far as the socket goes without waiting, the rest goes to the I/O pool. One for each connection.
+ *
+ * It settles nothing: the ticket is the caller's to commit or abort, the handle its to release, in every outcome. The payload's memory
+ * belongs to the transfer until the promise settles, never only until the socket closed.
+ */
+import type { PutTicket, ReadHandle } from '#cache/door.ts';
+import type { Address } from '#core/brand.ts';
+import { checksum } from '#core/checksum.ts';
+import type { BlockHash } from '#core/checksum.ts';
+import type { SendJob, SocketIo } from '#ports/io-pool.ts';
+import type { TransportSocket } from '#ports/transport.ts';
+
+/**
+ * Up to this much of a value is moved between socket and slot on the main thread, as far as the socket goes without waiting: a
+ * hand-over to the pool and back costs about as much as copying 256 KiB, and 1 MiB takes 0.2 ms.
+ */
+export const NOW_BYTES = 1024 * 1024;
+/** Each costs half a microsecond; together less than a hand-over. */
+const EMPTY_LOOKS = 32;
+const NOTHING = new Uint8Array(0);
+
+/** The parser of a door, in the middle of a value. */
+export interface ValueSource {
+  /** Bytes that were pushed and not parsed yet. */
+  readonly unreadBytes: number;
+  /** Bytes of the value that arrived already; empty where none is left. */
+  takeBuffered(maxBytes: number): Uint8Array;
+  valueReceivedElsewhere(byteCount: number): void;
+}
+
+export interface ReceivedValue {
+  readonly checksum: bigint;
+  /** What follows the value on the wire: all of it, or nothing where it has yet to come. */
+  readonly tail: Uint8Array;
+}
+
+/** A value with what stands around it on the wire. */
+export interface ValueFrame {
+  readonly header: Uint8Array;
+  readonly handle: ReadHandle;
+  readonly trailer: Uint8Array;
+}
+
+/** What the connection tells and is told. */
+export interface TransferOwner {
+  /** The peer is gone: nothing more is moved. */
+  readonly isGone: boolean;
+  readonly stallMs: number;
+  countReceived(bytes: number): void;
+}
+
+export class ValueTransfer {
+  readonly #socket: TransportSocket;
+  readonly #sockets: SocketIo;
+  readonly #hash: BlockHash;
+  readonly #owner: TransferOwner;
+  readonly #source: ValueSource;
+  /** Bytes that follow every value on the wire. */
+  readonly #tailBytes: number;
+
+  constructor(
+    socket: TransportSocket,
+    io: { readonly sockets: SocketIo; readonly hash: BlockHash },
+    door: { readonly owner: TransferOwner; readonly source: ValueSource; readonly tailBytes: number },
+  ) {
+    this.#socket = socket;
+    this.#sockets = io.sockets;
+    this.#hash = io.hash;
+    this.#owner = door.owner;
+    this.#source = door.source;
+    this.#tailBytes = door.tailBytes;
+  }
+
+  /** Fills the ticket's memory. Undefined where the peer left or stalled; the socket is paused where it answers with a promise. */
+  receive(ticket: PutTicket): ReceivedValue | Promise<ReceivedValue | undefined> {
+    let placed = this.#placeBuffered(ticket);
+    const tail = this.#tailBytes === 0 ? NOTHING : new Uint8Array(this.#tailBytes);
+    let tailBytes = 0;
+    // A larger value only where the pool is idle: else its threads do better than this one.
+    const fits = ticket.sizeBytes - placed <= NOW_BYTES;
+    let budget = fits || this.#sockets.activeCount === 0 ? NOW_BYTES : 0;
+    // A peer that is sending fills the socket again while we copy; one that is not ends the loop after a few empty looks. What the pool
+    // will fetch anyway is not looked for twice.
+    const emptyLooks = fits ? EMPTY_LOOKS : 1;
+    for (let looks = 0; looks < emptyLooks && budget > 0 && placed < ticket.sizeBytes && !this.#owner.isGone;) {
+      const missing = ticket.sizeBytes - placed;
+      const moved = this.#sockets.receiveNow({
+        fd: this.#socket.fd,
+        address: (ticket.address + placed) as Address,
+        sizeBytes: Math.min(missing, budget),
+        tail: missing <= budget ? tail : NOTHING,
+      });
+      // What failed fails again in the pool, which says so.
+      const taken = typeof moved === 'number' ? moved : 0;
+      if (taken === 0) looks += 1;
+      budget -= taken;
+      this.#owner.countReceived(taken);
+      this.#source.valueReceivedElsewhere(Math.min(taken, missing));
+      placed += Math.min(taken, missing);
+      tailBytes = Math.max(0, taken - missing);
+    }
+    if (placed < ticket.sizeBytes || (tailBytes > 0 && tailBytes < tail.length)) {
+      return this.#receiveRest(ticket, { placedBytes: placed, tail: tail.subarray(0, tailBytes) });
+    }
+    return { checksum: checksum(ticket.view(), this.#hash), tail: tailBytes > 0 ? tail : NOTHING };
+  }
+
+  /** Copies what came with the command; answers how much that was. */
+  #placeBuffered(ticket: PutTicket): number {
+    const source = this.#source;
+    const memory = ticket.view(Math.min(ticket.sizeBytes, source.unreadBytes));
+    let placed = 0;
+    for (let bytes = source.takeBuffered(ticket.sizeBytes); bytes.length > 0; bytes = source.takeBuffered(ticket.sizeBytes - placed)) {
+      memory.set(bytes, placed);
+      placed += bytes.length;
+    }
+    return placed;
+  }
+
+  /** The pool fetches what is missing of the value and of what follows it, of which `tail` is there already. */
+  async #receiveRest(
+    ticket: PutTicket,
+    have: { readonly placedBytes: number; readonly tail: Uint8Array },
+  ): Promise<ReceivedValue | undefined> {
+    const { placedBytes } = have;
+    if (this.#owner.isGone) return undefined;
+    this.#socket.pause();
+    const outcome = await this.#sockets.receive({
+      fd: this.#socket.fd,
+      address: ticket.address,
+      sizeBytes: ticket.sizeBytes,
+      placedBytes,
+      tailBytes: this.#tailBytes - have.tail.length,
+      stallMs: this.#owner.stallMs,
+    });
+    if (!outcome.ok || this.#owner.isGone) return undefined;
+    this.#owner.countReceived(ticket.sizeBytes - placedBytes + outcome.tail.length);
+    this.#source.valueReceivedElsewhere(ticket.sizeBytes - placedBytes);
+    return { checksum: outcome.checksum, tail: this.#tailBytes === 0 ? NOTHING : Uint8Array.of(...have.tail, ...outcome.tail) };
+  }
+
+  /** Bytes of the frame that left at this moment, without waiting; requires that nothing else waits to be sent. */
+  sendNow(frame: ValueFrame): number {
+    const sent = this.#sockets.sendNow({ ...this.#job(frame), sentBytes: 0 });
+    // What failed fails again in the pool, which says so.
+    return typeof sent === 'number' ? sent : 0;
+  }
+
+  /** The pool sends what is left of the frame, with the socket paused. False where the peer left or stalled. */
+  async send(frame: ValueFrame, sentBytes: number): Promise<boolean> {
+    this.#socket.pause();
+    const outcome = await this.#sockets.send({ ...this.#job(frame), sentBytes, stallMs: this.#owner.stallMs });
+    return outcome.ok;
+  }
+
+  #job({ header, handle, trailer }: ValueFrame): Omit<SendJob, 'sentBytes' | 'stallMs'> {
+    return { fd: this.#socket.fd, header, address: handle.address, sizeBytes: handle.sizeBytes, trailer };
+  }
+}
