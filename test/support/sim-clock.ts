@@ -55,6 +55,19 @@ export class SimClock implements Clock {
     await settle();
   }
 
+  /** Runs the next timer that is due until then, alone; where none is, moves there and answers false. For drivers without a loop. */
+  fire(untilMs: number): boolean {
+    const due = this.#next(untilMs);
+    if (due === undefined) {
+      this.#nowMs = Math.max(this.#nowMs, untilMs);
+      return false;
+    }
+    this.#timers = this.#timers.filter((timer) => timer !== due);
+    this.#nowMs = Math.max(this.#nowMs, due.atMs);
+    due.callback();
+    return true;
+  }
+
   #next(untilMs: number): Timer | undefined {
     let best: Timer | undefined;
     for (const timer of this.#timers) {
@@ -95,6 +108,12 @@ export class SimRng implements Rng {
     const next = (t ^ (s[0] as number) ^ ((s[0] as number) >>> 19)) >>> 0;
     s[0] = next;
     return next;
+  }
+
+  /** Differs where the decisions so far differed. */
+  get fingerprint(): number {
+    const [a = 0, b = 0, c = 0, d = 0] = this.#state;
+    return (a ^ Math.imul(b, 3) ^ Math.imul(c, 5) ^ Math.imul(d, 7)) >>> 0;
   }
 
   /** Uniform in [0, limit). */

@@ -91,6 +91,25 @@ export class SimFileSystem implements FileSystem {
     for (const release of this.#heldSyncs.splice(0)) release();
   }
 
+  /** Syncs that wait, see `holdSyncs`. */
+  get heldSyncCount(): number {
+    return this.#heldSyncs.length;
+  }
+
+  /** Lets one of the waiting syncs reach the disk. */
+  releaseSync(index: number): void {
+    this.#heldSyncs.splice(index, 1)[0]?.();
+  }
+
+  /** The process was killed: as `restart`, but nobody of it is there any more, so what waits for a sync never goes on. */
+  kill(): void {
+    this.#heldSyncs.length = 0;
+    this.#life += 1;
+    const held = this.#holdSyncs;
+    this.restart();
+    this.#holdSyncs = held;
+  }
+
   /** The machine loses power and comes back. */
   powerCut(cut: PowerCut = {}): void {
     const { content = (_path, durable) => durable, names = () => 0 } = cut;

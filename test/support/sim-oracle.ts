@@ -1,0 +1,217 @@
+/**
+ * Begin and end of every operation, and the judge of every answer: a read gives the last acknowledged value, a later one, or a miss;
+ * never bytes of another key, and never what was deleted, overwritten, invalidated or refused before the read began.
+ *
+ * Time is a counter of events. An operation is somewhere between its begin and its end; one whose answer was lost may end any time
+ * later, but not after the process that had it. A value is dead from the moment at which an operation that followed it, wholly, has
+ * ended: `kill`. What was seen has happened, whoever lost the answer.
+ */
+import type { Selector } from '#core/selector.ts';
+import { isVolatile, matchesStable } from '#core/selector.ts';
+import type { NamespaceDescriptor } from '#core/namespace.ts';
+import { KeyParser } from '#protocol/lmcache-key.ts';
+import { payloadOf } from './sim-cache.ts';
+
+export interface SimValue {
+  readonly id: number;
+  readonly sizeBytes: number;
+  readonly key: SimKey;
+  /** When its SET was sent, and when its effect was over for sure. */
+  readonly begin: number;
+  end: number;
+  state: 'open' | 'stored' | 'lost' | 'refused';
+  /** From then on nobody may read it. */
+  deadAt: number;
+  why: string;
+  /** Wall clock, ms: the chunk was created not before, not after. */
+  readonly notBeforeMs: number;
+  notAfterMs: number;
+  /** The agent has begun the put: an invalidation from then on dooms it. */
+  begunAt: number;
+}
+
+export interface SimKey {
+  readonly name: string;
+  readonly namespace: NamespaceDescriptor;
+  /** Newest last; those that are dead for long are forgotten. */
+  readonly values: SimValue[];
+}
+
+export interface SimSpan {
+  readonly begin: number;
+}
+
+const KEPT_VALUES = 24;
+const encoder = new TextEncoder();
+
+export class SimOracle {
+  readonly #keys = new Map<string, SimKey>();
+  readonly #parser = new KeyParser();
+  #now = 0;
+  #nextValue = 1;
+  readonly #owners = new Map<number, string>();
+  readonly #payloads = new Map<string, Buffer>();
+  reads = 0;
+  hits = 0;
+
+  readonly #nowMs: () => number;
+
+  constructor(nowMs: () => number) {
+    this.#nowMs = nowMs;
+  }
+
+  key(name: string): SimKey {
+    let key = this.#keys.get(name);
+    if (key === undefined) {
+      const parsed = this.#parser.parse(encoder.encode(name));
+      if (parsed === 'too-long') throw new Error(`Key ${name} is too long`);
+      this.#keys.set(name, (key = { name, namespace: parsed.descriptor, values: [] }));
+    }
+    return key;
+  }
+
+  get keys(): Iterable<SimKey> {
+    return this.#keys.values();
+  }
+
+  payload(value: { readonly id: number; readonly sizeBytes: number }): Buffer {
+    const name = `${value.id}/${value.sizeBytes}`;
+    let payload = this.#payloads.get(name);
+    if (payload === undefined) {
+      payload = Buffer.from(payloadOf(value.id, value.sizeBytes).buffer);
+      this.#payloads.set(name, payload);
+      if (this.#payloads.size > 200) for (const oldest of this.#payloads.keys()) if (this.#payloads.delete(oldest)) break;
+    }
+    return payload;
+  }
+
+  begin(): SimSpan {
+    return { begin: ++this.#now };
+  }
+
+  // --- writes ---------------------------------------------------------------------------------------------------------------
+
+  /** A SET is sent. `again`: the bytes of a value that was sent before. */
+  beginSet(key: SimKey, sizeBytes: number, again?: SimValue): SimValue {
+    const id = again?.id ?? this.#nextValue++;
+    const value: SimValue = {
+      id,
+      sizeBytes: again?.sizeBytes ?? sizeBytes,
+      key,
+      begin: ++this.#now,
+      end: Number.POSITIVE_INFINITY,
+      state: 'open',
+      deadAt: Number.POSITIVE_INFINITY,
+      why: '',
+      notBeforeMs: this.#nowMs(),
+      notAfterMs: Number.POSITIVE_INFINITY,
+      begunAt: Number.POSITIVE_INFINITY,
+    };
+    this.#owners.set(id, key.name);
+    key.values.push(value);
+    if (key.values.length > KEPT_VALUES) this.#forget(key);
+    return value;
+  }
+
+  #forget(key: SimKey): void {
+    const at = key.values.findIndex((value) => value.state === 'refused' || value.deadAt < this.#now);
+    if (at >= 0) key.values.splice(at, 1);
+  }
+
+  /** 'lost': the answer never came, and the agent may still do it. */
+  endSet(value: SimValue, outcome: 'stored' | 'refused' | 'lost'): void {
+    value.state = outcome;
+    if (outcome !== 'stored') return;
+    this.#over(value);
+    this.#kill(value.key, { begin: value.begin, why: `overwritten by ${value.id}`, but: value });
+  }
+
+  #over(value: SimValue): void {
+    value.end = Math.min(value.end, ++this.#now);
+    value.notAfterMs = Math.min(value.notAfterMs, this.#nowMs());
+  }
+
+  #kill(key: SimKey, by: { begin: number; why: string; but?: SimValue; fits?: (value: SimValue) => boolean }): void {
+    const at = ++this.#now;
+    for (const value of key.values) {
+      if (value === by.but || value.end > by.begin || value.deadAt <= at || by.fits?.(value) === false) continue;
+      value.deadAt = at;
+      value.why = by.why;
+    }
+  }
+
+  /** A DEL that was acknowledged. */
+  endDelete(key: SimKey, span: SimSpan): void {
+    this.#kill(key, { begin: span.begin, why: 'deleted' });
+  }
+
+  /** An invalidation that was acknowledged; what it does not match stays. Volatile selectors are not judged. */
+  endInvalidation(selector: Selector, span: SimSpan): void {
+    if (isVolatile(selector)) return;
+    const { createdBefore, ...rest } = selector;
+    for (const key of this.#keys.values()) {
+      if (!matchesStable(rest, { namespace: key.namespace, key: key.name, createdAtMs: 0 })) continue;
+      const fits = (value: SimValue): boolean => createdBefore === undefined || value.notAfterMs < createdBefore;
+      this.#kill(key, { begin: span.begin, why: `invalidated by ${JSON.stringify(selector)}`, fits });
+    }
+  }
+
+  /** The process is gone: what it had under way is over, done or not. */
+  endOfProcess(): void {
+    const at = ++this.#now;
+    for (const key of this.#keys.values()) {
+      for (const value of key.values) {
+        if (value.state === 'open') value.state = 'lost';
+        if (value.state === 'lost') value.end = Math.min(value.end, at);
+      }
+    }
+  }
+
+  // --- answers --------------------------------------------------------------------------------------------------------------
+
+  /** The value that a read gave. Throws where nothing explains it. */
+  endRead(key: SimKey, span: SimSpan, bytes: Uint8Array): SimValue {
+    this.reads += 1;
+    this.hits += 1;
+    const view = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length);
+    const same = key.values.filter((value) => value.sizeBytes === view.length && this.payload(value).equals(view));
+    const candidates = same.filter((candidate) => this.mayBeRead(candidate, span));
+    const value = candidates.at(-1);
+    if (value === undefined) {
+      const found = same.at(-1);
+      if (found === undefined) throw new Error(`${key.name} gave ${view.length} bytes that are none of its values: ${this.#whose(view)}`);
+      throw new Error(
+        `${key.name} gave value ${found.id}, which was ${found.state === 'refused' ? 'refused' : found.why} (sent at ${found.begin}, over at ${found.end}, dead at ${found.deadAt}, read from ${span.begin} on)`,
+      );
+    }
+    // Where the same bytes were sent twice nobody can tell which of them was seen.
+    if (candidates.length > 1) return value;
+    this.#over(value);
+    if (value.state === 'lost') value.state = 'stored';
+    this.#kill(key, { begin: value.begin, why: `overwritten by ${value.id}, which was seen`, but: value });
+    return value;
+  }
+
+  mayBeRead(value: SimValue, span: SimSpan): boolean {
+    return value.state !== 'refused' && value.deadAt > span.begin;
+  }
+
+  endMiss(): void {
+    this.reads += 1;
+  }
+
+  /** True where some value of the key may have been seen since `span` began. */
+  mayExist(key: SimKey, span: SimSpan): boolean {
+    return key.values.some((value) => this.mayBeRead(value, span));
+  }
+
+  #whose(bytes: Buffer): string {
+    if (bytes.length < 4) return 'too short to tell';
+    // payloadOf's first word is (id + 1) * 0x9e3779b1; 0x0e8b2f51 is the inverse of that factor.
+    const id = (Math.imul(bytes.readUInt32LE(0), 0x0e8b_2f51) >>> 0) - 1;
+    const owner = this.#owners.get(id);
+    if (owner === undefined) return `they begin with ${bytes.subarray(0, 24).toString('latin1')}`;
+    const whole = Buffer.from(payloadOf(id, bytes.length).buffer).equals(bytes);
+    return `${whole ? 'all' : 'at least the first'} of value ${id} of ${owner}`;
+  }
+}

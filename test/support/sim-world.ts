@@ -1,0 +1,148 @@
+/**
+ * A simulated machine with an agent, clients, operators and bad luck, all out of one seed; beside it the oracle.
+ *
+ * A run is a number of steps, each one choice of what happens next: bytes move, a disk job goes on, a client sends a command, time
+ * passes, the process is killed. After every step the invariants of every stateful part are checked. At the end faults stop, and
+ * everything must drain: no dirty byte, no slot without a chunk, no lease, no transfer, no job, nothing queued.
+ */
+import type { SimAgentOptions } from './sim-agent.ts';
+import { SimAgent } from './sim-agent.ts';
+import { SimClient } from './sim-client.ts';
+import { SimOracle } from './sim-oracle.ts';
+import { SimWorkload } from './sim-workload.ts';
+
+export interface SimWorldOptions extends SimAgentOptions {
+  readonly steps: number;
+  readonly clientCount?: number;
+  readonly keyCount?: number;
+  /** Kills, a thousand steps. */
+  readonly kills?: number;
+  /** Connections that are reset, a thousand steps. */
+  readonly resets?: number;
+  /** Invariants are checked every so many steps. */
+  readonly checkEvery?: number;
+  /** Lines of the trace that are kept for a failure. */
+  readonly traceLines?: number;
+}
+
+export interface SimReport {
+  readonly seed: number;
+  readonly steps: number;
+  /** Of everything that happened, in order: equal for equal runs. */
+  readonly eventHash: string;
+  readonly reads: number;
+  readonly hits: number;
+  readonly lives: number;
+  readonly commands: number;
+}
+
+/** A run that found something: the step at which it was seen, the seed, the last events. */
+export class SimFailure extends Error {
+  override readonly name = 'SimFailure';
+  readonly seed: number;
+  readonly step: number;
+
+  constructor(world: { readonly seed: number; readonly step: number; readonly trace: readonly string[] }, problem: unknown) {
+    const text = problem instanceof Error ? (problem.stack ?? problem.message) : String(problem);
+    super(`Seed ${world.seed}, step ${world.step}: ${text}\n  ${world.trace.join('\n  ')}`, { cause: problem });
+    this.seed = world.seed;
+    this.step = world.step;
+  }
+}
+
+/** Steps between two looks at the event loop, where rejections that nobody handled are told. */
+const TURN_STEPS = 256;
+
+export class SimWorld {
+  readonly agent: SimAgent;
+  readonly oracle: SimOracle;
+  readonly clients: SimClient[];
+  readonly options: SimWorldOptions;
+  readonly trace: string[] = [];
+  readonly #workload: SimWorkload;
+  #eventHash = 0n;
+  step = 0;
+  /** Faults are over: what is left must drain. */
+  quiet = false;
+
+  constructor(options: SimWorldOptions) {
+    this.options = options;
+    this.agent = new SimAgent(options);
+    this.oracle = new SimOracle(() => this.agent.clock.nowMs());
+    const count = options.clientCount ?? 4;
+    // Two sockets an address, as LMCache's workers have several: leases and inference belong to the address.
+    this.clients = Array.from({ length: count }, (_, index) => new SimClient(this.agent.network, `10.0.0.${1 + Math.floor(index / 2)}`));
+    this.#workload = new SimWorkload(this);
+  }
+
+  get seed(): number {
+    return this.options.seed;
+  }
+
+  note(text: string): void {
+    this.#eventHash = Bun.hash.xxHash3(text, this.#eventHash);
+    this.trace.push(`${this.step}: ${text}`);
+    if (this.trace.length > (this.options.traceLines ?? 60)) this.trace.shift();
+  }
+
+  /** Runs all steps and the quiet end. Throws SimFailure. */
+  static async run(options: SimWorldOptions): Promise<SimReport> {
+    const world = new SimWorld(options);
+    const rejected = (problem: unknown): void => world.agent.fail(problem);
+    process.on('unhandledRejection', rejected);
+    try {
+      world.agent.boot();
+      while (world.step < options.steps) {
+        world.#steps(Math.min(TURN_STEPS, options.steps - world.step));
+        await turn();
+      }
+      world.quiet = true;
+      world.#drain();
+      await turn();
+      world.#judge();
+    } catch (problem) {
+      throw new SimFailure(world, problem);
+    } finally {
+      process.off('unhandledRejection', rejected);
+    }
+    return world.report();
+  }
+
+  report(): SimReport {
+    const { oracle, agent } = this;
+    const hash = Bun.hash.xxHash3(String(agent.rng.fingerprint), this.#eventHash);
+    return {
+      seed: this.seed,
+      steps: this.step,
+      eventHash: hash.toString(16).padStart(16, '0'),
+      reads: oracle.reads,
+      hits: oracle.hits,
+      lives: agent.lives,
+      commands: this.#workload.commands,
+    };
+  }
+
+  #steps(count: number): void {
+    for (let index = 0; index < count; index += 1) {
+      this.step += 1;
+      this.#workload.one();
+      this.#judge();
+    }
+  }
+
+  #judge(): void {
+    if (this.agent.problem !== undefined) throw this.agent.problem;
+    if (this.step % (this.options.checkEvery ?? 1) === 0) this.agent.checkInvariants();
+    this.#workload.checkLeases();
+  }
+
+  #drain(): void {
+    this.note('quiet');
+    this.#workload.drain();
+    this.#judge();
+  }
+}
+
+function turn(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
+}
