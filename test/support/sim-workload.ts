@@ -382,7 +382,7 @@ export class SimWorkload {
     for (const connection of agent.network.connections) connection.stalledUntil = 0;
     this.#until('all commands answered', () => agent.isReady && this.#requests === 0 && clients.every((client) => client.pending === 0));
     for (const client of clients) client.connection?.close();
-    this.#until('all connections closed', () => agent.life?.server?.connectionCount === 0 && agent.network.connectionCount === 0);
+    this.#until('all connections closed', () => agent.life?.server?.connectionCount() === 0 && agent.network.connectionCount === 0);
     const isClean = (): boolean => agent.tier('ram').dirtyBytes === 0 || !this.#becomesClean;
     this.#until('nothing dirty', isClean);
     this.#until('nothing held', () => this.#leftOver() === '');
