@@ -125,7 +125,12 @@ class Agent {
     }
     const workers = Math.max(2, config.io.workers);
     const socketWorkers = Math.max(MIN_SOCKET_WORKERS, Math.floor(workers / 8));
-    this.#pool = await HostIoPool.start({ socketWorkers, fileWorkers: Math.max(2, workers - socketWorkers), onCrash: this.#options.onBug });
+    this.#pool = await HostIoPool.start({
+      socketWorkers,
+      fileWorkers: Math.max(2, workers - socketWorkers),
+      fileDeadlineMs: config.ssd.ioDeadlineMs,
+      onCrash: this.#options.onBug,
+    });
     this.#startRam(this.#pool);
     const cache = await this.#startCache(this.#pool);
     this.#startDoors(cache, this.#pool);

@@ -185,8 +185,10 @@ export class Cache implements CacheDoor {
     state.counters.probes += 1;
     const entry = state.draining ? undefined : this.#find(namespace, key);
     if (entry === undefined) return undefined;
-    state.counters.probeHits += 1;
     const outcome = this.#outcome(entry);
+    // Yes would be a promise that the read cannot keep: the device does not answer.
+    if (outcome.tier === 'ssd' && state.ssd.isStalled(state.index.ssdFolder(entry))) return undefined;
+    state.counters.probeHits += 1;
     state.touch(entry);
     if (owner !== undefined) {
       const lease = state.leases.take({ entry, sizeBytes: outcome.sizeBytes, tier: outcome.tier }, owner, state.clock.monotonicMs());

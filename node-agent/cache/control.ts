@@ -27,7 +27,7 @@ export interface TierStats {
 export interface FolderStats {
   readonly path: string;
   readonly id: string;
-  readonly state: 'ok' | 'read-only' | 'off';
+  readonly state: 'ok' | 'read-only' | 'stalled' | 'off';
   readonly reason: string;
   readonly capacityBytes: number;
   readonly usedBytes: number;

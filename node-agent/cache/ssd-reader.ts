@@ -77,6 +77,8 @@ export class SsdReader {
     const ref = { entry, generation };
     const sizeBytes = index.sizeBytes(entry);
     const checksum = index.checksum(entry);
+    // Nothing in RAM gives way for a device that does not answer.
+    if (state.ssd.isStalled(index.ssdFolder(entry))) return 'refused';
     const slot = await this.#room(sizeBytes, priority);
     if (slot === -1) return 'refused';
     const folder = state.isSame(ref) ? index.ssdFolder(entry) : -1;
@@ -93,6 +95,11 @@ export class SsdReader {
       checksum,
       priority,
     });
+    if (!outcome.ok && outcome.late !== undefined) {
+      // The device may still write into the slot, if it ever answers: nobody else gets it before.
+      void outcome.late.finally(() => this.#giveBack(slot));
+      return this.#whereItIs(ref) === 'loaded' ? 'loaded' : 'refused';
+    }
     if (!state.isSame(ref) || index.ssdFolder(entry) !== folder) {
       this.#giveBack(slot);
       return this.#whereItIs(ref);

@@ -215,7 +215,7 @@ export class SsdWriter {
   shrink(): void {
     const { index, ssd, ssdOrder } = this.#state;
     for (const folder of ssd.folders) {
-      if (folder.state === 'off') continue;
+      if (folder.state === 'off' || folder.state === 'stalled') continue;
       let excess = folder.usedBytes - folder.effectiveCapacityBytes - ssd.unlinkingBytes;
       while (excess > 0) {
         const victim = ssdOrder.victim(
@@ -277,6 +277,10 @@ export class SsdWriter {
         ssd.unlink(folder.index, ref.generation, { sizeBytes, done: finished });
         if (alive) this.#requeue(entry);
       }
+    } else if (outcome.late !== undefined) {
+      this.#leaveBehind(ref, { folder, slot, sizeBytes, finished, late: outcome.late });
+      for (const wake of this.#idleWaiters.splice(0)) wake();
+      return false;
     } else {
       finished();
       if (alive && outcome.reason === 'unfit') state.set(entry, UNFIT);
@@ -289,6 +293,36 @@ export class SsdWriter {
     if (outcome.ok) this.pump();
     for (const wake of this.#idleWaiters.splice(0)) wake();
     return outcome.ok;
+  }
+
+  /**
+   * A write that the device does not answer. Its memory stays retained, its key tracked, and the chunk is not written elsewhere, until it
+   * is known how it ended; a file that comes so late is removed, since the chunk may have changed meanwhile.
+   */
+  #leaveBehind(
+    ref: { readonly entry: EntryIndex; readonly generation: number },
+    write: {
+      readonly folder: SsdFolder;
+      readonly slot: SlotIndex;
+      readonly sizeBytes: number;
+      readonly finished: () => void;
+      readonly late: Promise<boolean>;
+    },
+  ): void {
+    const state = this.#state;
+    const { folder, slot, sizeBytes, finished } = write;
+    if (state.isSame(ref)) state.set(ref.entry, UNFIT);
+    const again = (): void => {
+      finished();
+      if (state.index.isLive(ref.entry)) state.clear(ref.entry, UNFIT);
+      if (state.isSame(ref) && this.#mayWrite(ref.entry)) this.#requeue(ref.entry);
+    };
+    void write.late.then((done) => {
+      if (done) state.ssd.unlink(folder.index, ref.generation, { sizeBytes, done: again });
+      else again();
+      if (state.ram.release(slot)) state.onRoom();
+      state.onRoom();
+    });
   }
 
   #header(entry: EntryIndex): ChunkFileHeader {

@@ -52,6 +52,7 @@ export interface AgentConfig {
     readonly direct: 'auto' | 'on' | 'off';
     /** At least ram.maxChunkBytes, at most half of the RAM tier. */
     readonly queueBytes: number;
+    readonly ioDeadlineMs: number;
   };
   readonly lease: { readonly durationMs: number };
   readonly put: { readonly waitMs: number };

@@ -204,6 +204,13 @@ export const configSchema = z.strictObject({
     defaultText: '`auto`: a quarter of the RAM tier, at most 1 GiB',
     description: 'Bytes that may wait to be written to SSD; beyond it whole chain suffixes are shed and counted.',
   }),
+  'ssd.ioDeadline': knob(types.duration({ min: 100, max: HOUR_MS }), 10_000, {
+    shape: 'duration',
+    hint: 'duration',
+    defaultText: '`10s`',
+    description:
+      'How long an operation on an SSD folder may run, plus a second for each 16 MiB; then the folder is stalled: its chunks are misses until a probe succeeds.',
+  }),
   'lease.duration': knob(types.duration({ min: 10, max: HOUR_MS }), 30_000, {
     shape: 'duration',
     hint: 'duration',

@@ -284,6 +284,7 @@ export function normalize(input: NormalizeInput, problems: string[]): Normalized
       ...ssd,
       admission: values['ssd.admission'],
       idleAfterMs: values['ssd.idleAfter'],
+      ioDeadlineMs: values['ssd.ioDeadline'],
       writeBudgetBytesPerSecond: budget === 'auto' ? 0 : budget,
       direct: values['ssd.direct'],
       queueBytes: shares.queueBytes,

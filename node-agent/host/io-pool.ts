@@ -2,8 +2,12 @@
  * The real IoPool: socket workers that wait in epoll (socket-worker.ts) and file workers that block in the kernel
  * (file-worker.ts), all threads of this process. See docs/adr/0001-io-pool.md.
  *
+ * A thread whose job has passed its deadline sits in the kernel and cannot be had back: it is stuck, its job fails, and a spare
+ * thread takes its place. There are at most as many spares as threads. A stuck thread that comes back replaces a spare.
+ *
  * Invariants: a job's promise settles exactly once; a file worker runs at most one job; writes and background jobs occupy at most
- * half of the file workers, so a demand read always finds one soon; jobs of one priority start in the order of their arrival.
+ * half of the file workers, so a demand read always finds one soon; jobs of one priority start in the order of their arrival; at
+ * most `threadCount` threads are not stuck, and at most twice as many exist; a stuck job is counted nowhere but among the stuck.
  */
 import { assert } from '#core/assert.ts';
 import type { Address, Fd } from '#core/brand.ts';
@@ -27,7 +31,7 @@ import type { FileRequest, TimedFileResponse } from './file-requests.ts';
 import { JobRing, KIND_ARENA, KIND_RECEIVE, KIND_SEND, KIND_STOP, emptyJobRecord } from './io-jobs.ts';
 import type { SocketCompletion, SocketJobRecord } from './io-jobs.ts';
 import { receiveNow, sendNow } from './socket-now.ts';
-import { ECANCELED, EFD_CLOEXEC, EFD_NONBLOCK, addressOf, errno, libc } from './libc.ts';
+import { ECANCELED, EFD_CLOEXEC, EFD_NONBLOCK, ETIMEDOUT, addressOf, errno, libc } from './libc.ts';
 
 const priorities: readonly IoPriority[] = ['demand', 'prefetch', 'write', 'background'];
 const nothing = new Uint8Array(0);
@@ -157,12 +161,49 @@ class HostSocketIo implements SocketIo {
 interface FileJob {
   readonly request: FileRequest;
   readonly priority: IoPriority;
-  readonly resolve: (response: TimedFileResponse) => void;
+  readonly resolve: (response: TimedFileResponse & { readonly late?: Promise<boolean> }) => void;
+  /** Of running, not of waiting. */
+  readonly deadlineMs: number;
 }
 
 interface FileThread {
   readonly worker: Worker;
   current: FileJob | undefined;
+  startedAtMs: number;
+  /** Set while `current` is past its deadline: tells how it ended, if it ever does. */
+  late: PromiseWithResolvers<boolean> | undefined;
+}
+
+type FileOutcome = TimedFileResponse & { readonly late?: Promise<boolean> };
+
+/** A device that moves less than this is as good as stuck. */
+const SLOWEST_BYTES_PER_MS = 16 * 1024;
+/** For each file of a job that reads many headers. */
+const HEADER_MS = 50;
+const WATCH_MS = 250;
+const DEFAULT_DEADLINE_MS = 10_000;
+
+/** The time that a job may run; without end for what is no device's business. */
+function deadlineOf(request: FileRequest, baseMs: number): number {
+  switch (request.kind) {
+    case 'arena':
+    case 'populate':
+    case 'fdatasync':
+      return Number.POSITIVE_INFINITY;
+    case 'headers':
+      return baseMs + request.paths.length * HEADER_MS;
+    case 'write':
+    case 'read':
+    case 'checksum':
+      return baseMs + request.sizeBytes / SLOWEST_BYTES_PER_MS;
+    default:
+      return baseMs;
+  }
+}
+
+function pathOf(request: FileRequest): string {
+  if ('path' in request) return request.path;
+  return request.kind === 'rename' ? request.from : request.kind === 'headers' ? (request.paths[0] ?? '') : '';
 }
 
 class HostFileIo implements FileIo {
@@ -170,28 +211,72 @@ class HostFileIo implements FileIo {
   readonly #queues: Record<IoPriority, FileJob[]> = { demand: [], prefetch: [], write: [], background: [] };
   #slowRunning = 0;
   readonly #slowLimit: number;
+  readonly #threadCount: number;
+  readonly #deadlineMs: number;
+  readonly #onCrash: (reason: string) => void;
+  readonly #arenas: { readonly address: Address; readonly sizeBytes: number }[] = [];
+  readonly #watch: ReturnType<typeof setInterval>;
   #closed = false;
 
-  constructor(threadCount: number, onCrash: (reason: string) => void) {
-    this.#slowLimit = Math.max(1, Math.floor(threadCount / 2));
-    for (let index = 0; index < threadCount; index += 1) {
-      const worker = new Worker(new URL('./file-worker.ts', import.meta.url).href);
-      const thread: FileThread = { worker, current: undefined };
-      worker.onmessage = (event: MessageEvent<TimedFileResponse>): void => this.#complete(thread, event.data);
-      worker.onerror = (event): void => onCrash(`file worker: ${event.message}`);
-      this.#threads.push(thread);
+  constructor(options: { readonly threadCount: number; readonly deadlineMs: number; readonly onCrash: (reason: string) => void }) {
+    this.#threadCount = options.threadCount;
+    this.#slowLimit = Math.max(1, Math.floor(options.threadCount / 2));
+    this.#deadlineMs = options.deadlineMs;
+    this.#onCrash = options.onCrash;
+    for (let index = 0; index < options.threadCount; index += 1) this.#addThread();
+    this.#watch = setInterval(() => this.#lookForStuck(), Math.min(WATCH_MS, options.deadlineMs));
+    this.#watch.unref();
+  }
+
+  #addThread(): void {
+    const worker = new Worker(new URL('./file-worker.ts', import.meta.url).href);
+    const thread: FileThread = { worker, current: undefined, startedAtMs: 0, late: undefined };
+    worker.onmessage = (event: MessageEvent<TimedFileResponse>): void => this.#complete(thread, event.data);
+    worker.onerror = (event): void => this.#onCrash(`file worker: ${event.message}`);
+    for (const arena of this.#arenas) worker.postMessage({ kind: 'arena', ...arena } satisfies FileRequest);
+    this.#threads.push(thread);
+  }
+
+  /** Threads that sit in an operation past its deadline. */
+  get stuckCount(): number {
+    return this.#threads.reduce((sum, thread) => sum + (thread.late === undefined ? 0 : 1), 0);
+  }
+
+  #lookForStuck(): void {
+    const nowMs = performance.now();
+    for (const thread of [...this.#threads]) {
+      const job = thread.current;
+      if (job === undefined || thread.late !== undefined || nowMs - thread.startedAtMs <= job.deadlineMs) continue;
+      thread.late = Promise.withResolvers<boolean>();
+      if (isSlow(job.priority)) this.#slowRunning -= 1;
+      if (!this.#closed && this.#threads.length < 2 * this.#threadCount) this.#addThread();
+      const elapsedMs = nowMs - thread.startedAtMs;
+      job.resolve({ ok: false, errno: ETIMEDOUT, step: job.request.kind, elapsedMs, late: thread.late.promise });
     }
+    this.#dispatch();
   }
 
   /** Tells every worker of an arena; call before the first job on its memory. Nobody answers: an answer could be taken for a job's. */
   registerArena(address: Address, sizeBytes: number): void {
+    this.#arenas.push({ address, sizeBytes });
     for (const thread of this.#threads) thread.worker.postMessage({ kind: 'arena', address, sizeBytes } satisfies FileRequest);
   }
 
-  submit(request: FileRequest, priority: IoPriority): Promise<TimedFileResponse> {
+  abandon(pathStart: string): void {
+    for (const priority of priorities) {
+      const queue = this.#queues[priority];
+      const [dropped, kept] = [queue.filter((job) => pathOf(job.request).startsWith(pathStart)), [] as FileJob[]];
+      if (dropped.length === 0) continue;
+      for (const job of queue.splice(0)) if (!pathOf(job.request).startsWith(pathStart)) kept.push(job);
+      queue.push(...kept);
+      for (const job of dropped) job.resolve({ ok: false, errno: ETIMEDOUT, step: `${job.request.kind} not begun`, elapsedMs: 0 });
+    }
+  }
+
+  submit(request: FileRequest, priority: IoPriority): Promise<FileOutcome> {
     if (this.#closed) return Promise.resolve({ ok: false, errno: ECANCELED, step: 'pool closed', elapsedMs: 0 });
-    const { promise, resolve } = Promise.withResolvers<TimedFileResponse>();
-    this.#queues[priority].push({ request, priority, resolve });
+    const { promise, resolve } = Promise.withResolvers<FileOutcome>();
+    this.#queues[priority].push({ request, priority, resolve, deadlineMs: deadlineOf(request, this.#deadlineMs) });
     this.#dispatch();
     return promise;
   }
@@ -202,6 +287,7 @@ class HostFileIo implements FileIo {
       const job = this.#take();
       if (job === undefined) return;
       thread.current = job;
+      thread.startedAtMs = performance.now();
       if (isSlow(job.priority)) this.#slowRunning += 1;
       thread.worker.postMessage(job.request);
     }
@@ -220,9 +306,20 @@ class HostFileIo implements FileIo {
     const job = thread.current;
     assert(job !== undefined, 'a file worker answers the job that it was given');
     thread.current = undefined;
+    if (thread.late !== undefined) return this.#cameBack(thread, response.ok);
     if (isSlow(job.priority)) this.#slowRunning -= 1;
     this.#dispatch();
     job.resolve(response);
+  }
+
+  /** The job was answered long ago; one thread more than there should be goes. */
+  #cameBack(thread: FileThread, done: boolean): void {
+    thread.late?.resolve(done);
+    thread.late = undefined;
+    if (this.#threads.length - this.stuckCount > this.#threadCount || this.#closed) {
+      this.#threads.splice(this.#threads.indexOf(thread), 1);
+      thread.worker.terminate();
+    } else this.#dispatch();
   }
 
   async writeChunk(job: WriteChunkJob): Promise<WriteChunkDone | IoFailure> {
@@ -290,7 +387,7 @@ class HostFileIo implements FileIo {
     return { demand: q.demand.length, prefetch: q.prefetch.length, write: q.write.length, background: q.background.length };
   }
 
-  /** Drops what is queued (ECANCELED), waits for what runs, ends the threads. */
+  /** Drops what is queued (ECANCELED), waits for what runs unless it is stuck, ends the threads. */
   async close(): Promise<void> {
     this.#closed = true;
     for (const priority of priorities) {
@@ -299,7 +396,7 @@ class HostFileIo implements FileIo {
     await Promise.all(
       this.#threads.map(async (thread) => {
         const job = thread.current;
-        if (job !== undefined) {
+        if (job !== undefined && thread.late === undefined) {
           const { promise, resolve } = Promise.withResolvers<void>();
           thread.current = { ...job, resolve: (response) => (job.resolve(response), resolve()) };
           await promise;
@@ -307,6 +404,7 @@ class HostFileIo implements FileIo {
         thread.worker.terminate();
       }),
     );
+    clearInterval(this.#watch);
   }
 }
 
@@ -314,17 +412,20 @@ function isSlow(priority: IoPriority): boolean {
   return priority === 'write' || priority === 'background';
 }
 
-function failure(response: { readonly errno: number; readonly step: string }): IoFailure {
-  return { ok: false, errno: response.errno, step: response.step };
+function failure(response: { readonly errno: number; readonly step: string; readonly late?: Promise<boolean> }): IoFailure {
+  const { errno: reason, step, late } = response;
+  return late === undefined ? { ok: false, errno: reason, step } : { ok: false, errno: reason, step, late };
 }
 
-function done(response: TimedFileResponse): { readonly ok: true } | IoFailure {
+function done(response: FileOutcome): { readonly ok: true } | IoFailure {
   return response.ok ? { ok: true } : failure(response);
 }
 
 export interface HostIoPoolOptions {
   readonly socketWorkers: number;
   readonly fileWorkers: number;
+  /** How long a file operation may run, besides what its bytes take; default: 10 s. */
+  readonly fileDeadlineMs?: number;
   /** A worker threw: a bug of ours, fatal. */
   readonly onCrash: (reason: string) => void;
 }
@@ -343,7 +444,8 @@ export class HostIoPool implements IoPool {
   /** Resolves when every thread runs. */
   static async start(options: HostIoPoolOptions): Promise<HostIoPool> {
     const socketThreads = Array.from({ length: options.socketWorkers }, () => new SocketThread(options.onCrash));
-    const files = new HostFileIo(options.fileWorkers, options.onCrash);
+    const { fileWorkers: threadCount, fileDeadlineMs: deadlineMs = DEFAULT_DEADLINE_MS, onCrash } = options;
+    const files = new HostFileIo({ threadCount, deadlineMs, onCrash });
     await Promise.all(socketThreads.map((thread) => thread.ready));
     return new HostIoPool(socketThreads, files);
   }

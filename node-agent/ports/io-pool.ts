@@ -12,6 +12,11 @@ export interface IoFailure {
   readonly ok: false;
   readonly errno: number;
   readonly step: string;
+  /**
+   * Only with ETIMEDOUT, where the operation has not answered within its deadline: it goes on behind, and the memory of the job stays
+   * its own until this settles, with whether it was done after all. It may never settle.
+   */
+  readonly late?: Promise<boolean>;
 }
 
 /** `step` of a read that met the end of its file too early: wrong bytes, not a device that fails. */
@@ -143,6 +148,8 @@ export interface FileIo {
   /** Names in a folder, with the size of each file. */
   list(path: string): Promise<{ readonly ok: true; readonly names: readonly string[] } | IoFailure>;
   statFs(path: string): Promise<StatFs | IoFailure>;
+  /** Jobs that wait and whose path begins so fail with ETIMEDOUT; those that run go on. For a device that does not answer. */
+  abandon(pathStart: string): void;
   /** Jobs waiting, by priority. */
   queueDepth(): Readonly<Record<IoPriority, number>>;
 }

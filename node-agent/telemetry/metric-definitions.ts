@@ -42,7 +42,7 @@ export interface MetricDefinition {
 
 const tierStates = ['ok', 'starting', 'degraded', 'off'] as const;
 const agentStates = ['starting', 'ready', 'degraded', 'draining'] as const;
-const folderStates = ['ok', 'read-only', 'off'] as const;
+const folderStates = ['ok', 'read-only', 'stalled', 'off'] as const;
 
 const one = (value: number): readonly Sample[] => [{ labels: {}, value }];
 

@@ -15,6 +15,7 @@ import type { SimSharedMemory } from './sim-shared-memory.ts';
 export const EIO = 5;
 const ENOENT = 2;
 const ENOSPC = 28;
+const ETIMEDOUT = 110;
 
 export type SimJobKind = 'write' | 'read' | 'headers' | 'checksum' | 'unlink' | 'rename';
 
@@ -27,6 +28,8 @@ export interface SimJob {
   /** Steps left, the last of which delivers the outcome. */
   readonly steps: (() => IoFailure | undefined)[];
   readonly fail: (failure: IoFailure) => void;
+  /** Set once the caller was told that the job passed its deadline. */
+  late?: PromiseWithResolvers<boolean>;
 }
 
 export interface SimFault {
@@ -43,6 +46,8 @@ export class SimFileIo implements FileIo {
   readonly faults: SimFault[] = [];
   /** Jobs finished so far by kind. */
   readonly finished: Record<SimJobKind, number> = { write: 0, read: 0, headers: 0, checksum: 0, unlink: 0, rename: 0 };
+  /** Jobs whose path begins so begin and never end: a device that does not answer. `unstick` lets them go on. */
+  readonly stuck = new Set<string>();
   /** Whether the file systems take O_DIRECT. */
   direct = true;
   /** What statFs and list fail with, by start of the path. */
@@ -65,7 +70,9 @@ export class SimFileIo implements FileIo {
   }
 
   /** One step of a job (of a random one, unless named). False where there is none. */
-  step(rng: SimRng, job: SimJob | undefined = this.jobs[rng.below(this.jobs.length)]): boolean {
+  step(rng: SimRng, named?: SimJob): boolean {
+    const ready = this.stuck.size === 0 ? this.jobs : this.jobs.filter((other) => !this.#isStuck(other));
+    const job = named ?? ready[rng.below(ready.length)];
     if (job === undefined) return false;
     const effect = job.steps[job.done];
     job.done += 1;
@@ -73,11 +80,14 @@ export class SimFileIo implements FileIo {
     const fault = job.done === 1 ? this.#takeFault(job) : undefined;
     const failure = fault ?? effect?.();
     if (failure === undefined) {
-      if (job.done === job.steps.length) this.finished[job.kind] += 1;
+      if (job.done < job.steps.length) return true;
+      this.finished[job.kind] += 1;
+      job.late?.resolve(true);
       return true;
     }
     const at = this.jobs.indexOf(job);
     if (at >= 0) this.jobs.splice(at, 1);
+    job.late?.resolve(false);
     job.fail(failure);
     return true;
   }
@@ -89,6 +99,33 @@ export class SimFileIo implements FileIo {
     fault.times = (fault.times ?? 1) - 1;
     if (fault.times <= 0) this.faults.splice(at, 1);
     return { ok: false, errno: fault.errno, step: job.kind };
+  }
+
+  #isStuck(job: SimJob): boolean {
+    for (const start of this.stuck) if (job.path.startsWith(start)) return true;
+    return false;
+  }
+
+  /** As the pool does after the deadline: whoever waits for a stuck job that runs is told; at most `threads` run. Answers how many. */
+  passDeadline(threads = Number.POSITIVE_INFINITY): number {
+    const late = this.jobs.filter((job) => this.#isStuck(job) && job.late === undefined).slice(0, threads);
+    for (const job of late) {
+      job.late = Promise.withResolvers<boolean>();
+      job.fail({ ok: false, errno: ETIMEDOUT, step: job.kind, late: job.late.promise });
+    }
+    return late.length;
+  }
+
+  /** The device answers again. */
+  unstick(): void {
+    this.stuck.clear();
+  }
+
+  abandon(pathStart: string): void {
+    for (const job of this.jobs.filter((other) => other.done === 0 && other.late === undefined && other.path.startsWith(pathStart))) {
+      this.jobs.splice(this.jobs.indexOf(job), 1);
+      job.fail({ ok: false, errno: ETIMEDOUT, step: `${job.kind} not begun` });
+    }
   }
 
   /** The process is killed: each job under way gets some of its steps, nobody hears of any, and no new job begins. */
@@ -244,7 +281,7 @@ export class SimFileIo implements FileIo {
 
   queueDepth(): Readonly<Record<IoPriority, number>> {
     const depth = { demand: 0, prefetch: 0, write: 0, background: 0 };
-    for (const job of this.jobs) if (job.done === 0) depth[job.priority] += 1;
+    for (const job of this.jobs) if (job.done === 0 && job.late === undefined) depth[job.priority] += 1;
     return depth;
   }
 }

@@ -4,7 +4,8 @@
  * Invariants: usedBytes counts every file that exists or may exist: reserved before a write begins, given back when its unlink is
  * done; usedBytes never exceeds the capacity by more than what a lowered capacity left behind.
  * States: ok -> read-only (writes fail: full, EIO) -> ok again when a probe succeeds; any -> off (the folder is gone or reads fail
- * in a row); off is final until a restart, so that nothing that was dropped comes back.
+ * in a row); off is final until a restart, so that nothing that was dropped comes back; ok, read-only -> stalled (an operation passed its
+ * deadline: nothing is asked of it) -> ok when a probe succeeds: its chunks are still its own.
  */
 import { assert } from '#core/assert.ts';
 import { formatBytes } from '#core/bytes.ts';
@@ -12,7 +13,7 @@ import { errnoName } from '#core/errors.ts';
 import type { IoFailure } from '#ports/io-pool.ts';
 import { BandwidthEstimate } from './bandwidth.ts';
 
-export type FolderState = 'ok' | 'read-only' | 'off';
+export type FolderState = 'ok' | 'read-only' | 'stalled' | 'off';
 
 const ENOENT = 2;
 const ENOSPC = 28;
@@ -124,6 +125,22 @@ export class SsdFolder {
 
   onReadSuccess(): void {
     this.#readFailures = 0;
+  }
+
+  /** True where this is new: what waits for the folder is to be given up. */
+  stall(reason: string): boolean {
+    if (this.#state === 'off' || this.#state === 'stalled') return false;
+    this.#state = 'stalled';
+    this.#reason = reason;
+    return true;
+  }
+
+  /** A probe went through. */
+  endStall(): void {
+    assert(this.#state === 'stalled', `Cannot end the stall of ${this.path}: it is ${this.#state}`);
+    this.#state = 'ok';
+    this.#reason = '';
+    this.#writeFailures = 0;
   }
 
   turnOff(reason: string): boolean {

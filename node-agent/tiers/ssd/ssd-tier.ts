@@ -21,6 +21,7 @@ import { LatencyWindow } from './bandwidth.ts';
 import { chunkFileName, chunkShard, decodeChunkHeader, encodeChunkHeader, parseChunkFileName } from './chunk-file.ts';
 import type { ChunkFileHeader } from './chunk-file.ts';
 import { SsdFolder } from './ssd-folder.ts';
+import { StallProbe } from './stall-probe.ts';
 
 export interface SsdTierOptions {
   readonly files: FileIo;
@@ -44,7 +45,14 @@ export type SsdReadOutcome =
       readonly reason: 'missing' | 'corrupt' | 'unreadable' | 'failed';
       readonly problem: string;
       readonly fileStays: boolean;
+      /** The device still holds the request's memory until this settles; it may never. */
+      readonly late?: Promise<boolean>;
     };
+
+export type SsdWriteOutcome =
+  | { readonly ok: true }
+  /** `late`: the source's memory is still read until this settles; true: the file is there now, counted, and the caller's to unlink. */
+  | { readonly ok: false; readonly reason: 'unfit' | 'failed'; readonly failure?: IoFailure; readonly late?: Promise<boolean> };
 
 export interface SsdReadRequest {
   readonly folder: number;
@@ -70,6 +78,7 @@ const MAX_QUARANTINED = 16;
 const ENOENT = 2;
 const EIO = 5;
 const ENOTDIR = 20;
+const ETIMEDOUT = 110;
 
 export class SsdTier {
   readonly folders: SsdFolder[] = [];
@@ -89,9 +98,15 @@ export class SsdTier {
   /** Files that would not go; tried again at each poll. */
   #stuckUnlinks: PendingUnlink[] = [];
   #fallbackReported = false;
+  /** Reads that a device never answered: nobody asks for the same file again, or one bad file would stall its folder over and over. */
+  readonly #stuckReads = new Set<number>();
+  readonly #probe: StallProbe;
+  /** Times that a folder did not answer in time. */
+  stalls = 0;
 
   constructor(options: SsdTierOptions) {
     this.#options = options;
+    this.#probe = new StallProbe(options);
   }
 
   /** Adds a folder whose mark was already judged. `id` is the mark's, or a new one. */
@@ -230,7 +245,7 @@ export class SsdTier {
     folder: SsdFolder,
     header: ChunkFileHeader,
     source: { readonly address: Address; readonly sync?: boolean },
-  ): Promise<{ ok: true } | { ok: false; reason: 'unfit' | 'failed'; failure?: IoFailure }> {
+  ): Promise<SsdWriteOutcome> {
     const encoded = encodeChunkHeader(header, this.#options.hash);
     if (!encoded.ok) return { ok: false, reason: 'unfit' };
     const fileBytes = this.fileBytes(header.sizeBytes);
@@ -247,6 +262,11 @@ export class SsdTier {
       sync: source.sync ?? false,
     });
     this.activeWrites -= 1;
+    if (!outcome.ok && isTimeout(outcome)) {
+      this.#stalled(folder, outcome);
+      if (outcome.late === undefined) folder.giveBack(fileBytes);
+      return { ok: false, reason: 'failed', failure: outcome, ...this.#lateFile(folder, fileBytes, outcome) };
+    }
     if (!outcome.ok) {
       folder.giveBack(fileBytes);
       this.writeErrors += 1;
@@ -265,6 +285,31 @@ export class SsdTier {
     return { ok: true };
   }
 
+  /** A file that may still come keeps its space until that is known. */
+  #lateFile(folder: SsdFolder, fileBytes: number, failure: IoFailure): { late?: Promise<boolean> } {
+    if (failure.late === undefined) return {};
+    const late = failure.late.then((done) => {
+      if (done) folder.chunkCount += 1;
+      else folder.giveBack(fileBytes);
+      return done;
+    });
+    return { late };
+  }
+
+  /** An operation passed its deadline: nothing more is asked of the folder until a probe went through. */
+  #stalled(folder: SsdFolder, failure: IoFailure): void {
+    if (!folder.stall(`the device does not answer (${failure.step} passed its deadline)`)) return;
+    this.stalls += 1;
+    this.#probe.began(folder);
+    this.#options.logger.error(`SSD folder ${folder.path} does not answer: its chunks are misses until it does`, { step: failure.step });
+    this.#options.files.abandon(`${folder.path}/`);
+  }
+
+  /** True where chunks of the folder cannot be read now, but are not lost. */
+  isStalled(folderIndex: number): boolean {
+    return this.folders[folderIndex]?.state === 'stalled';
+  }
+
   #noteDirect(folder: SsdFolder, direct: boolean): void {
     folder.direct = direct;
     if (direct || this.#options.direct === 'off' || this.#fallbackReported) return;
@@ -276,6 +321,9 @@ export class SsdTier {
   /** Reads a chunk into retained memory and verifies header and checksum. Wrong bytes are quarantined and never served. */
   async read(request: SsdReadRequest): Promise<SsdReadOutcome> {
     const folder = this.#folder(request.folder);
+    if (folder.state === 'stalled' || this.#stuckReads.has(request.generation)) {
+      return { ok: false, reason: 'failed', problem: 'the device does not answer', fileStays: true };
+    }
     const path = this.path(folder, request.generation);
     this.activeReads += 1;
     const outcome = await this.#options.files.readChunk({
@@ -304,6 +352,14 @@ export class SsdTier {
       return { ok: false, reason: 'corrupt', problem: failure.step, fileStays: !(await this.quarantine(folder, generation, failure.step)) };
     }
     const problem = `${failure.step}: ${errnoName(failure.errno)}`;
+    if (isTimeout(failure)) {
+      this.#stalled(folder, failure);
+      if (failure.late === undefined) return { ok: false, reason: 'failed', problem, fileStays: true };
+      this.readErrors += 1;
+      this.#stuckReads.add(generation);
+      const late = failure.late.finally(() => void this.#stuckReads.delete(generation));
+      return { ok: false, reason: 'failed', problem, fileStays: true, late };
+    }
     if (failure.errno === ENOENT) {
       // One file, or all of them: a folder that went away must be declared lost before anything is put in place of its chunks.
       await this.#lookAt(folder);
@@ -335,7 +391,10 @@ export class SsdTier {
     folderIndex: number,
     wanted: { generation: number; sizeBytes: number; checksum: bigint },
   ): Promise<{ problem: string; corrupt: boolean; missing: boolean } | undefined> {
-    const outcome = await this.#options.files.checksumFile(this.path(this.#folder(folderIndex), wanted.generation), wanted.sizeBytes);
+    const folder = this.#folder(folderIndex);
+    if (folder.state === 'stalled') return { problem: 'the device does not answer', corrupt: false, missing: false };
+    const outcome = await this.#options.files.checksumFile(this.path(folder, wanted.generation), wanted.sizeBytes);
+    if (!outcome.ok && isTimeout(outcome)) this.#stalled(folder, outcome);
     if (!outcome.ok)
       return {
         problem: `${outcome.step}: ${errnoName(outcome.errno)}`,
@@ -397,10 +456,22 @@ export class SsdTier {
     while (this.#unlinksRunning < UNLINKS_AT_ONCE) {
       const next = this.#unlinks.shift();
       if (next === undefined) return;
+      if (next.folder.state === 'stalled') {
+        this.#unlinkingBytes -= next.fileBytes;
+        this.#stuckUnlinks.push(next);
+        continue;
+      }
       this.#unlinksRunning += 1;
       void this.#options.files.unlink(this.path(next.folder, next.generation)).then((outcome) => {
         this.#unlinksRunning -= 1;
         this.#unlinkingBytes -= next.fileBytes;
+        if (!outcome.ok && isTimeout(outcome)) {
+          this.#stalled(next.folder, outcome);
+          // Not tried again before it is known how this one ends: its space must not be given back twice.
+          if (outcome.late === undefined) this.#stuckUnlinks.push(next);
+          else void outcome.late.then(() => this.#stuckUnlinks.push(next));
+          return this.#pumpUnlinks();
+        }
         // The files of a folder that is off are dead by the journal's word. Any other file that will not go keeps its space, and its
         // key stays tracked (done is not called).
         if (outcome.ok || outcome.errno === ENOENT || next.folder.state === 'off') {
@@ -428,7 +499,8 @@ export class SsdTier {
   async poll(): Promise<void> {
     for (const unlink of this.#stuckUnlinks.splice(0)) this.#queueUnlink(unlink);
     for (const folder of this.folders) {
-      if (folder.state === 'off') continue;
+      if (folder.state === 'stalled') this.#probe.tryNow(folder);
+      if (folder.state === 'off' || folder.state === 'stalled') continue;
       if ((await this.#lookAt(folder)) && folder.state === 'read-only') await this.#probeWrite(folder);
     }
   }
@@ -437,6 +509,7 @@ export class SsdTier {
   async #lookAt(folder: SsdFolder): Promise<boolean> {
     const stats = await this.#options.files.statFs(`${folder.path}/00`);
     if (stats.ok) folder.setFreeBytes(stats.freeBytes);
+    else if (isTimeout(stats)) this.#stalled(folder, stats);
     else if (stats.errno === ENOENT || stats.errno === ENOTDIR) this.loseFolder(folder, 'the folder is gone');
     return stats.ok;
   }
@@ -457,6 +530,7 @@ export class SsdTier {
       direct: false,
       sync: true,
     });
+    if (!outcome.ok && isTimeout(outcome)) return this.#stalled(folder, outcome);
     await this.#options.files.unlink(path);
     if (outcome.ok && folder.effectiveCapacityBytes > folder.usedBytes) folder.onWriteSuccess();
   }
@@ -471,9 +545,19 @@ export class SsdTier {
     return this.#options.files.queueDepth().demand > 0;
   }
 
+  checkInvariants(): void {
+    this.#probe.checkInvariants();
+    assert(this.#unlinksRunning <= UNLINKS_AT_ONCE && this.#unlinkingBytes >= 0, 'unlinks are few and count once');
+  }
+
   #folder(index: number): SsdFolder {
     const folder = this.folders[index];
     assert(folder !== undefined, `SSD folder ${index} exists`);
     return folder;
   }
+}
+
+/** Past its deadline, or never begun because another operation of the folder was. */
+function isTimeout(failure: IoFailure): boolean {
+  return failure.errno === ETIMEDOUT;
 }

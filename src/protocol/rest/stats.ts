@@ -17,7 +17,7 @@ export type Liveness = z.infer<typeof livenessSchema>;
 const folderSchema = z.object({
   path: z.string(),
   id: z.string(),
-  state: z.enum(['ok', 'read-only', 'off']),
+  state: z.enum(['ok', 'read-only', 'stalled', 'off']),
   reason: z.string(),
   capacityBytes: countSchema,
   usedBytes: countSchema,
