@@ -87,6 +87,7 @@ describe('defaults', () => {
       folders: [{ path: '/srv/.kvtier/ssd', sizeBytes: 20 * GiB }],
       admission: 'idle',
       idleAfterMs: 2000,
+      ioDeadlineMs: 10_000,
       writeBudgetBytesPerSecond: 0,
       freeSpaceFloorBytes: GiB,
       direct: 'auto',
