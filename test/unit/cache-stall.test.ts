@@ -170,6 +170,20 @@ describe('A write that the device does not answer', () => {
     }
   });
 
+  it('is the only one of its chunk: no other folder gets a file of the same name while it may still come', async () => {
+    const sim = await SimCache.start({ ssdBytes: [4096 * KiB, 4096 * KiB] });
+    await stuckWrite(sim);
+    await sim.quiet(8000);
+    expect(sim.tiersOf('w')).toEqual(['ram']);
+    await sim.put('x', payloadOf(3, chunk));
+    await sim.quiet(3000);
+    expect(sim.tiersOf('x')).toEqual(['ram', 'ssd']);
+    sim.io.unstick();
+    await sim.quiet(20_000);
+    expect(sim.tiersOf('w')).toEqual(['ram', 'ssd']);
+    sim.checkQuiet();
+  });
+
   it('that fails after all gives back memory and space', async () => {
     const sim = await SimCache.start();
     await stuckWrite(sim);
