@@ -100,7 +100,7 @@ function bindVerify(
 }
 
 function chunkView(chunk: ChunkInfo): Chunk {
-  return { ...chunk, tiers: [...chunk.tiers], parentId: chunk.parentId ?? null };
+  return { ...chunk, tiers: [...chunk.tiers], parentId: chunk.parentId ?? null, expiresAtMs: chunk.expiresAtMs ?? null };
 }
 
 /** Absent filters are left out rather than undefined: the cache's types tell the two apart. */

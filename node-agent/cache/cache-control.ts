@@ -75,6 +75,7 @@ export class CacheControlPart implements CacheControl {
       promotions: c.promotions,
       deletes: c.deletes,
       invalidatedChunks: c.invalidatedChunks,
+      expiredChunks: c.expiredChunks,
       sizeGuardMisses: c.sizeGuardMisses,
       storeAdmission: {
         mode: limits.ssdAdmission,
@@ -188,7 +189,8 @@ export class CacheControlPart implements CacheControl {
   }
 
   #passes(entry: EntryIndex, filter: ChunkFilter): boolean {
-    const { index, namespaces } = this.#state;
+    const { index, namespaces, expiry } = this.#state;
+    if (expiry.isOver(entry)) return false;
     const namespace = index.namespaceOf(entry);
     const descriptor = namespaces.descriptor(namespace);
     if (filter.model !== undefined && descriptor.model !== filter.model) return false;
@@ -215,6 +217,7 @@ export class CacheControlPart implements CacheControl {
       generation: index.generation(entry),
       createdAtMs: index.createdAtMs(entry),
       lastUsedAtMs: index.lastUsedAtMs(entry),
+      expiresAtMs: index.expiresAtMs(entry) === 0 ? undefined : index.expiresAtMs(entry),
       hitCount: index.hitCount(entry),
       parentId: parent < 0 ? undefined : `${parent}-${index.generation(parent as EntryIndex)}`,
       tiers: this.#parts.invalidator.tiers(entry),
@@ -227,14 +230,15 @@ export class CacheControlPart implements CacheControl {
     const match = /^(\d{1,10})-(\d{1,16})$/.exec(id);
     if (match === null) return undefined;
     const ref = { entry: Number(match[1]), generation: Number(match[2]) };
-    return this.#state.isSame(ref) ? this.#info(ref.entry as EntryIndex) : undefined;
+    const entry = ref.entry as EntryIndex;
+    return this.#state.isSame(ref) && !this.#state.expiry.isOver(entry) ? this.#info(entry) : undefined;
   }
 
   #findKey(key: string, { tenant }: KeyOwner): EntryIndex | undefined {
     const parsed = this.parseKey(key, tenant);
     const namespace = parsed === undefined ? undefined : this.#state.namespaces.find(parsed.descriptor);
     if (parsed === undefined || namespace === undefined) return undefined;
-    const entry = this.#state.index.find(namespace, parsed.key);
+    const entry = this.#state.expiry.find(namespace, parsed.key);
     return entry < 0 ? undefined : (entry as EntryIndex);
   }
 

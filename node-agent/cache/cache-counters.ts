@@ -19,6 +19,7 @@ export class CacheCounters {
   promotions = 0;
   deletes = 0;
   invalidatedChunks = 0;
+  expiredChunks = 0;
   sizeGuardMisses = 0;
   admittedChunks = 0;
   skippedChunks = 0;

@@ -19,6 +19,7 @@ import type { RamTier } from '#tiers/ram/ram-tier.ts';
 import type { SsdTier } from '#tiers/ssd/ssd-tier.ts';
 import { CacheCounters } from './cache-counters.ts';
 import type { ChunkIndex } from './chunk-index.ts';
+import { Expiry } from './expiry.ts';
 import { DECLINED, DIRTY, HAS_METADATA, PROBED_ON_SSD, QUEUED, UNLINKING, WRITING } from './flags.ts';
 import { ROW_LIMIT } from './key-arena.ts';
 import { LeaseTable } from './lease-table.ts';
@@ -80,6 +81,7 @@ export class CacheState {
   readonly limits: CacheLimits;
   readonly counters = new CacheCounters();
   readonly leases: LeaseTable;
+  readonly expiry: Expiry;
   /** The redis:// twins. */
   readonly metadata = new Map<number, Uint8Array>();
   /** What clients of lm:// want back. */
@@ -110,6 +112,8 @@ export class CacheState {
     this.hash = parts.hash;
     this.logger = parts.logger;
     this.limits = parts.limits;
+    this.expiry = new Expiry(this);
+    parts.tombstones.forEachLive = (visit) => this.index.forEach((entry) => visit(this.index.generation(entry)));
     this.leases = new LeaseTable({
       durationMs: parts.limits.leaseMs,
       limit: (tier) => (tier === 'ram' ? this.ram.backedBytes : this.ssd.capacityBytes) / 2,
@@ -156,6 +160,8 @@ export class CacheState {
     sizeBytes: number;
     checksum: bigint;
     createdAtMs: number;
+    /** 0: never. */
+    expiresAtMs: number;
   }): EntryIndex {
     const entry = this.index.insert(chunk.namespace, chunk.key);
     this.namespaces.retain(chunk.namespace);
@@ -165,6 +171,7 @@ export class CacheState {
     this.index.setChecksum(entry, chunk.checksum);
     this.index.setCreatedAtMs(entry, chunk.createdAtMs);
     this.index.setLastUsedAtMs(entry, chunk.createdAtMs);
+    if (chunk.expiresAtMs !== 0) this.index.setExpiresAtMs(entry, chunk.expiresAtMs);
     return entry;
   }
 
@@ -409,6 +416,7 @@ export class CacheState {
         sizeBytes: this.index.sizeBytes(entry),
         checksum: this.index.checksum(entry),
         createdAtMs: this.index.createdAtMs(entry),
+        expiresAtMs: this.index.expiresAtMs(entry),
         lastUsedAtMs: this.index.lastUsedAtMs(entry),
         hitCount: this.index.hitCount(entry),
         parentGeneration: parent < 0 ? undefined : this.index.generation(parent as EntryIndex),
@@ -502,6 +510,7 @@ export class CacheState {
     this.ramOrder.checkInvariants();
     this.ssdOrder.checkInvariants();
     this.leases.checkInvariants();
+    this.expiry.checkInvariants();
     let dirtyBytes = 0;
     let ramBytes = 0;
     let ssdBytes = 0;

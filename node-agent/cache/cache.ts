@@ -91,6 +91,7 @@ export class Cache implements CacheDoor {
     this.#cancelHousekeeping = this.#state.clock.schedule(HOUSEKEEPING_MS, () => {
       const state = this.#state;
       if (state.leases.expire(state.clock.monotonicMs())) state.onRoom();
+      state.expiry.sweep();
       this.#turn += 1;
       if (this.#turn % POLL_EVERY_TURNS === 0) this.#poll();
       this.#housekeeping();
@@ -151,7 +152,7 @@ export class Cache implements CacheDoor {
   }
 
   #find(namespace: NamespaceId, key: Uint8Array): EntryIndex | undefined {
-    const entry = this.#state.index.find(namespace, key);
+    const entry = this.#state.expiry.find(namespace, key);
     return entry < 0 ? undefined : (entry as EntryIndex);
   }
 
@@ -219,7 +220,7 @@ export class Cache implements CacheDoor {
     const state = this.#state;
     const ref = { entry, generation: state.index.generation(entry) };
     const outcome = await this.#reader.load(entry, 'demand');
-    if (outcome !== 'loaded' || !state.isSame(ref) || state.index.ramSlot(entry) < 0) return this.#miss();
+    if (outcome !== 'loaded' || !state.isSame(ref) || state.index.ramSlot(entry) < 0 || state.expiry.isOver(entry)) return this.#miss();
     state.takeProbedOnSsd(entry);
     return this.#handle(entry, 'ssd', owner);
   }
@@ -271,6 +272,29 @@ export class Cache implements CacheDoor {
     return true;
   }
 
+  expiryNowMs(): number {
+    return this.#state.expiry.nowMs();
+  }
+
+  get expiringCount(): number {
+    return this.#state.index.expiringCount;
+  }
+
+  expiresAtMs(ref: ChunkRef): number | undefined {
+    const { index, expiry } = this.#state;
+    const entry = ref.entry as EntryIndex;
+    return this.#state.isSame(ref) && !expiry.isOver(entry) ? index.expiresAtMs(entry) : undefined;
+  }
+
+  setExpiry(ref: ChunkRef, atMs: number): boolean {
+    const { index, expiry } = this.#state;
+    if (this.expiresAtMs(ref) === undefined) return false;
+    const entry = ref.entry as EntryIndex;
+    if (atMs !== 0 && atMs <= expiry.nowMs()) return this.#invalidator.delete(index.namespaceOf(entry), index.keyOf(entry).slice());
+    expiry.change(entry, atMs === 0 ? 0 : expiry.resolve({ atMs }, index.namespaceOf(entry), entry));
+    return true;
+  }
+
   metadata(ref: ChunkRef): Uint8Array | undefined {
     return this.#state.isSame(ref) ? this.#state.metadata.get(ref.entry) : undefined;
   }
@@ -312,9 +336,10 @@ export class Cache implements CacheDoor {
   }
 
   scan(cursor: number, { limit, tenant }: ScanPage, visit: (key: Uint8Array, ref: ChunkRef) => void): number {
-    const { index, namespaces } = this.#state;
+    const { index, namespaces, expiry } = this.#state;
     return index.scan(cursor, limit, (entry) => {
       if (tenant !== undefined && namespaces.descriptor(index.namespaceOf(entry)).tenant !== tenant) return;
+      if (expiry.isOver(entry)) return;
       visit(namespaces.wholeKeyBytes(index.namespaceOf(entry), index.keyOf(entry)), { entry, generation: index.generation(entry) });
     });
   }
@@ -343,6 +368,7 @@ export class Cache implements CacheDoor {
   async close(deadlineMs: number): Promise<number> {
     this.beginDrain();
     this.#cancelHousekeeping?.();
+    this.#state.expiry.stop();
     this.#writer.stop();
     const lostBytes = await this.#writer.drain(deadlineMs);
     // Adoption ends with the batch of headers that it reads; a device that does not answer is not waited for.

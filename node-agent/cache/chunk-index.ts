@@ -4,7 +4,7 @@
  *
  * A row is a record of 72 bytes, most of it on one or two cache lines, in segments of 16,384 rows: growth allocates 1.2 MiB and
  * copies nothing. Keys lie in KeyArena, hashes in HashTable. At 10^6 chunks with 64-byte keys that is 72 + 69 + 17 = 158 bytes a
- * chunk, and with the links of two LeafLru (16 each) 190.
+ * chunk, and with the links of two LeafLru (16 each) 190. Expiries are a column of their own (8 bytes, where there are any).
  *
  * Rows are reused after `remove`. Whoever keeps an EntryIndex across an await keeps the generation too and compares.
  * Getters answer for any row that was ever used; `generation` of a free row is 0, which no live chunk has. Setters want a live row.
@@ -15,6 +15,7 @@
 import { assert } from '#core/assert.ts';
 import type { EntryIndex, NamespaceId } from '#core/brand.ts';
 import type { Rng } from '#core/clock.ts';
+import { ExpiryColumn } from './expiry-column.ts';
 import { HashTable } from './hash-table.ts';
 import { KEY_LIMIT_BYTES, KEY_LIMIT_WORDS, KeyArena, ROW_LIMIT } from './key-arena.ts';
 import { drawHashSeed, packAndHash, wordCountOf } from './key-hash.ts';
@@ -67,6 +68,7 @@ export class ChunkIndex {
   readonly #segments: Segment[] = [];
   readonly #table = new HashTable();
   readonly #arena = new KeyArena();
+  readonly #expiries = new ExpiryColumn();
   readonly #words = new Uint32Array(BATCH_KEYS * KEY_LIMIT_WORDS);
   readonly #hashes = new Uint32Array(BATCH_KEYS);
   readonly #rows = new Int32Array(BATCH_KEYS);
@@ -150,6 +152,7 @@ export class ChunkIndex {
     const moved = this.#arena.free(ref);
     if (moved >= 0) this.#segments[moved >>> SEGMENT_ROWS_LOG2]!.u32[(moved & SEGMENT_MASK) * W32 + KEY_REF] = ref;
     u32.fill(0, at, at + W32);
+    this.#expiries.set(entry, 0);
     u32[at + KEY_REF] = this.#freeHead;
     this.#freeHead = entry + 1;
     this.#liveCount -= 1;
@@ -269,6 +272,26 @@ export class ChunkIndex {
     this.#live(entry).f64[(entry & SEGMENT_MASK) * W64 + CREATED] = atMs;
   }
 
+  /** Wall-clock milliseconds from which the chunk must not be served; 0: never. */
+  expiresAtMs(entry: EntryIndex): number {
+    return this.#expiries.get(entry);
+  }
+
+  setExpiresAtMs(entry: EntryIndex, atMs: number): void {
+    if (!this.isLive(entry)) assert(false, `Cannot change row ${entry}: it is free`);
+    this.#expiries.set(entry, atMs);
+  }
+
+  /** Rows with an expiry. */
+  get expiringCount(): number {
+    return this.#expiries.count;
+  }
+
+  /** Up to `limit` rows that expire at or before `nowMs`; empty where nothing is due. */
+  due(nowMs: number, limit: number): readonly EntryIndex[] {
+    return this.#expiries.due(nowMs, limit) as EntryIndex[];
+  }
+
   lastUsedAtMs(entry: EntryIndex): number {
     return this.#f64(entry)[(entry & SEGMENT_MASK) * W64 + LAST_USED]!;
   }
@@ -324,7 +347,8 @@ export class ChunkIndex {
   /** Bytes of rows, keys and hash table. */
   memoryBytes(): number {
     const scratch = this.#words.byteLength + this.#hashes.byteLength + this.#rows.byteLength;
-    return this.#segments.length * SEGMENT_ROWS * ROW_BYTES + this.#table.memoryBytes() + this.#arena.memoryBytes() + scratch;
+    const parts = this.#table.memoryBytes() + this.#arena.memoryBytes() + this.#expiries.memoryBytes();
+    return this.#segments.length * SEGMENT_ROWS * ROW_BYTES + parts + scratch;
   }
 
   /** Pages of 16 KiB that hold keys, for tests of fragmentation. */
@@ -335,6 +359,7 @@ export class ChunkIndex {
   checkInvariants(): void {
     this.#table.checkInvariants();
     this.#arena.checkInvariants();
+    this.#expiries.checkInvariants();
     let live = 0;
     this.forEach((entry) => {
       live += 1;
@@ -346,7 +371,8 @@ export class ChunkIndex {
     for (let next = this.#freeHead; next !== 0; free += 1) {
       const row = next - 1;
       assert(row < this.#rowCount && free < this.#rowCount, `ChunkIndex free list is broken at row ${row}`);
-      assert(!this.isLive(row) && this.generation(row as EntryIndex) === 0, `ChunkIndex row ${row} is in the free list and not blank`);
+      const blank = this.generation(row as EntryIndex) === 0 && this.expiresAtMs(row as EntryIndex) === 0;
+      assert(!this.isLive(row) && blank, `ChunkIndex row ${row} is in the free list and not blank`);
       next = this.#u32(row)[(row & SEGMENT_MASK) * W32 + KEY_REF]!;
     }
     assert(live + free === this.#rowCount, `ChunkIndex has ${live} live and ${free} free of ${this.#rowCount} rows`);

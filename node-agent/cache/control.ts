@@ -69,6 +69,8 @@ export interface CacheStats {
   readonly promotions: number;
   readonly deletes: number;
   readonly invalidatedChunks: number;
+  /** Chunks that ended by themselves, as their expiry said. */
+  readonly expiredChunks: number;
   readonly sizeGuardMisses: number;
   readonly storeAdmission: {
     readonly mode: string;
@@ -102,6 +104,8 @@ export interface ChunkInfo {
   readonly generation: number;
   readonly createdAtMs: number;
   readonly lastUsedAtMs: number;
+  /** Undefined: never. */
+  readonly expiresAtMs: number | undefined;
   readonly hitCount: number;
   readonly parentId: string | undefined;
   readonly tiers: readonly TierName[];

@@ -41,7 +41,12 @@ export interface PutRejected {
   readonly message: string;
 }
 
+/** How long a chunk lives: from now, until a point in time (wall clock), or as long as the one that it replaces. */
+export type ExpirySpec = 'keep' | { readonly ttlMs: number } | { readonly atMs: number };
+
 export interface CommitOptions {
+  /** Left out: the default of the namespace, which is none unless configured. */
+  readonly expiry?: ExpirySpec;
   /** Commit only if the key is absent (NX) or present (XX); else the ticket is aborted and the outcome is 'condition'. */
   readonly onlyIf?: 'absent' | 'present';
   /** The chunk before this one, where the door knows it. */
@@ -116,6 +121,18 @@ export interface CacheDoor {
   countRefusedLookup(reason: RefusalReason): void;
   /** True where there was a value. Throws KvtierError where the deletion cannot be made durable; then nothing is deleted. */
   delete(namespace: NamespaceId, key: Uint8Array): boolean;
+
+  /** The time that expiries are judged by, in wall-clock milliseconds; never goes back. */
+  expiryNowMs(): number;
+  /** When the chunk expires; 0: never, undefined: it is gone. */
+  expiresAtMs(ref: ChunkRef): number | undefined;
+  /**
+   * Gives a chunk another expiry; 0: never, and a time that has passed deletes it. False where it is gone. Throws KvtierError where
+   * the journal cannot be written; then nothing has changed.
+   */
+  setExpiry(ref: ChunkRef, atMs: number): boolean;
+  /** Chunks that have an expiry. */
+  readonly expiringCount: number;
 
   /** The redis:// metadata twin of a chunk; lives and dies with it. False where there is no chunk. */
   setMetadata(ref: ChunkRef, metadata: Uint8Array): boolean;

@@ -38,7 +38,7 @@ export class Invalidator {
   delete(namespace: NamespaceId, key: Uint8Array): boolean {
     const state = this.#state;
     const { index, namespaces, tombstones } = state;
-    const entry = index.find(namespace, key);
+    const entry = state.expiry.find(namespace, key);
     const descriptor = namespaces.descriptor(namespace);
     const onSsd = entry >= 0 && index.ssdFolder(entry as EntryIndex) >= 0;
     if (onSsd || tombstones.mayHaveFile(() => tombstones.keyId(descriptor, key)))

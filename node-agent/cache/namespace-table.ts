@@ -24,6 +24,8 @@ interface Row {
   readonly label: string;
   readonly prefixBytes: Uint8Array;
   readonly tailBytes: Uint8Array;
+  /** How long its chunks live where a put says nothing; 0: for ever. */
+  readonly defaultTtlMs: number;
   references: number;
   chunkCount: number;
   ramBytes: number;
@@ -45,6 +47,12 @@ export class NamespaceTable {
   readonly #rows: (Row | undefined)[] = [];
   readonly #freeIds: number[] = [];
   readonly #byIdentity = new Map<string, NamespaceId>();
+  readonly #ttlOf: (descriptor: NamespaceDescriptor) => number;
+
+  /** `ttlOf` gives the default life of a namespace's chunks in ms, 0 for none; asked once, when the namespace comes up. */
+  constructor(options: { readonly ttlOf?: (descriptor: NamespaceDescriptor) => number } = {}) {
+    this.#ttlOf = options.ttlOf ?? (() => 0);
+  }
 
   /** Live namespaces. */
   get count(): number {
@@ -66,6 +74,7 @@ export class NamespaceTable {
       label: namespaceLabel(descriptor),
       prefixBytes: encoder.encode(descriptor.keyPrefix),
       tailBytes: encoder.encode(descriptor.keyTail),
+      defaultTtlMs: this.#ttlOf(descriptor),
       references: 1,
       chunkCount: 0,
       ramBytes: 0,
@@ -123,6 +132,11 @@ export class NamespaceTable {
   /** `keyTail` in UTF-8. Not to be written to. */
   tailBytes(id: NamespaceId): Uint8Array {
     return this.#row(id).tailBytes;
+  }
+
+  /** How long its chunks live where a put says nothing; 0: for ever. */
+  defaultTtlMs(id: NamespaceId): number {
+    return this.#row(id).defaultTtlMs;
   }
 
   usage(id: NamespaceId): NamespaceUsage {

@@ -161,7 +161,7 @@ export class Puts {
     const state = this.#state;
     const { index, counters } = state;
     const ticket = given as Ticket;
-    const existing = index.find(ticket.namespace, ticket.key);
+    const existing = state.expiry.find(ticket.namespace, ticket.key);
     if (options.onlyIf !== undefined && (options.onlyIf === 'present') !== existing >= 0) {
       this.abort(ticket);
       return 'condition';
@@ -170,6 +170,7 @@ export class Puts {
       this.abort(ticket);
       return 'dropped';
     }
+    const expiresAtMs = state.expiry.resolve(options.expiry, ticket.namespace, existing);
     counters.puts += 1;
     counters.putBytes += ticket.sizeBytes;
     if (
@@ -177,18 +178,12 @@ export class Puts {
       index.sizeBytes(existing as EntryIndex) === ticket.sizeBytes &&
       index.checksum(existing as EntryIndex) === checksum
     ) {
+      if (!this.#journaled(() => state.expiry.change(existing as EntryIndex, expiresAtMs))) return this.#fail(ticket);
       return this.#touchExisting(ticket, existing as EntryIndex, options);
     }
     const generation = state.nextGeneration();
-    try {
-      this.#buryOld(ticket, existing, generation);
-    } catch (problem) {
-      // The old value could not be declared dead for good, so the new one must not be acknowledged.
-      if (!(problem instanceof KvtierError)) throw problem;
-      state.logger.error('Cannot write the journal: a put was refused', { code: problem.code });
-      this.abort(ticket);
-      return 'failed';
-    }
+    // Where the old value cannot be declared dead for good, the new one must not be acknowledged.
+    if (!this.#journaled(() => this.#buryOld(ticket, existing, generation))) return this.#fail(ticket);
     this.#close(ticket);
     if (existing >= 0) state.remove(existing as EntryIndex);
     const entry = state.insert({
@@ -198,6 +193,7 @@ export class Puts {
       sizeBytes: ticket.sizeBytes,
       checksum,
       createdAtMs: state.clock.nowMs(),
+      expiresAtMs,
     });
     // Before it becomes dirty: a write may begin at once, and its header has the block.
     if (options.lmBlock !== undefined) state.setLmBlock(entry, options.lmBlock);
@@ -207,6 +203,23 @@ export class Puts {
     state.catalogPut(entry);
     state.namespaces.release(ticket.namespace);
     return 'stored';
+  }
+
+  /** False where the journal takes nothing. */
+  #journaled(write: () => void): boolean {
+    try {
+      write();
+      return true;
+    } catch (problem) {
+      if (!(problem instanceof KvtierError)) throw problem;
+      this.#state.logger.error('Cannot write the journal: a put was refused', { code: problem.code });
+      return false;
+    }
+  }
+
+  #fail(ticket: Ticket): CommitOutcome {
+    this.abort(ticket);
+    return 'failed';
   }
 
   /** Same bytes again: nothing is rewritten. A chunk that was on SSD only gets the RAM copy for free. */

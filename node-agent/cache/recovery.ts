@@ -213,14 +213,17 @@ export class Recovery {
       const facts = { namespace: found.namespace, key: namespaces.wholeKey(namespace, found.key), createdAtMs: found.createdAtMs };
       const known = index.find(namespace, found.key);
       // What cannot be loaded any more (a smaller ram.maxChunk, say) would be promised to a probe and never kept.
+      const expiresAtMs = state.expiry.ofFile(found);
       const dead =
-        !ram.canEverFit(found.sizeBytes) || tombstones.isDead(facts, { key: found.key, generation: found.generation, folderId: folder.id });
+        expiresAtMs < 0 ||
+        !ram.canEverFit(found.sizeBytes) ||
+        tombstones.isDead(facts, { key: found.key, generation: found.generation, folderId: folder.id });
       if (dead || (known >= 0 && index.generation(known as EntryIndex) > found.generation)) {
         this.#drop(folder, found);
         return undefined;
       }
       if (known >= 0) state.remove(known as EntryIndex);
-      const entry = state.insert({ ...found, namespace });
+      const entry = state.insert({ ...found, namespace, expiresAtMs });
       index.setLastUsedAtMs(entry, found.lastUsedAtMs);
       index.setHitCount(entry, found.hitCount);
       if (found.redisMetadata !== undefined) state.setMetadata(entry, found.redisMetadata);
@@ -319,6 +322,7 @@ function chunkOfHeader(header: ChunkFileHeader): Omit<CatalogChunk, 'replicas' |
     sizeBytes: header.sizeBytes,
     checksum: header.checksum,
     createdAtMs: header.createdAtMs,
+    expiresAtMs: header.expiresAtMs,
     lastUsedAtMs: header.createdAtMs,
     hitCount: 0,
     redisMetadata: header.redisMetadata,

@@ -117,6 +117,11 @@ export class SsdReader {
       this.#giveBack(slot);
       return 'loaded';
     }
+    if (state.expiry.isOver(entry)) {
+      this.#giveBack(slot);
+      state.expiry.remove(entry);
+      return 'gone';
+    }
     const { redisMetadata, lm } = outcome.header;
     if (redisMetadata !== undefined && !state.metadata.has(entry)) state.setMetadata(entry, redisMetadata);
     // An lm block is never newer than its file: where a catalog row says otherwise, the file is right.

@@ -156,7 +156,7 @@ export class SsdWriter {
 
   #mayWrite(entry: EntryIndex): boolean {
     const state = this.#state;
-    return state.isDirty(entry) && !state.has(entry, WRITING | UNFIT | DECLINED | UNLINKING);
+    return state.isDirty(entry) && !state.has(entry, WRITING | UNFIT | DECLINED | UNLINKING) && !state.expiry.isOver(entry);
   }
 
   #hasBudget(): boolean {
@@ -335,7 +335,7 @@ export class SsdWriter {
       sizeBytes: index.sizeBytes(entry),
       checksum: index.checksum(entry),
       createdAtMs: index.createdAtMs(entry),
-      expiresAtMs: 0,
+      expiresAtMs: index.expiresAtMs(entry),
       parentGeneration: parent < 0 ? 0 : index.generation(parent as EntryIndex),
       tokenCount: 0,
       namespace: namespaces.descriptor(index.namespaceOf(entry)),

@@ -4,7 +4,8 @@
  * key is under way, or recovery has not yet read all headers (`adopting`).
  *
  * Invariants: `#live` holds a forget record for every dead file that may still exist; a record leaves `#live` only when no write or
- * unlink of its key is pending and adoption is over; every record in `#live` is in the journal.
+ * unlink of its key is pending and adoption is over; every record in `#live` is in the journal; `#expiries` holds the last expiry
+ * that was journaled for every chunk that is alive or whose file may still exist.
  */
 import { assert } from '#core/assert.ts';
 import { KvtierError } from '#core/errors.ts';
@@ -47,6 +48,12 @@ export class Tombstones {
   readonly #pendingFiles = new Set<{ readonly generation: number }>();
   /** Selectors whose scan is under way and that are not in the journal yet. */
   readonly #running = new Set<{ readonly selector: Selector; readonly generation: number }>();
+  /** Generation -> the expiry that the journal gives it. Generations are used once, so that what is stale does no harm until compaction. */
+  readonly #expiries = new Map<number, number>();
+  /** The largest wall clock that the journal knows. */
+  #clockMs = 0;
+  /** Visits the generations of all live chunks; for compaction. */
+  forEachLive: (visit: (generation: number) => void) => void = () => {};
   #adopting = true;
   #unknownFiles = 0;
   /** Folders that went while the journal could not be written: their record goes before any other. */
@@ -75,6 +82,12 @@ export class Tombstones {
         break;
       case 'epoch':
         this.#epochs.set(record.model, record);
+        break;
+      case 'expire':
+        this.#expiries.set(record.generation, record.expiresAtMs);
+        break;
+      case 'clock':
+        this.#clockMs = Math.max(this.#clockMs, record.atMs);
         break;
       case 'start':
       case 'cleanStop':
@@ -194,6 +207,29 @@ export class Tombstones {
     for (const key of keys) this.#remember({ kind: 'forget', namespace: parts, key: key.slice(), generation });
   }
 
+  /** The chunk of this generation expires then (0: never), whatever its file says. In the page cache when it returns; throws as `forget`. */
+  expire(generation: number, expiresAtMs: number): void {
+    this.#append([{ kind: 'expire', generation, expiresAtMs }]);
+    this.#expiries.set(generation, expiresAtMs);
+  }
+
+  /** What the journal says of a chunk's expiry; undefined where that is in its header and its row. */
+  journaledExpiry(generation: number): number | undefined {
+    return this.#expiries.get(generation);
+  }
+
+  /** The largest wall clock that the journal knows; 0: none. */
+  get clockMs(): number {
+    return this.#clockMs;
+  }
+
+  /** In the page cache when it returns; throws where it cannot be written. */
+  noteClock(atMs: number): void {
+    if (atMs <= this.#clockMs) return;
+    this.#append([{ kind: 'clock', atMs }]);
+    this.#clockMs = atMs;
+  }
+
   /** The selector counts from now on, for files that adoption finds while its scan is under way. */
   beginInvalidation(selector: Selector, generation: number): () => void {
     const running = { selector, generation };
@@ -274,8 +310,11 @@ export class Tombstones {
       const audited = this.#invalidations.length - AUDIT_INVALIDATIONS;
       this.#invalidations = this.#invalidations.filter((record, index) => index >= audited || record.generation >= oldest);
     }
+    this.#pruneExpiries();
     this.#journal.compact([
       this.#start,
+      ...(this.#clockMs > 0 ? [{ kind: 'clock', atMs: this.#clockMs } as const] : []),
+      ...[...this.#expiries].map(([generation, expiresAtMs]) => ({ kind: 'expire', generation, expiresAtMs }) as const),
       ...this.#foldersDropped.values(),
       ...this.#epochs.values(),
       ...this.#invalidations,
@@ -283,6 +322,20 @@ export class Tombstones {
     ]);
     this.#owed.clear();
     this.#logger.debug('Compacted the journal', { sizeBytes: this.#journal.sizeBytes });
+  }
+
+  /** Forgets what the journal says of chunks that are gone with their files. */
+  #pruneExpiries(): void {
+    if (this.#adopting || this.#expiries.size === 0) return;
+    const needed = new Map<number, number>();
+    const keep = (generation: number): void => {
+      const expiresAtMs = this.#expiries.get(generation);
+      if (expiresAtMs !== undefined) needed.set(generation, expiresAtMs);
+    };
+    for (const file of this.#pendingFiles) keep(file.generation);
+    this.forEachLive(keep);
+    this.#expiries.clear();
+    for (const [generation, expiresAtMs] of needed) this.#expiries.set(generation, expiresAtMs);
   }
 
   /** Ends with a record of the clean stop where the journal takes it. From now on whatever must be journaled is refused. */

@@ -251,9 +251,10 @@ export class CatalogDatabase {
   }
 
   #patch(row: PatchRow): void {
-    const { generation, use, parent, replicas } = row;
+    const { generation, use, parent, expiry, replicas } = row;
     if (use !== undefined) this.#statements.setUse.run({ generation, ...use });
     if (parent !== undefined) this.#statements.setParent.run({ generation, parentGeneration: parent.generation });
+    if (expiry !== undefined) this.#statements.setExpiry.run({ generation, expiresAtMs: expiry.atMs });
     // Replicas of a chunk whose row was dropped by a full queue would be orphans.
     if (replicas !== undefined && this.#statements.hasChunk.get({ generation }) !== undefined) this.#setReplicas(generation, replicas);
   }

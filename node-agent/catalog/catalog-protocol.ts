@@ -12,6 +12,8 @@ export interface PutRow {
   readonly sizeBytes: number;
   readonly checksum: string;
   readonly createdAtMs: number;
+  /** Null: never. */
+  readonly expiresAtMs: number | null;
   readonly lastUsedAtMs: number;
   readonly hitCount: number;
   readonly parentGeneration: number | null;
@@ -27,6 +29,7 @@ export interface PatchRow {
   readonly generation: number;
   readonly use?: { readonly lastUsedAtMs: number; readonly hitCount: number };
   readonly parent?: { readonly generation: number | null };
+  readonly expiry?: { readonly atMs: number | null };
   readonly replicas?: readonly CatalogReplica[];
 }
 

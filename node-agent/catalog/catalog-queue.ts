@@ -29,9 +29,13 @@ interface Pending {
   removed: boolean;
   use: Use | undefined;
   parent: { readonly generation: number | undefined } | undefined;
+  expiry: { readonly atMs: number } | undefined;
   replicas: readonly CatalogReplica[] | undefined;
   bytes: number;
 }
+
+/** What a whole row and a removal take away of what waits for its generation. */
+const NO_PATCH = { use: undefined, parent: undefined, expiry: undefined, replicas: undefined };
 
 /** A Map entry with its object: about 200 bytes in JavaScriptCore. A row adds its own object, its key and its metadata. */
 const ENTRY_BYTES = 200;
@@ -78,11 +82,11 @@ export class CatalogQueue {
         return this.#addTouch(change.generation, { lastUsedAtMs: change.lastUsedAtMs, hitCount: change.hitCount });
       case 'put':
         return this.#update(change.chunk.generation, (entry) => {
-          Object.assign(entry, { chunk: change.chunk, removed: false, use: undefined, parent: undefined, replicas: undefined });
+          Object.assign(entry, { chunk: change.chunk, removed: false, ...NO_PATCH });
         });
       case 'remove':
         return this.#update(change.generation, (entry) => {
-          Object.assign(entry, { chunk: undefined, removed: true, use: undefined, parent: undefined, replicas: undefined });
+          Object.assign(entry, { chunk: undefined, removed: true, ...NO_PATCH });
         });
       case 'replicas':
         return this.#update(change.generation, (entry) => {
@@ -91,6 +95,10 @@ export class CatalogQueue {
       case 'parent':
         return this.#update(change.generation, (entry) => {
           if (!entry.removed) entry.parent = { generation: change.parentGeneration };
+        });
+      case 'expiry':
+        return this.#update(change.generation, (entry) => {
+          if (!entry.removed) entry.expiry = { atMs: change.expiresAtMs };
         });
     }
   }
@@ -136,7 +144,7 @@ export class CatalogQueue {
       assert(!this.#touches.has(generation), `CatalogQueue: generation ${generation} waits twice`);
       assert(entry.bytes === entryBytes(entry), `CatalogQueue: generation ${generation} is counted with ${entry.bytes} bytes`);
       assert(
-        !entry.removed || (entry.chunk ?? entry.use ?? entry.parent ?? entry.replicas) === undefined,
+        !entry.removed || (entry.chunk ?? entry.use ?? entry.parent ?? entry.expiry ?? entry.replicas) === undefined,
         'CatalogQueue: a removal with data',
       );
     }
@@ -168,10 +176,7 @@ export class CatalogQueue {
   #update(generation: number, change: (entry: Pending) => void): boolean {
     const before = this.#pending.get(generation);
     const touch = this.#touches.get(generation);
-    const entry: Pending =
-      before === undefined
-        ? { chunk: undefined, removed: false, use: touch, parent: undefined, replicas: undefined, bytes: 0 }
-        : { ...before };
+    const entry: Pending = before === undefined ? { chunk: undefined, removed: false, ...NO_PATCH, use: touch, bytes: 0 } : { ...before };
     change(entry);
     entry.bytes = entryBytes(entry);
     const formerBytes = (before?.bytes ?? 0) + (touch === undefined ? 0 : TOUCH_BYTES);
@@ -189,6 +194,11 @@ export class CatalogQueue {
   }
 }
 
+/** As the table has it: no expiry is NULL. */
+function orNull(expiresAtMs: number): number | null {
+  return expiresAtMs === 0 ? null : expiresAtMs;
+}
+
 function entryBytes(entry: Pending): number {
   const { chunk } = entry;
   const described = chunk?.lmBlock === undefined ? 0 : LM_BLOCK_BYTES;
@@ -204,22 +214,24 @@ function invalidationBytes(invalidation: CatalogInvalidation): number {
 }
 
 function merged(chunk: CatalogChunk, entry: Pending): CatalogChunk {
-  const { use, parent, replicas } = entry;
-  if (use === undefined && parent === undefined && replicas === undefined) return chunk;
+  const { use, parent, expiry, replicas } = entry;
+  if ((use ?? parent ?? expiry ?? replicas) === undefined) return chunk;
   return {
     ...chunk,
     ...use,
     ...(parent === undefined ? {} : { parentGeneration: parent.generation }),
+    ...(expiry === undefined ? {} : { expiresAtMs: expiry.atMs }),
     ...(replicas === undefined ? {} : { replicas }),
   };
 }
 
 function patchOf(generation: number, entry: Pending): PatchRow {
-  const { use, parent, replicas } = entry;
+  const { use, parent, expiry, replicas } = entry;
   return {
     generation,
     ...(use === undefined ? {} : { use }),
     ...(parent === undefined ? {} : { parent: { generation: parent.generation ?? null } }),
+    ...(expiry === undefined ? {} : { expiry: { atMs: orNull(expiry.atMs) } }),
     ...(replicas === undefined ? {} : { replicas }),
   };
 }
@@ -251,12 +263,13 @@ class BatchBuilder {
   }
 
   put(chunk: CatalogChunk): void {
-    const { key, checksum, namespace, parentGeneration, tokenCount, redisMetadata, lmBlock, ...rest } = chunk;
+    const { key, checksum, namespace, parentGeneration, tokenCount, redisMetadata, lmBlock, expiresAtMs, ...rest } = chunk;
     this.#puts.push({
       ...rest,
       key: keyColumn(key),
       checksum: BigInt.asUintN(64, checksum).toString(16).padStart(16, '0'),
       namespace: this.#namespace(namespace),
+      expiresAtMs: orNull(expiresAtMs),
       parentGeneration: parentGeneration ?? null,
       tokenCount: tokenCount ?? null,
       // A copy: a view would drag its whole buffer through the clone.

@@ -48,7 +48,7 @@ export class ChunkLoad {
         accepted = this.#add(page, row);
         if (!accepted) page.skip();
       }
-      if (accepted && typeof row[12] === 'string') page.addReplica(row[12]);
+      if (accepted && typeof row[13] === 'string') page.addReplica(row[13]);
       this.#next = this.#read();
     }
     return page.finish(true);
@@ -69,9 +69,11 @@ export class ChunkLoad {
     const [generation, key, sizeBytes, checksum, createdAtMs] = [row[0], row[2], row[3], row[4], row[5]];
     const [lastUsedAtMs, hitCount, parentGeneration, tokenCount, redisMetadata] = [row[6], row[7], row[8], row[9], row[10]];
     const lmBlock = row[11];
+    const expiresAtMs = row[12] === null ? 0 : row[12];
     const namespace = this.#namespaces.get(row[1] as number);
     if (namespace === undefined || !(typeof key === 'string' || key instanceof Uint8Array)) return false;
     if (!isCount(generation) || !isCount(sizeBytes) || !isCount(hitCount) || !isOptionalCount(parentGeneration)) return false;
+    if (!isTime(expiresAtMs) || expiresAtMs < 0) return false;
     if (!isTime(createdAtMs) || !isTime(lastUsedAtMs) || !isOptionalCount(tokenCount)) return false;
     if (typeof checksum !== 'string' || checksum.length !== 16 || !(redisMetadata === null || redisMetadata instanceof Uint8Array))
       return false;
@@ -79,7 +81,7 @@ export class ChunkLoad {
     const checksumHigh = hexWord(checksum, 0);
     const checksumLow = hexWord(checksum, 8);
     if (checksumHigh < 0 || checksumLow < 0) return false;
-    const sizes = { generation, sizeBytes, createdAtMs, lastUsedAtMs, hitCount, parentGeneration, tokenCount };
+    const sizes = { generation, sizeBytes, createdAtMs, lastUsedAtMs, expiresAtMs, hitCount, parentGeneration, tokenCount };
     page.add({ ...sizes, checksumHigh, checksumLow, namespace, key, redisMetadata, lmBlock });
     return true;
   }

@@ -6,8 +6,8 @@ import { parseLmBlock } from '#core/lm-block.ts';
 import type { NamespaceDescriptor } from '#core/namespace.ts';
 import type { CatalogChunk, CatalogReplica } from '#ports/catalog-store.ts';
 
-/** Numbers of a chunk: generation, size, created, last used, hits, parent, tokens. NaN where there is none. */
-const NUMBERS = 7;
+/** Numbers of a chunk: generation, size, created, last used, hits, parent, tokens, expiry. NaN where there is none. */
+const NUMBERS = 8;
 /** Which of the two words of a 64-bit number comes first on this machine. */
 const LOW_HALF = new Uint32Array(new BigUint64Array([1n]).buffer)[0] === 1 ? 0 : 1;
 const encoder = new TextEncoder();
@@ -45,6 +45,7 @@ export interface ChunkPageRow {
   sizeBytes: number;
   createdAtMs: number;
   lastUsedAtMs: number;
+  expiresAtMs: number;
   hitCount: number;
   parentGeneration: number | null;
   tokenCount: number | null;
@@ -116,6 +117,7 @@ export class ChunkPageWriter {
     numbers[first + 4] = row.hitCount;
     numbers[first + 5] = row.parentGeneration ?? Number.NaN;
     numbers[first + 6] = row.tokenCount ?? Number.NaN;
+    numbers[first + 7] = row.expiresAtMs;
     this.#checksumHalves[at * 2 + LOW_HALF] = row.checksumLow;
     this.#checksumHalves[at * 2 + 1 - LOW_HALF] = row.checksumHigh;
     this.#namespaceOf[at] = this.#namespaceIndex(row.namespace);
@@ -202,6 +204,7 @@ export function readPage(page: ChunkPage): CatalogChunk[] {
       sizeBytes: number(1),
       checksum: page.checksums[at] ?? 0n,
       createdAtMs: number(2),
+      expiresAtMs: number(7),
       lastUsedAtMs: number(3),
       hitCount: number(4),
       parentGeneration: optional(5),

@@ -66,6 +66,22 @@ export interface EpochRecord {
   readonly generation: number;
 }
 
+/**
+ * The chunk of this generation expires then, whatever its file's header and its catalog row say; 0: never. The last record of a
+ * generation counts.
+ */
+export interface ExpireRecord {
+  readonly kind: 'expire';
+  readonly generation: number;
+  readonly expiresAtMs: number;
+}
+
+/** The wall clock has been there: from then on it counts as being there at least, also after it was set back. */
+export interface ClockRecord {
+  readonly kind: 'clock';
+  readonly atMs: number;
+}
+
 /** The process ended in order. */
 export interface CleanStopRecord {
   readonly kind: 'cleanStop';
@@ -79,7 +95,9 @@ export type JournalRecord =
   | ForgetManyRecord
   | FolderDroppedRecord
   | EpochRecord
-  | CleanStopRecord;
+  | CleanStopRecord
+  | ExpireRecord
+  | ClockRecord;
 
 /** A record is at most 1 MiB, frame included: one hash block, and a bound on what a damaged length can ask for. */
 export const MAX_RECORD_BYTES = 1024 * 1024;
@@ -98,6 +116,8 @@ const typeNumbers = {
   folderDropped: 6,
   epoch: 7,
   cleanStop: 8,
+  expire: 9,
+  clock: 10,
 } as const satisfies Record<JournalRecord['kind'], number>;
 
 const grammarNumbers = { 'object-key': 0, 'cache-engine-key': 1, opaque: 2 } as const satisfies Record<KeyGrammar, number>;
@@ -164,7 +184,12 @@ export function encodeBody(record: JournalRecord): Uint8Array {
       writer.text(record.model);
       break;
     case 'cleanStop':
+    case 'clock':
       writer.double(record.atMs);
+      break;
+    case 'expire':
+      writer.uint(record.generation);
+      writer.double(record.expiresAtMs);
       break;
     default:
       unreachable(record);
@@ -204,6 +229,10 @@ function readRecord(type: number, reader: ByteReader): JournalRecord {
       return { kind: 'epoch', epoch: reader.uint(), generation: reader.uint(), model: reader.text() };
     case typeNumbers.cleanStop:
       return { kind: 'cleanStop', atMs: reader.double() };
+    case typeNumbers.expire:
+      return { kind: 'expire', generation: reader.uint(), expiresAtMs: reader.double() };
+    case typeNumbers.clock:
+      return { kind: 'clock', atMs: reader.double() };
     default:
       throw new MalformedBytes(`record type ${type} is unknown`);
   }

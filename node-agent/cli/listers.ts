@@ -40,6 +40,10 @@ function ago(nowMs: number, atMs: number): string {
   return `${formatDuration(Math.max(0, nowMs - atMs))} ago`;
 }
 
+function left(nowMs: number, atMs: number | null): string {
+  return atMs === null ? '-' : `in ${formatDuration(Math.max(0, atMs - nowMs))}`;
+}
+
 function stateOf(chunk: Chunk): string {
   return [chunk.dirty ? 'dirty' : '', chunk.leased ? 'leased' : ''].filter((word) => word !== '').join(',');
 }
@@ -52,13 +56,14 @@ function chunkLister(filter: ChunkQuery, nowMs: number): Lister {
     },
     (rows) =>
       renderTable(
-        columns('ID', '>SIZE', 'TIERS', '>HITS', '>LAST USE', 'STATE', 'KEY'),
+        columns('ID', '>SIZE', 'TIERS', '>HITS', '>LAST USE', '>EXPIRES', 'STATE', 'KEY'),
         rows.map((row) => [
           row.id,
           formatBytes(row.sizeBytes),
           row.tiers.join('+'),
           formatCount(row.hitCount),
           ago(nowMs, row.lastUsedAtMs),
+          left(nowMs, row.expiresAtMs),
           stateOf(row),
           row.key,
         ]),

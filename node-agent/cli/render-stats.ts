@@ -71,7 +71,11 @@ function traffic(stats: Stats): string {
       formatCount(admission.admittedChunks),
       `${printable(admission.mode)}; skipped ${formatCount(admission.skippedChunks)}, shed ${formatCount(admission.shedChunks)}`,
     ],
-    ['invalidated', formatCount(stats.invalidatedChunks), `deleted ${formatCount(stats.deletes)}`],
+    [
+      'invalidated',
+      formatCount(stats.invalidatedChunks),
+      `deleted ${formatCount(stats.deletes)}, expired ${formatCount(stats.expiredChunks)}`,
+    ],
     [
       'ssd reads',
       formatBytes(io.readBytes),

@@ -17,6 +17,8 @@ export interface CatalogChunk {
   /** xxHash3 chain, as a signed or unsigned 64-bit value. */
   readonly checksum: bigint;
   readonly createdAtMs: number;
+  /** 0: never. */
+  readonly expiresAtMs: number;
   readonly lastUsedAtMs: number;
   readonly hitCount: number;
   /** Generation of the parent chunk, where known. */
@@ -55,6 +57,7 @@ export type CatalogChange =
   | { readonly kind: 'replicas'; readonly generation: number; readonly replicas: readonly CatalogReplica[] }
   | { readonly kind: 'touch'; readonly generation: number; readonly lastUsedAtMs: number; readonly hitCount: number }
   | { readonly kind: 'parent'; readonly generation: number; readonly parentGeneration: number | undefined }
+  | { readonly kind: 'expiry'; readonly generation: number; readonly expiresAtMs: number }
   | { readonly kind: 'invalidation'; readonly invalidation: CatalogInvalidation };
 
 export interface CatalogLoad {

@@ -271,6 +271,10 @@ const cacheMetrics: readonly MetricDefinition[] = [
     help: 'Chunks invalidated by operators',
     read: ({ stats }) => stats.invalidatedChunks,
   }),
+  plain('counter', 'kvtier_expired_chunks_total', {
+    help: 'Chunks that ended as their expiry said',
+    read: ({ stats }) => stats.expiredChunks,
+  }),
   plain('gauge', 'kvtier_leases', { help: 'Leases alive', read: ({ stats }) => stats.leases }),
   labelled('counter', 'kvtier_store_admission_chunks_total', {
     help: 'Decisions to write to SSD: admitted, skipped by the mode, shed by the bounded queue',

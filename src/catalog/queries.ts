@@ -75,6 +75,7 @@ function chunkStatements(db: CatalogDb) {
         sizeBytes: bind('sizeBytes'),
         checksum: bind('checksum'),
         createdAtMs: bind('createdAtMs'),
+        expiresAtMs: bind('expiresAtMs'),
         lastUsedAtMs: bind('lastUsedAtMs'),
         hitCount: bind('hitCount'),
         parentGeneration: bind('parentGeneration'),
@@ -90,6 +91,7 @@ function chunkStatements(db: CatalogDb) {
           sizeBytes: sql`excluded.size_bytes`,
           checksum: sql`excluded.checksum`,
           createdAtMs: sql`excluded.created_at_ms`,
+          expiresAtMs: sql`excluded.expires_at_ms`,
           lastUsedAtMs: sql`excluded.last_used_at_ms`,
           hitCount: sql`excluded.hit_count`,
           parentGeneration: sql`excluded.parent_generation`,
@@ -117,6 +119,11 @@ function chunkStatements(db: CatalogDb) {
     setParent: db
       .update(chunk)
       .set({ parentGeneration: sql`${bind('parentGeneration')}` })
+      .where(eq(chunk.generation, bind('generation')))
+      .prepare(),
+    setExpiry: db
+      .update(chunk)
+      .set({ expiresAtMs: sql`${bind('expiresAtMs')}` })
       .where(eq(chunk.generation, bind('generation')))
       .prepare(),
     removeReplicas: db
@@ -228,6 +235,7 @@ export function selectSsdChunks(db: CatalogDb) {
       tokenCount: chunk.tokenCount,
       redisMetadata: chunk.redisMetadata,
       lmBlock: chunk.lmBlock,
+      expiresAtMs: chunk.expiresAtMs,
       folder: replica.folder,
     })
     .from(replica)

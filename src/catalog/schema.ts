@@ -61,6 +61,8 @@ export const chunk = sqliteTable(
     createdAtMs: integer('created_at_ms').notNull(),
     lastUsedAtMs: integer('last_used_at_ms').notNull(),
     hitCount: integer('hit_count').notNull(),
+    /** NULL: never. The journal may know better (docs/formats/journal.md). */
+    expiresAtMs: integer('expires_at_ms'),
     /** May name a chunk that has gone. */
     parentGeneration: integer('parent_generation'),
     tokenCount: integer('token_count'),

@@ -19,6 +19,7 @@ const changes: fc.Arbitrary<CatalogChange> = fc.oneof(
   fc.record({ kind: fc.constant('remove' as const), generation }),
   fc.record({ kind: fc.constant('replicas' as const), generation, replicas }),
   fc.record({ kind: fc.constant('touch' as const), generation, lastUsedAtMs: fc.nat(), hitCount: fc.nat() }),
+  fc.record({ kind: fc.constant('expiry' as const), generation, expiresAtMs: fc.nat(3) }),
   fc.record({ kind: fc.constant('parent' as const), generation, parentGeneration: fc.option(generation, { nil: undefined }) }),
   generation.map((at): CatalogChange => ({ kind: 'invalidation', invalidation: makeInvalidation(at) })),
 );
@@ -29,6 +30,7 @@ interface Row {
   lastUsedAtMs: number;
   hitCount: number;
   parentGeneration: number | null;
+  expiresAtMs: number | null;
   replicas: readonly CatalogReplica[];
 }
 
@@ -50,6 +52,7 @@ class Model {
         lastUsedAtMs,
         hitCount,
         parentGeneration,
+        expiresAtMs: chunk.expiresAtMs === 0 ? null : chunk.expiresAtMs,
         replicas: chunk.replicas,
       };
       this.rows.set(chunk.generation, row);
@@ -58,6 +61,7 @@ class Model {
       if (row === undefined) return;
       if (change.kind === 'replicas') row.replicas = change.replicas;
       else if (change.kind === 'parent') row.parentGeneration = change.parentGeneration ?? null;
+      else if (change.kind === 'expiry') row.expiresAtMs = change.expiresAtMs === 0 ? null : change.expiresAtMs;
       else Object.assign(row, { lastUsedAtMs: change.lastUsedAtMs, hitCount: change.hitCount });
     }
   }
@@ -66,13 +70,14 @@ class Model {
     const touched = [...batch.removes, ...batch.puts.map((row) => row.generation), ...batch.patches.map((row) => row.generation)];
     expect(new Set(touched).size).toBe(touched.length);
     for (const at of batch.removes) this.rows.delete(at);
-    for (const { generation: at, key, namespace, lastUsedAtMs, hitCount, parentGeneration, replicas: places } of batch.puts) {
+    for (const { generation: at, key, namespace, lastUsedAtMs, hitCount, parentGeneration, expiresAtMs, replicas: places } of batch.puts) {
       this.rows.set(at, {
         key,
         tenant: batch.namespaces[namespace]?.tenant ?? '?',
         lastUsedAtMs,
         hitCount,
         parentGeneration,
+        expiresAtMs,
         replicas: places,
       });
     }
@@ -81,6 +86,7 @@ class Model {
       if (row === undefined) continue;
       if (patch.use !== undefined) Object.assign(row, patch.use);
       if (patch.parent !== undefined) row.parentGeneration = patch.parent.generation;
+      if (patch.expiry !== undefined) row.expiresAtMs = patch.expiry.atMs;
       if (patch.replicas !== undefined) row.replicas = patch.replicas;
     }
     for (const row of batch.invalidations) this.invalidations.push(row.id);

@@ -37,6 +37,7 @@ interface Columns {
   readonly flags: number;
   readonly createdAtMs: number;
   readonly lastUsedAtMs: number;
+  readonly expiresAtMs: number;
   readonly hitCount: number;
   readonly leaseCount: number;
   readonly readerCount: number;
@@ -50,6 +51,7 @@ const blank: Columns = {
   flags: 0,
   createdAtMs: 0,
   lastUsedAtMs: 0,
+  expiresAtMs: 0,
   hitCount: 0,
   leaseCount: 0,
   readerCount: 0,
@@ -65,6 +67,7 @@ const columns: fc.Arbitrary<Columns> = fc.record({
   flags: uint16,
   createdAtMs: fc.double({ noNaN: true }),
   lastUsedAtMs: fc.double({ noNaN: true }),
+  expiresAtMs: fc.nat(20),
   hitCount: uint32,
   leaseCount: uint16,
   readerCount: uint16,
@@ -114,6 +117,13 @@ class Pair {
     const { index } = this;
     index.checkInvariants();
     expect(index.entryCount).toBe(this.rows.size);
+    const expiring = [...this.rows.values()].filter((row) => row.columns.expiresAtMs !== 0);
+    expect(index.expiringCount).toBe(expiring.length);
+    for (const nowMs of [0, 1, 10, 20]) {
+      const due = expiring.filter((row) => row.columns.expiresAtMs <= nowMs).map((row) => row.entry);
+      expect(index.due(nowMs, 1000)).toEqual(due.sort((a, b) => a - b));
+      expect(index.due(nowMs, 2)).toEqual(due.slice(0, 2));
+    }
     for (const row of this.rows.values()) {
       const { entry } = row;
       expect(index.find(row.namespace, row.key)).toBe(entry);
@@ -201,6 +211,7 @@ function readColumns(index: ChunkIndex, entry: EntryIndex): Columns {
     flags: index.flags(entry),
     createdAtMs: index.createdAtMs(entry),
     lastUsedAtMs: index.lastUsedAtMs(entry),
+    expiresAtMs: index.expiresAtMs(entry),
     hitCount: index.hitCount(entry),
     leaseCount: index.leaseCount(entry),
     readerCount: index.readerCount(entry),
@@ -215,6 +226,7 @@ function writeColumns(index: ChunkIndex, entry: EntryIndex, values: Columns): vo
   index.setFlags(entry, values.flags);
   index.setCreatedAtMs(entry, values.createdAtMs);
   index.setLastUsedAtMs(entry, values.lastUsedAtMs);
+  index.setExpiresAtMs(entry, values.expiresAtMs);
   index.setHitCount(entry, values.hitCount);
   index.setLeaseCount(entry, values.leaseCount);
   index.setReaderCount(entry, values.readerCount);

@@ -68,6 +68,15 @@ export function describeCatalogStore(name: string, begin: () => CatalogUnderTest
       expect((await reopen())[0]?.replicas).toEqual(replicas);
     });
 
+    test('follows changes of an expiry, also back to none', async () => {
+      store.enqueue({ kind: 'put', chunk: makeChunk(1, { expiresAtMs: 0 }) });
+      await store.flush();
+      store.enqueue({ kind: 'expiry', generation: 1, expiresAtMs: 1_800_000_000_001 });
+      expect(await reopen()).toEqual([makeChunk(1, { expiresAtMs: 1_800_000_000_001 })]);
+      store.enqueue({ kind: 'expiry', generation: 1, expiresAtMs: 0 });
+      expect(await reopen()).toEqual([makeChunk(1, { expiresAtMs: 0 })]);
+    });
+
     test('follows changes of replicas, use and parent', async () => {
       store.enqueue({ kind: 'put', chunk: makeChunk(1, { replicas: [{ tier: 'ram', folder: '', dirty: true }] }) });
       await store.flush();

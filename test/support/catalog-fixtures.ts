@@ -36,6 +36,7 @@ export function makeChunk(generation: number, fields: Partial<CatalogChunk> = {}
     sizeBytes: 4096 * (generation % 1000),
     checksum: BigInt.asUintN(64, BigInt(generation) * 0x0123_4567_89ab_cdefn),
     createdAtMs: 1_700_000_000_000 + generation,
+    expiresAtMs: generation % 3 === 0 ? 1_900_000_000_000 + generation : 0,
     lastUsedAtMs: 1_700_000_100_000 + generation,
     hitCount: generation % 5,
     parentGeneration: undefined,

@@ -61,6 +61,8 @@ export const journalRecords: fc.Arbitrary<JournalRecord> = fc.oneof(
   fc.record({ kind: fc.constant('folderDropped' as const), folderId: text(), generation: whole }),
   fc.record({ kind: fc.constant('epoch' as const), model: text(), epoch: whole, generation: whole }),
   fc.record({ kind: fc.constant('cleanStop' as const), atMs: time }),
+  fc.record({ kind: fc.constant('expire' as const), generation: whole, expiresAtMs: time }),
+  fc.record({ kind: fc.constant('clock' as const), atMs: time }),
 );
 
 /** The same records with start epochs that grow from 1, as a journal wants them; a start is put first. */

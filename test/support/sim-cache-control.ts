@@ -29,6 +29,7 @@ export interface SimChunk {
   readonly parentKey?: string;
   readonly createdAtMs?: number;
   readonly lastUsedAtMs?: number;
+  readonly expiresAtMs?: number;
   readonly leased?: boolean;
 }
 
@@ -41,6 +42,7 @@ interface Entry {
   readonly parent: Entry | undefined;
   readonly createdAtMs: number;
   readonly lastUsedAtMs: number;
+  readonly expiresAtMs: number | undefined;
   readonly leased: boolean;
   readonly tiers: Set<TierName>;
 }
@@ -101,6 +103,7 @@ export class SimCacheControl implements CacheControl {
       parent,
       createdAtMs: chunk.createdAtMs ?? this.#nowMs(),
       lastUsedAtMs: chunk.lastUsedAtMs ?? this.#nowMs(),
+      expiresAtMs: chunk.expiresAtMs,
       leased: chunk.leased ?? false,
       tiers: new Set(chunk.tiers),
     };
@@ -130,6 +133,7 @@ export class SimCacheControl implements CacheControl {
       promotions: 0,
       deletes: 0,
       invalidatedChunks: this.#invalidatedChunks,
+      expiredChunks: 0,
       sizeGuardMisses: 0,
       storeAdmission: { mode: 'idle', admittedChunks: 0, skippedChunks: 0, shedChunks: 0, writeBudgetBytesPerSecond: 0 },
       leases: this.#list().filter(({ leased }) => leased).length,
@@ -330,7 +334,7 @@ export class SimCacheControl implements CacheControl {
   }
 
   #info(entry: Entry): ChunkInfo {
-    const { key, namespace, sizeBytes, generation, createdAtMs, lastUsedAtMs, parent, tiers, leased } = entry;
+    const { key, namespace, sizeBytes, generation, createdAtMs, lastUsedAtMs, expiresAtMs, parent, tiers, leased } = entry;
     return {
       id: idOf(entry),
       key,
@@ -342,6 +346,7 @@ export class SimCacheControl implements CacheControl {
       generation,
       createdAtMs,
       lastUsedAtMs,
+      expiresAtMs,
       hitCount: 0,
       parentId: parent !== undefined && this.#entries.has(parent.index) ? idOf(parent) : undefined,
       tiers: order.filter((tier) => tiers.has(tier)),

@@ -276,6 +276,18 @@ export class SimCache {
     return this.with(key, (namespace, bytes) => this.cache.peek(namespace, bytes));
   }
 
+  /** Gives a chunk another expiry; 0: never. False where it is gone. */
+  expire(key: string, atMs: number): boolean {
+    const found = this.peek(key);
+    return found !== undefined && this.cache.setExpiry(found.ref, atMs);
+  }
+
+  /** 0: never; undefined: there is no chunk. */
+  expiresAt(key: string): number | undefined {
+    const found = this.peek(key);
+    return found === undefined ? undefined : this.cache.expiresAtMs(found.ref);
+  }
+
   delete(key: string): boolean {
     return this.with(key, (namespace, bytes) => this.cache.delete(namespace, bytes));
   }

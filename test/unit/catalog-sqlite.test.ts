@@ -162,7 +162,7 @@ describe('a corrupt catalog', () => {
     const rows = 'WITH RECURSIVE n (g) AS (SELECT 2 UNION ALL SELECT g + 1 FROM n WHERE g < 40000)';
     const filler = other();
     filler.exec(`
-      INSERT INTO chunk ${rows} SELECT g, 1, printf('%0600d', g), 4096, '0123456789abcdef', 0, 0, 0, NULL, NULL, NULL, NULL FROM n;
+      INSERT INTO chunk ${rows} SELECT g, 1, printf('%0600d', g), 4096, '0123456789abcdef', 0, 0, 0, NULL, NULL, NULL, NULL, NULL FROM n;
       INSERT INTO replica ${rows} SELECT g, 'ssd', 'a1', 0 FROM n;
       PRAGMA wal_checkpoint(TRUNCATE);
     `);

@@ -43,6 +43,7 @@ export const chunkSchema = z
     generation: countSchema,
     createdAtMs: z.number(),
     lastUsedAtMs: z.number(),
+    expiresAtMs: z.number().nullable().meta({ description: 'Not served from then on; null: never' }),
     hitCount: countSchema,
     parentId: z.string().nullable(),
     tiers: z.array(tierSchema),

@@ -109,6 +109,7 @@ export const statsSchema = z
     promotions: countSchema,
     deletes: countSchema,
     invalidatedChunks: countSchema,
+    expiredChunks: countSchema,
     sizeGuardMisses: countSchema,
     storeAdmission: storeAdmissionSchema,
     leases: countSchema,
