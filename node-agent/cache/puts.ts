@@ -178,12 +178,21 @@ export class Puts {
       index.sizeBytes(existing as EntryIndex) === ticket.sizeBytes &&
       index.checksum(existing as EntryIndex) === checksum
     ) {
-      if (!this.#journaled(() => state.expiry.change(existing as EntryIndex, expiresAtMs))) return this.#fail(ticket);
+      if (index.expiresAtMs(existing as EntryIndex) !== expiresAtMs && !this.#changeExpiry(existing as EntryIndex, expiresAtMs)) {
+        this.abort(ticket);
+        return 'failed';
+      }
       return this.#touchExisting(ticket, existing as EntryIndex, options);
     }
     const generation = state.nextGeneration();
-    // Where the old value cannot be declared dead for good, the new one must not be acknowledged.
-    if (!this.#journaled(() => this.#buryOld(ticket, existing, generation))) return this.#fail(ticket);
+    try {
+      this.#buryOld(ticket, existing, generation);
+    } catch (problem) {
+      // The old value could not be declared dead for good, so the new one must not be acknowledged.
+      this.#noteUnwritten(problem);
+      this.abort(ticket);
+      return 'failed';
+    }
     this.#close(ticket);
     if (existing >= 0) state.remove(existing as EntryIndex);
     const entry = state.insert({
@@ -205,21 +214,20 @@ export class Puts {
     return 'stored';
   }
 
-  /** False where the journal takes nothing. */
-  #journaled(write: () => void): boolean {
-    try {
-      write();
-      return true;
-    } catch (problem) {
-      if (!(problem instanceof KvtierError)) throw problem;
-      this.#state.logger.error('Cannot write the journal: a put was refused', { code: problem.code });
-      return false;
-    }
+  #noteUnwritten(problem: unknown): void {
+    if (!(problem instanceof KvtierError)) throw problem;
+    this.#state.logger.error('Cannot write the journal: a put was refused', { code: problem.code });
   }
 
-  #fail(ticket: Ticket): CommitOutcome {
-    this.abort(ticket);
-    return 'failed';
+  /** False where it cannot be made durable; then it stays. */
+  #changeExpiry(entry: EntryIndex, atMs: number): boolean {
+    try {
+      this.#state.expiry.change(entry, atMs);
+      return true;
+    } catch (problem) {
+      this.#noteUnwritten(problem);
+      return false;
+    }
   }
 
   /** Same bytes again: nothing is rewritten. A chunk that was on SSD only gets the RAM copy for free. */

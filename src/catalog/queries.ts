@@ -32,6 +32,7 @@ export function prepareStatements(db: CatalogDb) {
       .prepare(),
     ...namespaceStatements(db),
     ...chunkStatements(db),
+    ...replicaStatements(db),
     ...invalidationStatements(db),
     ...cleaningStatements(db),
   };
@@ -126,6 +127,11 @@ function chunkStatements(db: CatalogDb) {
       .set({ expiresAtMs: sql`${bind('expiresAtMs')}` })
       .where(eq(chunk.generation, bind('generation')))
       .prepare(),
+  };
+}
+
+function replicaStatements(db: CatalogDb) {
+  return {
     removeReplicas: db
       .delete(replica)
       .where(eq(replica.generation, bind('generation')))
