@@ -58,6 +58,7 @@ export class TenantControl implements CacheControl {
       promotions: 0,
       deletes: 0,
       invalidatedChunks: 0,
+      expiredChunks: 0,
       sizeGuardMisses: 0,
       storeAdmission: { mode: stats.storeAdmission.mode, admittedChunks: 0, skippedChunks: 0, shedChunks: 0, writeBudgetBytesPerSecond: 0 },
       leases: 0,
