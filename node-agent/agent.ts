@@ -19,6 +19,7 @@ import type { Output } from '#cli/deps.ts';
 import { renderStartScreen } from '#cli/start-screen.ts';
 import type { AgentConfig } from '#config/agent-config.ts';
 import { formatAddress } from '#config/knob-types.ts';
+import type { Address } from '#config/knob-types.ts';
 import type { LoadedConfig } from '#config/load-config.ts';
 import type { BlockHash } from '#core/checksum.ts';
 import { formatBytes } from '#core/bytes.ts';
@@ -38,6 +39,7 @@ import { LeafLru } from '#policy/leaf-lru.ts';
 import type { Listener } from '#ports/transport.ts';
 import { KeyParser, parseKey } from '#protocol/lmcache-key.ts';
 import type { DoorStats, Health } from '#protocol/rest/stats.ts';
+import { LmServer } from '#servers/lm/lm-server.ts';
 import { RespServer } from '#servers/resp/resp-server.ts';
 import { EventLoopLag } from '#telemetry/event-loop-lag.ts';
 import { createLog } from '#telemetry/log.ts';
@@ -98,6 +100,8 @@ class Agent {
   #cache: Cache | undefined;
   #resp: RespServer | undefined;
   #respListener: Listener | undefined;
+  #lm: LmServer | undefined;
+  #lmListener: Listener | undefined;
   #http: HttpListener | undefined;
 
   constructor(options: AgentOptions) {
@@ -257,13 +261,14 @@ class Agent {
 
   #startDoors(cache: Cache, pool: HostIoPool): void {
     const config = this.#config;
+    this.#readiness = new Readiness(this.#options.onBug);
+    const transport = new TcpTransport(this.#readiness);
     if (config.resp.listen !== undefined) {
       const authenticate = createAuthenticate(config.tokens);
-      this.#readiness = new Readiness(this.#options.onBug);
       this.#resp = new RespServer({
         cache,
         sockets: pool.sockets,
-        transport: new TcpTransport(this.#readiness),
+        transport,
         clock: hostClock,
         logger: this.#log.room('resp'),
         hash: this.#options.hash,
@@ -278,6 +283,19 @@ class Agent {
         info: () => this.#info(cache),
       });
       this.#respListener = this.#resp.listen(config.resp.listen);
+    }
+    if (config.lm.listen !== undefined) {
+      this.#lm = new LmServer({
+        cache,
+        sockets: pool.sockets,
+        transport,
+        clock: hostClock,
+        logger: this.#log.room('lm'),
+        hash: this.#options.hash,
+        maxConnections: config.resp.maxConnections,
+        stallMs: config.resp.stallMs,
+      });
+      this.#lmListener = this.#lm.listen(config.lm.listen);
     }
     const app = createApi(this.#apiDeps(cache));
     this.#http = listenHttp(config.http.listen, (request) => app.fetch(request));
@@ -316,14 +334,14 @@ class Agent {
     return reasons.length > 0 ? { state: 'degraded', reasons } : { state: 'ready', reasons: [] };
   }
 
-  #addresses(): { http: { host: string; port: number }; resp: { host: string; port: number } | undefined } {
-    const http = this.#http ?? this.#config.http.listen;
-    const resp = this.#respListener;
-    return { http: { host: http.host, port: http.port }, resp: resp === undefined ? undefined : { host: resp.host, port: resp.port } };
+  #addresses(): { http: Address; resp: Address | undefined; lm: Address | undefined } {
+    const addressOf = ({ host, port }: Address): Address => ({ host, port });
+    const [resp, lm] = [this.#respListener, this.#lmListener].map((listener) => listener && addressOf(listener));
+    return { http: addressOf(this.#http ?? this.#config.http.listen), resp, lm };
   }
 
   #doorStats(): readonly DoorStats[] {
-    const { http, resp } = this.#addresses();
+    const { http, resp, lm } = this.#addresses();
     const totals = this.#metrics.httpTotals();
     // Bun.serve tells neither connections nor bytes.
     const unknown = { connections: 0, acceptedConnections: 0, receivedBytes: 0, sentBytes: 0 };
@@ -341,6 +359,19 @@ class Agent {
         errors: stats.protocolErrors,
         receivedBytes: stats.receivedBytes,
         sentBytes: stats.sentBytes,
+      });
+    }
+    const lmStats = this.#lm?.stats();
+    if (lm !== undefined && lmStats !== undefined) {
+      rows.push({
+        door: 'lm',
+        address: formatAddress(lm),
+        connections: lmStats.connections,
+        acceptedConnections: lmStats.totalConnections,
+        requests: lmStats.requests,
+        errors: lmStats.protocolErrors + lmStats.refusedPuts,
+        receivedBytes: lmStats.receivedBytes,
+        sentBytes: lmStats.sentBytes,
       });
     }
     return rows;
@@ -368,12 +399,12 @@ class Agent {
   }
 
   #writeAgentFile(): void {
-    const { http, resp } = this.#addresses();
+    const { http, resp, lm } = this.#addresses();
     const text = formatAgentFile({
       version: this.#options.version,
       pid: process.pid,
       startedAt: new Date(this.#startedAtMs).toISOString(),
-      doors: { http, ...(resp === undefined ? {} : { resp }) },
+      doors: { http, ...(resp === undefined ? {} : { resp }), ...(lm === undefined ? {} : { lm }) },
       dataDir: this.#config.dataDir,
     });
     this.#fileSystem.writeFileAtomic(`${this.#config.dataDir}/${AGENT_FILE_NAME}`, new TextEncoder().encode(text));
@@ -398,8 +429,10 @@ class Agent {
     this.#logger.info(`${signal}: draining`, { dirty: formatBytes(dirtyBytes), seconds: drainMs / 1000 });
     this.#cache?.beginDrain();
     this.#resp?.stopAccepting();
+    this.#lm?.stopAccepting();
     // A client that stalls in the middle of a value must not use up the time that dirty chunks need.
-    await this.#resp?.settle(startedAtMs + drainMs * TRANSFER_SHARE);
+    const settledAtMs = startedAtMs + drainMs * TRANSFER_SHARE;
+    await Promise.all([this.#resp?.settle(settledAtMs), this.#lm?.settle(settledAtMs)]);
     const lostBytes = await this.#close(startedAtMs + drainMs);
     this.#lag.stop();
     if (lostBytes > 0) this.#logger.warn(`Stopped: ${lostBytes} bytes were only in RAM and are gone`, { lostBytes });
@@ -411,6 +444,7 @@ class Agent {
     const lostBytes = (await this.#cache?.close(deadlineMs)) ?? 0;
     this.#fileSystem.remove(`${this.#config.dataDir}/${AGENT_FILE_NAME}`);
     this.#resp?.close();
+    this.#lm?.close();
     this.#http?.stop();
     await this.#readiness?.close();
     await this.#pool?.close();

@@ -135,9 +135,11 @@ function directIo(path: string, direct: boolean | undefined, wanted: AgentConfig
 
 function openFiles({ config, probes }: DoctorInput): Finding {
   const limit = probes.limits().openFiles;
-  const wanted = config.resp.maxConnections * 2 + SPARE_FILES;
+  const doors = [config.resp.listen, config.lm.listen].filter((address) => address !== undefined).length;
+  const connections = config.resp.maxConnections * doors;
+  const wanted = connections * 2 + SPARE_FILES;
   if (limit === undefined) return ok('open-files', 'The limit of open files is not known');
-  const text = `${Number.isFinite(limit) ? limit.toLocaleString('en-US') : 'unlimited'} open files allowed, ${wanted.toLocaleString('en-US')} wanted for ${config.resp.maxConnections.toLocaleString('en-US')} connections`;
+  const text = `${Number.isFinite(limit) ? limit.toLocaleString('en-US') : 'unlimited'} open files allowed, ${wanted.toLocaleString('en-US')} wanted for ${connections.toLocaleString('en-US')} connections`;
   if (limit >= wanted) return ok('open-files', text);
   return {
     severity: 'warning',
@@ -170,6 +172,7 @@ async function ports({ config, probes, agentRuns }: DoctorInput): Promise<Findin
   const doors: readonly (readonly [string, string, Address | undefined])[] = [
     ['HTTP', '--http', config.http.listen],
     ['RESP', '--resp', config.resp.listen],
+    ['lm', '--lm', config.lm.listen],
   ];
   const findings: Finding[] = [];
   for (const [door, flag, address] of doors) {

@@ -8,7 +8,7 @@ export interface StartScreenInput {
   readonly version: string;
   readonly loaded: LoadedConfig;
   /** Doors as they listen, with the port that was given for 0. */
-  readonly doors: { readonly http: Address; readonly resp: Address | undefined };
+  readonly doors: { readonly http: Address; readonly resp: Address | undefined; readonly lm: Address | undefined };
   readonly readyMs: number;
   /** Sentences that a person must see: a folder is lost, O_DIRECT is refused. */
   readonly warnings?: readonly string[];
@@ -35,6 +35,7 @@ export function renderStartScreen(input: StartScreenInput): string {
   }
   rows.push(['HTTP', formatAddress(doors.http), access(doors.http, config.tokens)]);
   rows.push(doors.resp === undefined ? ['RESP', 'off', ''] : ['RESP', formatAddress(doors.resp), access(doors.resp, config.tokens)]);
+  rows.push(doors.lm === undefined ? ['lm', 'off', lmIsOff(loaded)] : ['lm', formatAddress(doors.lm), access(doors.lm, NO_TOKENS)]);
   rows.push(['Data', config.dataDir, '']);
   rows.push(['Stats', `${url}/v1/stats`, '']);
   const width = Math.max(...rows.filter(([, , note]) => note !== '').map(([, value]) => value.length));
@@ -56,6 +57,14 @@ function whence(loaded: LoadedConfig, key: 'ram.size' | 'ssd.size'): string {
   if (loaded.origin(key) === 'derived') return loaded.because(key);
   const source = loaded.describe().find((row) => row.key === key)?.source ?? '';
   return source === '' ? 'by default' : `by ${source}`;
+}
+
+/** lm:// has no authentication, whatever the other doors want. */
+const NO_TOKENS = { admin: undefined, read: undefined } as const;
+
+/** Nobody turned it off: says why it is. */
+function lmIsOff(loaded: LoadedConfig): string {
+  return loaded.because('lm.listen').replace(/^off, /, '');
 }
 
 function access(address: Address, tokens: { readonly admin: string | undefined; readonly read: string | undefined }): string {

@@ -28,6 +28,8 @@ export interface AgentConfig {
     readonly idleMs: number | undefined;
     readonly stallMs: number;
   };
+  /** Has no authentication. Shares the limits of `resp`. Undefined: the door is off. */
+  readonly lm: { readonly listen: Address | undefined };
   /** A read token or tenants' tokens never stand alone, and no two tokens are equal. */
   readonly tokens: TokenValues;
   /** True: cache salts are shown as they are. */

@@ -81,6 +81,20 @@ export const configSchema = z.strictObject({
         'Address of the RESP door for LMCache and redis clients; port 0 picks a free port, and anything but loopback needs a token.',
     },
   ),
+  'lm.listen': knob(types.address(['auto', 'off']), 'auto', {
+    shape: 'address',
+    hint: 'host:port|auto|off',
+    flag: 'lm',
+    defaultText: '`auto`: 127.0.0.1:7602, or off where a token is configured',
+    description:
+      'Address of the door for LMCache lm:// clients, which has no authentication; port 0 picks a free port, and anything but loopback needs lm.allowUnauthenticated.',
+  }),
+  'lm.allowUnauthenticated': knob(types.toggle(), false, {
+    shape: 'boolean',
+    hint: '',
+    defaultText: '`false`',
+    description: 'Let the lm:// door listen beyond this machine, where everybody who reaches it reads and stores.',
+  }),
   token: optionalKnob(types.secret(), {
     shape: 'secret',
     hint: 'token',
@@ -247,7 +261,7 @@ export const configSchema = z.strictObject({
     shape: 'count',
     hint: 'count',
     defaultText: '`1024`',
-    description: 'RESP connections at one time; further ones get an error and are closed.',
+    description: 'Connections at one time, of the RESP door and as many of the lm:// door; further ones are closed.',
   }),
   'resp.sizeGuard': knob(types.choice(['auto', 'on', 'off']), 'auto', {
     shape: 'choice',
@@ -266,7 +280,7 @@ export const configSchema = z.strictObject({
     shape: 'duration',
     hint: 'duration',
     defaultText: '`30s`',
-    description: 'Close a RESP connection whose transfer has moved no byte for this long.',
+    description: 'Close a connection of the RESP or lm:// door whose transfer has moved no byte for this long.',
   }),
   'http.maxBody': knob(types.size({ min: KiB, max: 64 * MiB }), MiB, {
     shape: 'size',

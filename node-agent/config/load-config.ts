@@ -229,6 +229,7 @@ function effective(config: AgentConfig): Partial<Record<KnobKey, string>> {
     token: config.tokens.admin === undefined ? '' : MASK,
     readToken: config.tokens.read === undefined ? '' : MASK,
     'tenants.tokens': [...config.tokens.tenants.keys()].map((name) => `${name}=${MASK}`).join(' '),
+    'lm.listen': config.lm.listen === undefined ? 'off' : formatAddress(config.lm.listen),
     'ram.size': formatBytes(ram.sizeBytes),
     'ram.maxChunk': formatBytes(ram.maxChunkBytes),
     'ram.shmDir': ram.shmDir,

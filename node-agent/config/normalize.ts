@@ -6,7 +6,8 @@ import { isAbsolute, resolve } from 'node:path';
 import { formatBytes } from '#core/bytes.ts';
 import type { AgentConfig, SsdFolder, TokenValues } from './agent-config.ts';
 import * as derive from './derive.ts';
-import { formatAddress, isLoopback, isWildcard, type Address, type SsdDir } from './knob-types.ts';
+import { doorProblems, lmDoor } from './doors.ts';
+import type { SsdDir } from './knob-types.ts';
 import { MIN_FOLDER_BYTES, MIN_RAM_BYTES, type KnobKey, type KnobValues } from './knobs.ts';
 import type { Origin, RawValues } from './sources.ts';
 
@@ -55,27 +56,16 @@ export function absolute(cwd: string, path: string): string {
   return isAbsolute(path) ? resolve(path) : resolve(cwd, path);
 }
 
-function checkDoors(input: NormalizeInput, notes: Notes): void {
-  const http = input.values['http.listen'];
-  const resp = input.values['resp.listen'];
-  const doors: readonly (readonly [KnobKey, string, Address | 'off'])[] = [
-    ['http.listen', 'HTTP', http],
-    ['resp.listen', 'RESP', resp],
-  ];
-  for (const [key, door, address] of doors) {
-    if (address === 'off' || isLoopback(address.host) || input.tokens.admin !== undefined) continue;
-    notes.problems.push(
-      `${named(input, key, formatAddress(address))} opens ${door} beyond this machine without a token: set --token-file or --token, or bind to 127.0.0.1`,
-    );
+function lmSection(input: NormalizeInput, notes: Notes): AgentConfig['lm'] {
+  const hasToken = input.tokens.admin !== undefined;
+  const lm = lmDoor(input.values, hasToken);
+  if (lm.because !== undefined) {
+    notes.origins.set('lm.listen', 'derived');
+    notes.reasons.set('lm.listen', lm.because);
   }
-  if (resp === 'off' || resp.port === 0 || resp.port !== http.port) return;
-  const sameHost =
-    http.host === resp.host || isWildcard(http.host) || isWildcard(resp.host) || http.host === 'localhost' || resp.host === 'localhost';
-  if (sameHost) {
-    notes.problems.push(
-      `HTTP and RESP cannot both listen on port ${http.port}: ${named(input, 'http.listen', formatAddress(http))}, ${named(input, 'resp.listen', formatAddress(resp))}`,
-    );
-  }
+  const options = { hasToken, named: (key: KnobKey, value: string) => named(input, key, value) };
+  notes.problems.push(...doorProblems(input.values, lm.config.listen, options));
+  return lm.config;
 }
 
 function checkTokens(input: NormalizeInput, notes: Notes): void {
@@ -256,7 +246,7 @@ function ramShares(
 export function normalize(input: NormalizeInput, problems: string[]): Normalized {
   const { values } = input;
   const notes: Notes = { origins: new Map([...input.given].map(([key, raw]) => [key, raw.origin])), reasons: new Map(), problems };
-  checkDoors(input, notes);
+  const lm = lmSection(input, notes);
   checkTokens(input, notes);
   const ram = ramSection(input, notes);
   const ssd = ssdSection(input, notes, ram.sizeBytes);
@@ -277,6 +267,7 @@ export function normalize(input: NormalizeInput, problems: string[]): Normalized
       idleMs: idle === 'off' ? undefined : idle,
       stallMs: values['resp.stall'],
     },
+    lm,
     tokens: input.tokens,
     tenants: { reveal: values['tenants.reveal'] },
     ram,

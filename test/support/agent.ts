@@ -13,6 +13,8 @@ export interface AgentStart {
   readonly flags?: readonly string[];
   readonly env?: Readonly<Record<string, string>>;
   readonly respPort?: number;
+  /** Opens the lm door on this port, 0 for a free one; without it the door is off. */
+  readonly lmPort?: number;
   readonly token?: string;
   /** Another checkout whose agent is started instead, to compare the two. */
   readonly checkout?: string;
@@ -20,6 +22,8 @@ export interface AgentStart {
 
 export interface RunningAgent {
   readonly resp: { readonly host: string; readonly port: number };
+  /** Port 0 where the door is off. */
+  readonly lm: { readonly host: string; readonly port: number };
   readonly http: { readonly host: string; readonly port: number };
   readonly url: string;
   readonly dataDir: string;
@@ -56,6 +60,8 @@ export async function startAgent(options: AgentStart = {}): Promise<RunningAgent
     '127.0.0.1:0',
     '--resp',
     `127.0.0.1:${options.respPort ?? 0}`,
+    '--lm',
+    options.lmPort === undefined ? 'off' : `127.0.0.1:${options.lmPort}`,
     ...sizes,
     ...ssd,
     ...(options.token === undefined ? [] : ['--token', options.token]),
@@ -75,12 +81,13 @@ export async function startAgent(options: AgentStart = {}): Promise<RunningAgent
     await new Promise((resolve) => setTimeout(resolve, 10));
   }
   const { doors, pid } = JSON.parse(readFileSync(agentFile, 'utf8')) as {
-    doors: { http: { host: string; port: number }; resp: { host: string; port: number } };
+    doors: { http: { host: string; port: number }; resp: { host: string; port: number }; lm?: { host: string; port: number } };
     pid: number;
   };
   const url = `http://${doors.http.host}:${doors.http.port}`;
   return {
     resp: doors.resp,
+    lm: doors.lm ?? { host: '127.0.0.1', port: 0 },
     http: doors.http,
     url,
     dataDir,

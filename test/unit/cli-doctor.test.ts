@@ -47,6 +47,7 @@ describe('kvtier doctor', () => {
       'driver',
       'port',
       'port',
+      'port',
       'agent',
     ]);
   });
@@ -58,7 +59,7 @@ describe('kvtier doctor', () => {
     expect(out).toMatch(
       /^PROBLEM {2}HTTP cannot listen on 127\.0\.0\.1:7600: something listens there \(EADDRINUSE\)\n {9}-> Stop what listens/m,
     );
-    expect(out).toMatch(/\n2 problems, 0 warnings\n$/);
+    expect(out).toMatch(/\n3 problems, 0 warnings\n$/);
   });
 
   it('turns every problem of the configuration into a finding and goes on', async () => {

@@ -7,12 +7,16 @@ async function screen(argv: readonly string[], extra: { readonly warnings?: read
   expect((await cli.run('serve', ...argv)).err).toBe('');
   const [loaded] = cli.served;
   if (loaded === undefined) throw new Error('serve was not called');
-  const listen = loaded.config.resp.listen;
+  const { resp, lm } = loaded.config;
   return renderStartScreen({
     version: '0.1.0',
     loaded,
     readyMs: 152.6,
-    doors: { http: { ...loaded.config.http.listen, port: 7600 }, resp: listen === undefined ? undefined : { ...listen, port: 41_234 } },
+    doors: {
+      http: { ...loaded.config.http.listen, port: 7600 },
+      resp: resp.listen && { ...resp.listen, port: 41_234 },
+      lm: lm.listen,
+    },
     ...(extra.warnings === undefined ? {} : { warnings: extra.warnings }),
   });
 }
@@ -25,6 +29,7 @@ describe('renderStartScreen', () => {
   SSD    20 GiB           the default of 20 GiB; in /srv/.kvtier/ssd
   HTTP   127.0.0.1:7600   this machine only, no token
   RESP   127.0.0.1:41234  this machine only, no token
+  lm     127.0.0.1:7602   this machine only, no token
   Data   /srv/.kvtier
   Stats  http://127.0.0.1:7600/v1/stats
 
@@ -43,10 +48,12 @@ ready in 153 ms
     expect(text).toContain('http://127.0.0.1:7600/v1/stats');
     expect(text).toContain('  !  /b refuses O_DIRECT\n');
     expect(text).not.toContain('hush-hush');
+    expect(text).toMatch(/lm +off +since a token is wanted and lm:\/\/ has none\n/);
   });
 
   it('fits one screen and shows what is off', async () => {
-    const text = await screen(['--resp', 'off', '--ssd', 'off']);
+    const text = await screen(['--resp', 'off', '--lm', 'off', '--ssd', 'off']);
+    expect(text).toMatch(/lm +off\n/);
     expect(text).toMatch(/SSD +off +by --ssd\n/);
     expect(text).toMatch(/RESP +off\n/);
     expect(text.split('\n').length).toBeLessThanOrEqual(24);

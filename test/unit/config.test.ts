@@ -81,6 +81,7 @@ describe('defaults', () => {
       idleMs: undefined,
       stallMs: 30_000,
     });
+    expect(config.lm).toEqual({ listen: { host: '127.0.0.1', port: 7602 } });
     expect(config.ram).toEqual({ sizeBytes: 4 * GiB, maxChunkBytes: 128 * MiB, shmDir: '/dev/shm', hugepages: false });
     expect(config.ssd).toEqual({
       sizeBytes: 20 * GiB,
@@ -97,6 +98,17 @@ describe('defaults', () => {
     expect(config.put.waitMs).toBe(1000);
     expect(config.shutdown.drainMs).toBe(25_000);
     expect(config.tokens).toEqual({ admin: undefined, read: undefined, tenants: new Map() });
+  });
+
+  it('leave lm:// off where a token is wanted, since it would be a way around it, unless somebody asks for it', () => {
+    const guarded = load({ argv: ['--token', 't'] });
+    expect(guarded.config.lm.listen).toBeUndefined();
+    expect([guarded.origin('lm.listen'), guarded.because('lm.listen')]).toEqual([
+      'derived',
+      'off, since a token is wanted and lm:// has none',
+    ]);
+    expect(load({ argv: ['--token', 't', '--lm', '127.0.0.1:7602'] }).config.lm.listen).toEqual({ host: '127.0.0.1', port: 7602 });
+    expect(load({ env: { KVTIER_LM: 'off' } }).config.lm.listen).toBeUndefined();
   });
 
   it('have a default text that the schema agrees with wherever it is a literal', () => {
@@ -324,6 +336,27 @@ describe('impossible combinations', () => {
     expect(problemOf({ argv: ['--resp', '0.0.0.0:7600', '--token', 't'] })).toContain('cannot both listen');
     expect(problemsOf({ argv: ['--resp', '127.0.0.2:7600'] })).toEqual([]);
     expect(problemsOf({ argv: ['--resp', '127.0.0.1:0', '--http', '127.0.0.1:0'] })).toEqual([]);
+  });
+
+  it('the lm door beyond this machine, with or without a token, unless that is allowed in so many words', () => {
+    for (const address of ['0.0.0.0:7602', '[::]:0', '10.0.0.5:7602']) {
+      for (const more of [[], ['--token', 't']]) {
+        expect(problemOf({ argv: ['--lm', address, ...more] })).toContain('knows no authentication');
+        expect(problemsOf({ argv: ['--lm', address, '--lm-allow-unauthenticated', ...more] })).toEqual([]);
+      }
+    }
+    // What lets lm:// out lets nothing else out.
+    expect(problemOf({ argv: ['--resp', '10.0.0.5:7601', '--lm-allow-unauthenticated'] })).toContain('opens RESP beyond this machine');
+  });
+
+  it('any two doors on one port', () => {
+    expect(problemOf({ argv: ['--lm', '127.0.0.1:7600'] })).toContain(
+      'HTTP and lm cannot both listen on port 7600: http.listen 127.0.0.1:7600, --lm 127.0.0.1:7600',
+    );
+    expect(problemOf({ argv: ['--lm', 'localhost:7601'] })).toContain('RESP and lm cannot both listen on port 7601');
+    expect(problemOf({ argv: ['--resp', '127.0.0.1:7602'] })).toContain('RESP and lm cannot both listen on port 7602');
+    expect(problemsOf({ argv: ['--resp', '127.0.0.1:7602', '--lm', 'off'] })).toEqual([]);
+    expect(problemsOf({ argv: ['--resp', '127.0.0.1:7602', '--token', 't'] })).toEqual([]);
   });
 
   it('SSD folders twice, nested, or with the tier off', () => {

@@ -16,6 +16,7 @@ import { RESP_CRLF, RespReplyBuilder, bulkHeader } from '#protocol/resp/resp-enc
 import { DEFAULT_RESP_LIMITS, RespParser } from '#protocol/resp/resp-parser.ts';
 import type { RespEvent, RespValueEvent } from '#protocol/resp/resp-parser.ts';
 import { reserveInChain } from '#servers/chained-put.ts';
+import { NamespaceRefs } from '#servers/namespace-refs.ts';
 import { Outbox } from '#servers/outbox.ts';
 import { NOW_BYTES, ValueTransfer } from '#servers/value-transfer.ts';
 import type { ReceivedValue, ValueFrame } from '#servers/value-transfer.ts';
@@ -71,7 +72,7 @@ export class RespConnection implements ConnectionHandler {
   clientName = '';
   idleSinceMs: number;
   #group: ClientGroup | undefined;
-  readonly #namespaces = new Map<NamespaceDescriptor, NamespaceId>();
+  readonly #namespaces: NamespaceRefs;
 
   constructor(server: RespServer, socket: TransportSocket, id: number) {
     this.server = server;
@@ -79,6 +80,7 @@ export class RespConnection implements ConnectionHandler {
     this.id = id;
     this.idleSinceMs = server.options.clock.monotonicMs();
     this.guard = server.guardOf(undefined);
+    this.#namespaces = new NamespaceRefs(server.options.cache);
     const { clock, stallMs } = server.options;
     this.#outbox = new Outbox(socket, { clock, stallMs, onSent: (bytes) => void (server.sentBytes += bytes) }, () => this.close());
     this.#transfer = new ValueTransfer(socket, server.options, { owner: this, source: this.#parser, tailBytes: RESP_CRLF.length });
@@ -113,24 +115,14 @@ export class RespConnection implements ConnectionHandler {
     this.user = user;
     if (tenant === this.tenant) return;
     this.tenant = tenant;
-    this.#releaseNamespaces();
+    this.#namespaces.release();
     this.keys = new KeyParser(tenant === undefined ? {} : { tenant });
     this.guard = this.server.guardOf(tenant);
   }
 
   /** The id of a namespace; this connection holds one reference to each of the last few that it used. */
   namespace(descriptor: NamespaceDescriptor): NamespaceId {
-    const known = this.#namespaces.get(descriptor);
-    if (known !== undefined) return known;
-    if (this.#namespaces.size >= 16) this.#releaseNamespaces();
-    const id = this.server.options.cache.internNamespace(descriptor);
-    this.#namespaces.set(descriptor, id);
-    return id;
-  }
-
-  #releaseNamespaces(): void {
-    for (const id of this.#namespaces.values()) this.server.options.cache.releaseNamespace(id);
-    this.#namespaces.clear();
+    return this.#namespaces.id(descriptor);
   }
 
   onData(chunk: Uint8Array): void {
@@ -162,7 +154,7 @@ export class RespConnection implements ConnectionHandler {
 
   #release(): void {
     this.#abortStreamed();
-    this.#releaseNamespaces();
+    this.#namespaces.release();
     if (this.#group !== undefined) this.server.leaveGroup(this.#group);
     this.#group = undefined;
     this.server.forget(this);

@@ -124,7 +124,7 @@ describe('a full disk', () => {
       await agent.kill9();
 
       const flags = [...writeAtOnce, '--ssd-dir', `${ssd}:64MiB`];
-      const refused = await runToEnd(['--data-dir', dataDir, '--http', '127.0.0.1:0', '--resp', '127.0.0.1:0', ...flags]);
+      const refused = await runToEnd(['--data-dir', dataDir, '--http', '127.0.0.1:0', '--resp', '127.0.0.1:0', '--lm', 'off', ...flags]);
       expect(refused).toMatchObject({ code: 74 });
       expect(refused.output).toContain('ENOSPC');
       rmSync(filler);

@@ -10,7 +10,7 @@ const cleanup = new Cleanup();
 afterEach(() => cleanup.run());
 
 const MiB = 1024 * 1024;
-const anyPorts = ['--http', '127.0.0.1:0', '--resp', '127.0.0.1:0', '--ram', '32MiB', '--ssd', '64MiB'];
+const anyPorts = ['--http', '127.0.0.1:0', '--resp', '127.0.0.1:0', '--lm', 'off', '--ram', '32MiB', '--ssd', '64MiB'];
 
 describe('an agent that cannot start says why, in a sentence and an exit code', () => {
   test('another agent owns the data directory: 73, and the other goes on', async () => {
