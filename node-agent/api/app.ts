@@ -15,6 +15,7 @@ import { bindAgentRoutes } from './agent-routes.ts';
 import { bindChunkRoutes } from './chunk-routes.ts';
 import type { ApiDeps } from './deps.ts';
 import { bindInvalidationRoutes } from './invalidation-routes.ts';
+import { bindKeepingRoutes } from './keeping-routes.ts';
 import { problemOfError, problemOfZodError, problemResponse } from './problems.ts';
 
 /** What the middleware leaves: for the counter the template of the route that took the request, for the handler who calls. */
@@ -42,6 +43,7 @@ export function createApi(deps: ApiDeps): ApiApp {
   bindAgentRoutes(app, { deps, guarded });
   bindChunkRoutes(app, { deps, guarded });
   bindInvalidationRoutes(app, { deps, guarded });
+  bindKeepingRoutes(app, { deps, guarded });
   return app;
 }
 
@@ -55,7 +57,8 @@ function middlewareOf(
     context.set('credential', access.require(context, route));
     await next();
   };
-  return route.method === 'GET' ? [authorize] : [authorize, requireJson, limitBody(maxBodyBytes)];
+  const hasBody = route.method === 'POST' || route.method === 'PUT';
+  return hasBody ? [authorize, requireJson, limitBody(maxBodyBytes)] : [authorize];
 }
 
 /** Also for bodies that may be empty: a form of a foreign page cannot send this type unasked. */

@@ -100,7 +100,8 @@ function bindVerify(
 }
 
 function chunkView(chunk: ChunkInfo): Chunk {
-  return { ...chunk, tiers: [...chunk.tiers], parentId: chunk.parentId ?? null, expiresAtMs: chunk.expiresAtMs ?? null };
+  const { parentId = null, expiresAtMs = null, pinned = null } = chunk;
+  return { ...chunk, tiers: [...chunk.tiers], parentId, expiresAtMs, pinned };
 }
 
 /** Absent filters are left out rather than undefined: the cache's types tell the two apart. */

@@ -7,6 +7,7 @@ import * as chunks from '#protocol/rest/chunks.ts';
 import * as operations from '#protocol/rest/operations.ts';
 import { problemSchema, PROBLEM_CONTENT_TYPE } from '#protocol/rest/problem.ts';
 import { restRoutes, type RestRoute } from '#protocol/rest/routes.ts';
+import * as quotas from '#protocol/rest/quotas.ts';
 import * as stats from '#protocol/rest/stats.ts';
 
 const problemAnswer = {
@@ -73,6 +74,21 @@ export const definitions = {
     request: { query: chunks.pageQuerySchema },
     responses: { 200: json(chunks.tenantPageSchema), default: problemAnswer },
   }),
+  quota: createRoute({
+    ...meta(restRoutes.quota, 'tenants', 'A tenant with what it holds and may hold; 404 where it holds nothing and has no quota'),
+    request: { params: quotas.tenantParamsSchema },
+    responses: { 200: json(chunks.tenantSchema), default: problemAnswer },
+  }),
+  setQuota: createRoute({
+    ...meta(restRoutes.setQuota, 'tenants', 'Set what a tenant may hold; durable once it is answered, and what is beyond goes after that'),
+    request: { params: quotas.tenantParamsSchema, body: body(quotas.quotaRequestSchema) },
+    responses: { 200: json(chunks.tenantSchema), default: problemAnswer },
+  }),
+  removeQuota: createRoute({
+    ...meta(restRoutes.removeQuota, 'tenants', 'Take a quota away; 404 where there is none'),
+    request: { params: quotas.tenantParamsSchema },
+    responses: { 200: json(chunks.tenantSchema), default: problemAnswer },
+  }),
   chunks: createRoute({
     ...meta(restRoutes.chunks, 'chunks', 'Chunks that match every filter given'),
     request: { query: chunks.chunkQuerySchema },
@@ -102,6 +118,20 @@ export const definitions = {
     ...meta(restRoutes.evict, 'chunks', 'Free a tier of matching chunks without forgetting those that a lower tier takes'),
     request: { body: body(operations.evictRequestSchema) },
     responses: { 200: json(operations.evictResponseSchema), default: problemAnswer },
+  }),
+  pin: createRoute({
+    ...meta(
+      restRoutes.pin,
+      'chunks',
+      'Keep matching chunks: soft, evicted last, or hard, never evicted for space; durable once it is answered',
+    ),
+    request: { body: body(operations.pinRequestSchema) },
+    responses: { 200: json(operations.pinResponseSchema), default: problemAnswer },
+  }),
+  unpin: createRoute({
+    ...meta(restRoutes.unpin, 'chunks', 'End the pins of matching chunks'),
+    request: { body: body(operations.unpinRequestSchema) },
+    responses: { 200: json(operations.unpinResponseSchema), default: problemAnswer },
   }),
   invalidate: createRoute({
     ...meta(restRoutes.invalidate, 'invalidation', 'Never serve matching chunks again; final once it is answered'),

@@ -3,6 +3,7 @@ import type { CacheControl, NamespaceStats } from '#cache/control.ts';
 import { namespaceIdentity } from '#core/namespace.ts';
 import { restLimits } from '#protocol/rest/limits.ts';
 import type { Namespace, Tenant } from '#protocol/rest/chunks.ts';
+import type { Quota } from '#protocol/rest/quotas.ts';
 import type { Stats } from '#protocol/rest/stats.ts';
 import { tenantDigest } from '#telemetry/tenant-digest.ts';
 import type { AgentInfo } from './deps.ts';
@@ -17,6 +18,7 @@ export function statsView(
   const epochs = epochsByModel(control);
   const models = sums(namespaces, (namespace) => namespace.descriptor.model);
   const tenants = sums(namespaces, (namespace) => namespace.descriptor.tenant);
+  const quotas = quotasByTenant(control);
   return {
     scope: tenant ?? 'agent',
     version: agent.version,
@@ -36,7 +38,7 @@ export function statsView(
     tenantCount: tenants.length,
     tenants: tenants
       .slice(0, restLimits.statsGroups)
-      .map(({ name, chunkCount, bytes }) => ({ tenant: tenantDigest(name), chunkCount, bytes })),
+      .map(({ name, chunkCount, bytes }) => ({ tenant: tenantDigest(name), chunkCount, bytes, quota: quotas.get(name) ?? null })),
   };
 }
 
@@ -59,11 +61,30 @@ export function namespaceViews(control: CacheControl): readonly { readonly order
     .toSorted(byOrder);
 }
 
-/** Ordered by name, the order that pages follow. */
+/** Who has chunks or a quota, ordered by name, the order that pages follow. */
 export function tenantViews(control: CacheControl): readonly { readonly order: string; readonly row: Tenant }[] {
-  return sums(control.namespaces(), (namespace) => namespace.descriptor.tenant)
-    .map(({ name, ...sum }) => ({ order: name, row: { tenant: name, digest: tenantDigest(name), ...sum } }))
+  const quotas = quotasByTenant(control);
+  const rows = new Map(sums(control.namespaces(), (namespace) => namespace.descriptor.tenant).map((sum) => [sum.name, sum]));
+  return [...new Set([...rows.keys(), ...quotas.keys()])]
+    .map((name) => ({ order: name, row: tenantRow(name, rows.get(name), quotas.get(name)) }))
     .toSorted(byOrder);
+}
+
+/** One tenant, known or not. */
+export function tenantView(control: CacheControl, name: string): Tenant {
+  const own = control.namespaces().filter((namespace) => namespace.descriptor.tenant === name);
+  return tenantRow(name, sums(own, () => name)[0], quotasByTenant(control).get(name));
+}
+
+function tenantRow(name: string, sum: Sum | undefined, quota: Quota | undefined): Tenant {
+  const { namespaceCount, chunkCount, bytes } = sum ?? { namespaceCount: 0, chunkCount: 0, bytes: { ram: 0, ssd: 0 } };
+  return { tenant: name, digest: tenantDigest(name), namespaceCount, chunkCount, bytes: { ...bytes }, quota: quota ?? null };
+}
+
+function quotasByTenant(control: CacheControl): ReadonlyMap<string, Quota> {
+  return new Map(
+    control.quotas().map(({ tenant, ramBytes, ssdBytes }) => [tenant, { ramBytes: ramBytes ?? null, ssdBytes: ssdBytes ?? null }]),
+  );
 }
 
 interface Sum {

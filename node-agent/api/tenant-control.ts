@@ -41,6 +41,7 @@ export class TenantControl implements CacheControl {
     const stats = this.#control.stats();
     const own = this.namespaces();
     const none = { hbm: 0, ram: 0, ssd: 0 };
+    const nothing = { chunks: 0, bytes: 0 };
     return {
       tiers: stats.tiers.map((tier) => this.#ownTier(tier, own)),
       probes: 0,
@@ -51,7 +52,7 @@ export class TenantControl implements CacheControl {
       puts: 0,
       putBytes: 0,
       duplicatePuts: 0,
-      rejectedPuts: { tooLarge: 0, shed: 0, draining: 0 },
+      rejectedPuts: { tooLarge: 0, shed: 0, draining: 0, quota: 0 },
       droppedDirtyChunks: 0,
       evictions: none,
       demotions: 0,
@@ -62,6 +63,8 @@ export class TenantControl implements CacheControl {
       sizeGuardMisses: 0,
       storeAdmission: { mode: stats.storeAdmission.mode, admittedChunks: 0, skippedChunks: 0, shedChunks: 0, writeBudgetBytesPerSecond: 0 },
       leases: 0,
+      pins: { chunks: 0, lost: 0, ram: { soft: nothing, hard: nothing }, ssd: { soft: nothing, hard: nothing } },
+      quotas: { tenants: this.quotas().length, evictions: { ram: 0, ssd: 0 } },
       io: {
         readBytes: 0,
         writtenBytes: 0,
@@ -113,6 +116,24 @@ export class TenantControl implements CacheControl {
   async evict(tier: 'ram' | 'ssd', selector: Selector): ReturnType<CacheControl['evict']> {
     const own = narrowed(selector, this.#tenant);
     return own === undefined ? { evicted: 0, bytes: 0, skipped: 0 } : await this.#control.evict(tier, own);
+  }
+
+  /** The quarter of a tier that pins may take is everybody's: one tenant could use it up. */
+  async pin(): ReturnType<CacheControl['pin']> {
+    throw this.#refusal('pin chunks');
+  }
+
+  async unpin(): ReturnType<CacheControl['unpin']> {
+    throw this.#refusal('end pins');
+  }
+
+  /** Its own: whoever is refused for a quota may know it. */
+  quotas(): ReturnType<CacheControl['quotas']> {
+    return this.#control.quotas().filter(({ tenant }) => tenant === this.#tenant);
+  }
+
+  async setQuota(): ReturnType<CacheControl['setQuota']> {
+    throw this.#refusal('change a quota');
   }
 
   /** The audit log tells who it was. */

@@ -1,6 +1,7 @@
 /** The operators' side of the cache: statistics, pages of chunks, and orders. Implements CacheControl (control.ts). */
 import type { EntryIndex } from '#core/brand.ts';
 import type { NamespaceDescriptor } from '#core/namespace.ts';
+import type { PinMode } from '#core/pin-mode.ts';
 import type { Selector } from '#core/selector.ts';
 import type { CatalogInvalidation } from '#ports/catalog-store.ts';
 import type { CacheState } from './cache-state.ts';
@@ -14,12 +15,16 @@ import type {
   KeyOwner,
   LookupAnswer,
   NamespaceStats,
+  PinAnswer,
+  TenantQuota,
   TierName,
   TierStats,
+  UnpinAnswer,
   VerifyProgress,
 } from './control.ts';
 import type { Invalidator } from './invalidator.ts';
 import { wholeKeyOf } from './namespace-table.ts';
+import { PinOrders } from './pin-orders.ts';
 import type { RamSpace } from './ram-space.ts';
 import type { Recovery } from './recovery.ts';
 import type { SsdReader } from './ssd-reader.ts';
@@ -44,6 +49,7 @@ const PAGE_SCAN_ROWS = 65_536;
 export class CacheControlPart implements CacheControl {
   readonly #state: CacheState;
   readonly #parts: ControlParts;
+  readonly #pinOrders: PinOrders;
   /** Settles once the epochs asked for so far are moved. */
   #bumps: Promise<void> = Promise.resolve();
   /** Set by the composition root. */
@@ -54,10 +60,15 @@ export class CacheControlPart implements CacheControl {
   constructor(parts: ControlParts) {
     this.#parts = parts;
     this.#state = parts.state;
+    this.#pinOrders = new PinOrders({
+      state: parts.state,
+      matches: (selector) => this.#matches(selector),
+      persist: (entry) => parts.writer.persist(entry),
+    });
   }
 
   stats(): CacheStats {
-    const { counters: c, limits, leases, catalog, ssd } = this.#state;
+    const { counters: c, limits, leases, catalog, namespaces, pins, ssd } = this.#state;
     return {
       tiers: [this.#ramStats(), ...this.#ssdStats()],
       probes: c.probes,
@@ -68,7 +79,7 @@ export class CacheControlPart implements CacheControl {
       puts: c.puts,
       putBytes: c.putBytes,
       duplicatePuts: c.duplicatePuts,
-      rejectedPuts: { tooLarge: c.rejectedTooLarge, shed: c.rejectedShed, draining: c.rejectedDraining },
+      rejectedPuts: { tooLarge: c.rejectedTooLarge, shed: c.rejectedShed, draining: c.rejectedDraining, quota: c.rejectedQuota },
       droppedDirtyChunks: c.droppedDirtyChunks,
       evictions: { hbm: 0, ram: c.evictionsRam, ssd: c.evictionsSsd },
       demotions: c.demotions,
@@ -85,6 +96,8 @@ export class CacheControlPart implements CacheControl {
         writeBudgetBytesPerSecond: limits.ssdWriteBytesPerSecond,
       },
       leases: leases.count,
+      pins: { chunks: pins.count, lost: c.lostPins, ...structuredClone(pins.usage) },
+      quotas: { tenants: namespaces.tenants.quotaCount, evictions: { ram: c.quotaEvictionsRam, ssd: c.quotaEvictionsSsd } },
       io: {
         readBytes: ssd.readBytes,
         writtenBytes: ssd.writtenBytes,
@@ -223,6 +236,7 @@ export class CacheControlPart implements CacheControl {
       tiers: this.#parts.invalidator.tiers(entry),
       dirty: state.isDirty(entry),
       leased: index.leaseCount(entry) > 0,
+      pinned: state.pins.modeOf(entry),
     };
   }
 
@@ -354,9 +368,27 @@ export class CacheControlPart implements CacheControl {
   }
 
   #evictFromSsd(entry: EntryIndex): boolean {
-    if (this.#state.index.leaseCount(entry) > 0 || this.#parts.reader.isLoading(entry)) return false;
+    if (!this.#parts.writer.mayLeave(entry)) return false;
     this.#parts.writer.evictFromSsd(entry);
     return true;
+  }
+
+  pin(selector: Selector, mode: PinMode): Promise<PinAnswer> {
+    return this.#pinOrders.pin(selector, mode);
+  }
+
+  unpin(selector: Selector): Promise<UnpinAnswer> {
+    return this.#pinOrders.unpin(selector);
+  }
+
+  quotas(): readonly ({ readonly tenant: string } & TenantQuota)[] {
+    return [...this.#state.namespaces.tenants.rows()].flatMap(({ name, quota }) =>
+      quota === undefined ? [] : [{ tenant: name, ...quota }],
+    );
+  }
+
+  setQuota(tenant: string, quota: TenantQuota | undefined): Promise<void> {
+    return this.#state.quotas.set(tenant, quota);
   }
 
   invalidate(

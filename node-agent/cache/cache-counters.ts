@@ -12,6 +12,10 @@ export class CacheCounters {
   rejectedTooLarge = 0;
   rejectedShed = 0;
   rejectedDraining = 0;
+  rejectedQuota = 0;
+  quotaEvictionsRam = 0;
+  quotaEvictionsSsd = 0;
+  lostPins = 0;
   droppedDirtyChunks = 0;
   evictionsRam = 0;
   evictionsSsd = 0;

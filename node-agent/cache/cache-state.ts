@@ -4,7 +4,7 @@
  *
  * Invariants (checkInvariants): a chunk has at least one replica; it is in a tier's eviction order exactly if it has a replica there;
  * a RAM slot belongs to one chunk; dirty means in RAM and not on SSD; dirtyBytes and the namespaces' counters are sums over the
- * chunks; a chunk's lease count equals its leases alive.
+ * chunks; a chunk's lease count equals its leases alive; and those of pins and quotas.
  */
 import { assert } from '#core/assert.ts';
 import type { EntryIndex, Generation, NamespaceId, SlotIndex } from '#core/brand.ts';
@@ -20,10 +20,12 @@ import type { SsdTier } from '#tiers/ssd/ssd-tier.ts';
 import { CacheCounters } from './cache-counters.ts';
 import type { ChunkIndex } from './chunk-index.ts';
 import { Expiry } from './expiry.ts';
-import { DECLINED, DIRTY, HAS_METADATA, PROBED_ON_SSD, QUEUED, UNLINKING, WRITING } from './flags.ts';
+import { DECLINED, DIRTY, HAS_METADATA, HELD_IN_RAM, LIMITED, PINNED, PROBED_ON_SSD, QUEUED, UNLINKING, WRITING } from './flags.ts';
 import { ROW_LIMIT } from './key-arena.ts';
 import { LeaseTable } from './lease-table.ts';
 import type { NamespaceTable } from './namespace-table.ts';
+import { Pins } from './pins.ts';
+import { Quotas } from './quotas.ts';
 import type { Tombstones } from './tombstones.ts';
 
 export type SsdAdmission = 'idle' | 'demote' | 'through' | 'off';
@@ -82,6 +84,8 @@ export class CacheState {
   readonly counters = new CacheCounters();
   readonly leases: LeaseTable;
   readonly expiry: Expiry;
+  readonly pins: Pins;
+  readonly quotas: Quotas;
   /** The redis:// twins. */
   readonly metadata = new Map<number, Uint8Array>();
   /** What clients of lm:// want back. */
@@ -123,6 +127,8 @@ export class CacheState {
         this.onRoom();
       },
     });
+    this.pins = new Pins(this);
+    this.quotas = new Quotas(this);
   }
 
   /** Generations of this run: epoch * 2^32 + counter, 2^32 of them. */
@@ -172,6 +178,8 @@ export class CacheState {
     this.index.setCreatedAtMs(entry, chunk.createdAtMs);
     this.index.setLastUsedAtMs(entry, chunk.createdAtMs);
     if (chunk.expiresAtMs !== 0) this.index.setExpiresAtMs(entry, chunk.expiresAtMs);
+    if (this.namespaces.tenantOf(chunk.namespace).quota !== undefined) this.set(entry, LIMITED);
+    if (this.pins.isRecovering) this.pins.recover(entry, chunk.generation);
     return entry;
   }
 
@@ -189,6 +197,17 @@ export class CacheState {
     this.ramBytes += sizeBytes;
     this.namespaces.addRamBytes(this.index.namespaceOf(entry), sizeBytes);
     if (dirty) this.#setDirty(entry);
+    if (this.has(entry, LIMITED | PINNED)) this.#attached(entry, 'ram');
+  }
+
+  #attached(entry: EntryIndex, tier: 'ram' | 'ssd'): void {
+    if (this.has(entry, LIMITED)) this.quotas.attached(entry, tier);
+    if (this.has(entry, PINNED)) this.pins.attached(entry, tier);
+  }
+
+  #detached(entry: EntryIndex, tier: 'ram' | 'ssd'): void {
+    if (this.has(entry, LIMITED)) this.quotas.detached(entry, tier);
+    if (this.has(entry, PINNED)) this.pins.detached(entry, tier);
   }
 
   #setDirty(entry: EntryIndex): void {
@@ -214,6 +233,7 @@ export class CacheState {
     this.#ramOrder.remove(entry);
     this.ramBytes -= sizeBytes;
     this.namespaces.addRamBytes(this.index.namespaceOf(entry), -sizeBytes);
+    if (this.has(entry, LIMITED | PINNED)) this.#detached(entry, 'ram');
     if (this.ram.release(slot)) this.onRoom();
   }
 
@@ -225,6 +245,7 @@ export class CacheState {
     this.#ssdOrder.insert(entry, sizeBytes);
     this.ssdBytes += sizeBytes;
     this.namespaces.addSsdBytes(this.index.namespaceOf(entry), sizeBytes);
+    if (this.has(entry, LIMITED | PINNED)) this.#attached(entry, 'ssd');
   }
 
   /**
@@ -258,6 +279,7 @@ export class CacheState {
     }
     if (options.declined === true) this.set(entry, DECLINED);
     if (this.index.ramSlot(entry) >= 0) this.#setDirty(entry);
+    if (this.has(entry, LIMITED | PINNED)) this.#detached(entry, 'ssd');
   }
 
   /** A file was lost or is wrong: the chunk lives on in RAM, where it is, and is to be written again; else it is gone. */
@@ -285,6 +307,7 @@ export class CacheState {
       this.metadata.delete(entry);
       this.lmBlocks.delete(entry);
     }
+    if (this.has(entry, PINNED)) this.pins.removed(entry);
     this.index.remove(entry);
     this.namespaces.addChunks(namespace, -1);
     this.namespaces.release(namespace);
@@ -296,6 +319,11 @@ export class CacheState {
    */
   get maxChunks(): number {
     return this.limits.maxChunks ?? Math.min(ROW_LIMIT, 2 ** 20 + this.ram.capacityBytes / 4096 + this.ssd.capacityBytes / (256 * 1024));
+  }
+
+  /** Moves what was touched last: for those who look at a tenant's own orders. */
+  settleTouches(): void {
+    this.#moveTouched();
   }
 
   /** The orders as of now: for those who look for victims. */
@@ -325,10 +353,36 @@ export class CacheState {
     if (touched === undefined || !this.isSame(touched)) return;
     let current: EntryIndex | -1 = touched.entry;
     for (let depth = 0; current >= 0 && depth < MAX_CHAIN; depth += 1) {
-      if (this.index.ramSlot(current as EntryIndex) >= 0) this.#ramOrder.touch(current);
-      if (this.index.ssdFolder(current as EntryIndex) >= 0) this.#ssdOrder.touch(current);
+      if (this.index.ramSlot(current as EntryIndex) >= 0) this.#touchIn('ram', current as EntryIndex);
+      if (this.index.ssdFolder(current as EntryIndex) >= 0) this.#touchIn('ssd', current as EntryIndex);
       current = this.index.parent(current as EntryIndex);
     }
+  }
+
+  #touchIn(tier: 'ram' | 'ssd', entry: EntryIndex): void {
+    (tier === 'ram' ? this.#ramOrder : this.#ssdOrder).touch(entry);
+    if (this.has(entry, LIMITED)) this.quotas.touched(entry, tier);
+  }
+
+  /** The coldest of a tier that may go and is not pinned; with `soft`, where there is none, the coldest soft-pinned one. -1: none. */
+  // oxlint-disable-next-line max-params -- three positional and an options object, as STYLE allows
+  victim(
+    tier: 'ram' | 'ssd',
+    isEvictable: (entry: number) => boolean,
+    scanLimit: number,
+    options: { soft: boolean } = { soft: true },
+  ): EntryIndex | -1 {
+    const order = tier === 'ram' ? this.ramOrder : this.ssdOrder;
+    if (this.pins.count === 0) return order.victim(isEvictable, scanLimit) as EntryIndex | -1;
+    const view = {
+      victim: (mayGo: (entry: number) => boolean) => order.victim(mayGo, scanLimit),
+      // Out and in again: the hot end in whatever policy, also one to which a touch says something else.
+      reheat: (entry: number) => {
+        order.remove(entry);
+        order.insert(entry, this.index.sizeBytes(entry as EntryIndex));
+      },
+    };
+    return this.pins.victim(view, isEvictable, { tier, ...options });
   }
 
   /** Sets the parent unless that would close a loop: inferred edges may be wrong, and a chain must end. */
@@ -344,9 +398,10 @@ export class CacheState {
 
   /** As `touch`, in SSD's order alone: for a chunk that just came to SSD without having been used. */
   touchSsdChain(entry: EntryIndex): void {
+    this.#moveTouched();
     let current: EntryIndex | -1 = entry;
     for (let depth = 0; current >= 0 && depth < MAX_CHAIN; depth += 1) {
-      if (this.index.ssdFolder(current as EntryIndex) >= 0) this.ssdOrder.touch(current);
+      if (this.index.ssdFolder(current as EntryIndex) >= 0) this.#touchIn('ssd', current as EntryIndex);
       current = this.index.parent(current as EntryIndex);
     }
   }
@@ -372,7 +427,7 @@ export class CacheState {
    */
   ramIsFree(entry: EntryIndex): boolean {
     const slot = this.index.ramSlot(entry) as SlotIndex;
-    if (slot < 0 || this.ram.useCount(slot) !== 1) return false;
+    if (slot < 0 || this.ram.useCount(slot) !== 1 || this.has(entry, HELD_IN_RAM)) return false;
     return this.index.leaseCount(entry) === 0 || (this.index.ssdFolder(entry) >= 0 && !this.leases.covers(entry, 'ram'));
   }
 
@@ -461,6 +516,7 @@ export class CacheState {
     this.index.setGeneration(entry, generation);
     this.clear(entry, WRITING | QUEUED | UNLINKING);
     if (this.isDirty(entry)) this.onDirty(entry);
+    if (this.has(entry, PINNED)) this.pins.renewed(entry);
   }
 
   /**
@@ -511,6 +567,8 @@ export class CacheState {
     this.ssdOrder.checkInvariants();
     this.leases.checkInvariants();
     this.expiry.checkInvariants();
+    this.pins.checkInvariants();
+    this.quotas.checkInvariants();
     let dirtyBytes = 0;
     let ramBytes = 0;
     let ssdBytes = 0;

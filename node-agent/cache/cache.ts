@@ -25,7 +25,7 @@ import type {
   ScanPage,
   TenantUsage,
 } from './door.ts';
-import { PROBED_ON_SSD } from './flags.ts';
+import { PINNED, PROBED_ON_SSD } from './flags.ts';
 import { Invalidator } from './invalidator.ts';
 import { Puts } from './puts.ts';
 import { RamSpace } from './ram-space.ts';
@@ -69,6 +69,7 @@ export class Cache implements CacheDoor {
     };
     this.#space.onPressure = () => this.#writer.pressure();
     this.#writer.isLoading = (entry) => this.#reader.isLoading(entry);
+    this.#connectQuotas();
     this.control = new CacheControlPart({
       state,
       space: this.#space,
@@ -77,6 +78,25 @@ export class Cache implements CacheDoor {
       invalidator: this.#invalidator,
       recovery: this.recovery,
     });
+  }
+
+  #connectQuotas(): void {
+    const state = this.#state;
+    const space = this.#space;
+    const writer = this.#writer;
+    state.quotas.connect({
+      mayLeaveRam: (entry, want) => space.mayLeave(entry, want),
+      leaveRam: (entry) => space.evict(entry),
+      mayLeaveSsd: (entry) => writer.mayLeave(entry),
+      leaveSsd: (entry) => writer.evictFromSsd(entry),
+      writeSoon: () => writer.pump(),
+    });
+    state.pins.persist = (entry) => writer.persist(entry);
+    const { onRoom } = state;
+    state.onRoom = () => {
+      onRoom();
+      state.quotas.onRoom();
+    };
   }
 
   /** Loads what is known of the SSD tier; the cache may serve when it resolves. Adoption of the rest goes on behind it. */
@@ -92,6 +112,8 @@ export class Cache implements CacheDoor {
       const state = this.#state;
       if (state.leases.expire(state.clock.monotonicMs())) state.onRoom();
       state.expiry.sweep();
+      state.quotas.trim();
+      state.pins.housekeep();
       this.#turn += 1;
       if (this.#turn % POLL_EVERY_TURNS === 0) this.#poll();
       this.#housekeeping();
@@ -317,7 +339,7 @@ export class Cache implements CacheDoor {
 
   giveUp(ref: ChunkRef): boolean {
     const entry = ref.entry as EntryIndex;
-    if (!this.#state.isSame(ref) || !this.#state.ramIsFree(entry)) return false;
+    if (!this.#state.isSame(ref) || !this.#state.ramIsFree(entry) || this.#state.has(entry, PINNED)) return false;
     this.#space.evict(entry);
     return true;
   }
@@ -361,6 +383,8 @@ export class Cache implements CacheDoor {
   beginDrain(): void {
     this.#state.draining = true;
     this.#space.shedAll();
+    this.#state.quotas.stop();
+    this.#state.pins.stop();
     this.recovery.stop();
   }
 
@@ -393,7 +417,7 @@ export class Cache implements CacheDoor {
     return {
       usedSlots: this.#state.ram.usedSlots(),
       openTickets: this.#puts.openCount,
-      waiting: this.#space.waitingCount,
+      waiting: this.#space.waitingCount + this.#state.quotas.waitingCount,
       leases: this.#state.leases.count,
     };
   }

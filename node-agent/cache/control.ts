@@ -4,8 +4,10 @@
  */
 import type { CatalogInvalidation, CatalogStats } from '#ports/catalog-store.ts';
 import type { NamespaceDescriptor } from '#core/namespace.ts';
+import type { PinMode } from '#core/pin-mode.ts';
 import type { Selector } from '#core/selector.ts';
 
+export type { PinMode } from '#core/pin-mode.ts';
 export type TierName = 'hbm' | 'ram' | 'ssd';
 
 export interface TierStats {
@@ -62,7 +64,7 @@ export interface CacheStats {
   readonly puts: number;
   readonly putBytes: number;
   readonly duplicatePuts: number;
-  readonly rejectedPuts: { readonly tooLarge: number; readonly shed: number; readonly draining: number };
+  readonly rejectedPuts: { readonly tooLarge: number; readonly shed: number; readonly draining: number; readonly quota: number };
   readonly droppedDirtyChunks: number;
   readonly evictions: { readonly hbm: number; readonly ram: number; readonly ssd: number };
   readonly demotions: number;
@@ -80,9 +82,51 @@ export interface CacheStats {
     readonly writeBudgetBytesPerSecond: number;
   };
   readonly leases: number;
+  readonly pins: PinStats;
+  /** Tenants with a quota, and replicas that one gave up for its own. They are evictions too. */
+  readonly quotas: { readonly tenants: number; readonly evictions: { readonly ram: number; readonly ssd: number } };
   readonly io: IoStats;
   readonly catalog: CatalogStats;
   readonly recovery: { readonly done: boolean; readonly adoptedFiles: number; readonly droppedFiles: number; readonly loadedRows: number };
+}
+
+/** Chunks, and their payload bytes. */
+export interface PinSum {
+  readonly chunks: number;
+  readonly bytes: number;
+}
+
+export interface PinStats {
+  readonly chunks: number;
+  /** Pins that could not be kept: a tier became smaller, or a value larger. */
+  readonly lost: number;
+  readonly ram: Readonly<Record<PinMode, PinSum>>;
+  readonly ssd: Readonly<Record<PinMode, PinSum>>;
+}
+
+export interface PinAnswer {
+  readonly mode: PinMode;
+  /** By this order. */
+  readonly pinned: PinSum;
+  /** Of these, chunks whose RAM copy is held as well. */
+  readonly heldInRam: number;
+  readonly alreadyPinned: PinSum;
+  /** The quarter of RAM or of SSD that pins may take is used up; the number of pins is; not on SSD and could not be written. */
+  readonly refused: Readonly<Record<'ram' | 'ssd' | 'count' | 'unwritten', PinSum>>;
+  /** Keys that were named and are not there, and chunks that went meanwhile. */
+  readonly notFound: number;
+}
+
+export interface UnpinAnswer {
+  readonly unpinned: PinSum;
+  readonly notPinned: number;
+  readonly notFound: number;
+}
+
+/** What a tenant may hold; undefined: no limit in this tier. */
+export interface TenantQuota {
+  readonly ramBytes: number | undefined;
+  readonly ssdBytes: number | undefined;
 }
 
 export interface NamespaceStats {
@@ -111,6 +155,7 @@ export interface ChunkInfo {
   readonly tiers: readonly TierName[];
   readonly dirty: boolean;
   readonly leased: boolean;
+  readonly pinned: PinMode | undefined;
 }
 
 export interface ChunkFilter {
@@ -174,6 +219,13 @@ export interface CacheControl {
   ): Promise<{ readonly persisted: number; readonly alreadyOnSsd: number; readonly failed: number; readonly bytes: number }>;
   /** Frees a tier of matching chunks without forgetting those that a lower tier can take. */
   evict(tier: 'ram' | 'ssd', selector: Selector): Promise<{ readonly evicted: number; readonly bytes: number; readonly skipped: number }>;
+  /** Pins what matches now. Durable when it resolves; see pins.ts for what a pin is worth. */
+  pin(selector: Selector, mode: PinMode): Promise<PinAnswer>;
+  unpin(selector: Selector): Promise<UnpinAnswer>;
+  /** Tenants that have a quota. */
+  quotas(): readonly ({ readonly tenant: string } & TenantQuota)[];
+  /** Durable when it resolves; what is beyond is given up in slices after that. Undefined takes the quota away. */
+  setQuota(tenant: string, quota: TenantQuota | undefined): Promise<void>;
   /** Final once it resolves: no later read returns a matching chunk, whatever the tier, race or crash. */
   invalidate(
     selector: Selector,

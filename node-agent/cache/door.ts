@@ -20,7 +20,7 @@ export interface PutRequest {
   readonly spare?: ReadonlySet<number>;
 }
 
-export type PutRejection = 'too-large' | 'shed' | 'draining' | 'own-chain';
+export type PutRejection = 'too-large' | 'shed' | 'draining' | 'own-chain' | 'quota';
 
 /** Room for one payload. Exactly one of commit and abort must follow; the memory is the holder's until then. */
 export interface PutTicket {

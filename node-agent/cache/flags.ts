@@ -15,3 +15,11 @@ export const HAS_METADATA = 32;
 export const QUEUED = 64;
 /** An unlink of its file is under way: a new file would have the same name, and go with it. */
 export const UNLINKING = 128;
+/** Pinned: soft goes after everything that is not, hard never goes for space. At most one of the two. */
+export const PINNED_SOFT = 256;
+export const PINNED_HARD = 512;
+export const PINNED = PINNED_SOFT | PINNED_HARD;
+/** The RAM copy of a hard-pinned chunk, held too: within the share of RAM that pins may take. */
+export const HELD_IN_RAM = 1024;
+/** Its tenant has a quota: the chunk is in the tenant's own orders. */
+export const LIMITED = 2048;

@@ -5,13 +5,16 @@
  * Ownership: `intern` and `retain` take a reference, `release` gives it back; an id is valid while its holder has one.
  *
  * Invariants (checkInvariants): an id is live or in the free list, once; the map of identities names the live ids only and each by
- * its own identity; a live id has at least one reference; chunks never outnumber references; counters are not negative.
+ * its own identity; a live id has at least one reference; chunks never outnumber references; counters are not negative; a tenant's
+ * counters are the sums of its namespaces'.
  */
 import { assert } from '#core/assert.ts';
 import type { NamespaceId } from '#core/brand.ts';
 import { namespaceIdentity } from '#core/namespace.ts';
 import type { NamespaceDescriptor } from '#core/namespace.ts';
 import { namespaceLabel } from '#core/selector.ts';
+import { TenantTable } from './tenant-table.ts';
+import type { TenantRow } from './tenant-table.ts';
 
 const encoder = new TextEncoder();
 /** `ignoreBOM` keeps a leading U+FEFF, which would otherwise be lost from the key. */
@@ -22,6 +25,8 @@ interface Row {
   readonly descriptor: NamespaceDescriptor;
   readonly identity: string;
   readonly label: string;
+  /** Counts along with the namespace; several namespaces share it. */
+  readonly tenant: TenantRow;
   readonly prefixBytes: Uint8Array;
   readonly tailBytes: Uint8Array;
   /** How long its chunks live where a put says nothing; 0: for ever. */
@@ -44,6 +49,7 @@ export function wholeKeyOf(descriptor: NamespaceDescriptor, key: Uint8Array): st
 }
 
 export class NamespaceTable {
+  readonly tenants = new TenantTable();
   readonly #rows: (Row | undefined)[] = [];
   readonly #freeIds: number[] = [];
   readonly #byIdentity = new Map<string, NamespaceId>();
@@ -72,6 +78,7 @@ export class NamespaceTable {
       descriptor,
       identity,
       label: namespaceLabel(descriptor),
+      tenant: this.tenants.retain(descriptor.tenant),
       prefixBytes: encoder.encode(descriptor.keyPrefix),
       tailBytes: encoder.encode(descriptor.keyTail),
       defaultTtlMs: this.#ttlOf(descriptor),
@@ -103,6 +110,7 @@ export class NamespaceTable {
       assert(false, `Cannot forget namespace ${id}: it counts ${chunkCount} chunks, ${ramBytes} bytes in ram, ${ssdBytes} in ssd`);
     }
     this.#byIdentity.delete(row.identity);
+    this.tenants.release(row.tenant);
     this.#rows[id] = undefined;
     this.#freeIds.push(id);
   }
@@ -117,6 +125,11 @@ export class NamespaceTable {
 
   descriptor(id: NamespaceId): NamespaceDescriptor {
     return this.#row(id).descriptor;
+  }
+
+  /** The tenant's row; valid as long as the id. */
+  tenantOf(id: NamespaceId): TenantRow {
+    return this.#row(id).tenant;
   }
 
   /** As `namespaceLabel`, computed once. */
@@ -156,15 +169,21 @@ export class NamespaceTable {
   }
 
   addChunks(id: NamespaceId, delta: number): void {
-    this.#row(id).chunkCount += delta;
+    const row = this.#row(id);
+    row.chunkCount += delta;
+    row.tenant.chunkCount += delta;
   }
 
   addRamBytes(id: NamespaceId, delta: number): void {
-    this.#row(id).ramBytes += delta;
+    const row = this.#row(id);
+    row.ramBytes += delta;
+    row.tenant.ramBytes += delta;
   }
 
   addSsdBytes(id: NamespaceId, delta: number): void {
-    this.#row(id).ssdBytes += delta;
+    const row = this.#row(id);
+    row.ssdBytes += delta;
+    row.tenant.ssdBytes += delta;
   }
 
   /** The client's spelling of a key. Bytes that are not UTF-8 are replaced: for people and selectors, not for lookups. */
@@ -190,6 +209,9 @@ export class NamespaceTable {
   }
 
   checkInvariants(): void {
+    this.tenants.checkInvariants();
+    const left = new Map<TenantRow, { chunkCount: number; ramBytes: number; ssdBytes: number }>();
+    for (const tenant of this.tenants.rows()) left.set(tenant, { ...tenant });
     const free = new Set(this.#freeIds);
     assert(free.size === this.#freeIds.length, 'NamespaceTable has an id in the free list twice');
     let live = 0;
@@ -202,7 +224,15 @@ export class NamespaceTable {
       assert(row.chunkCount <= row.references, `NamespaceTable id ${id} counts ${row.chunkCount} chunks, ${row.references} references`);
       const least = Math.min(row.chunkCount, row.ramBytes, row.ssdBytes);
       assert(least >= 0, `NamespaceTable id ${id} counts ${least} of something`);
+      const tenant = left.get(row.tenant);
+      if (tenant === undefined) assert(false, `NamespaceTable id ${id} counts for a tenant that is not in the table`);
+      tenant.chunkCount -= row.chunkCount;
+      tenant.ramBytes -= row.ramBytes;
+      tenant.ssdBytes -= row.ssdBytes;
     });
+    for (const { chunkCount, ramBytes, ssdBytes } of left.values()) {
+      assert(chunkCount === 0 && ramBytes === 0 && ssdBytes === 0, 'a tenant counts what its namespaces count');
+    }
     assert(live === this.#byIdentity.size, `NamespaceTable has ${live} live ids and ${this.#byIdentity.size} identities`);
   }
 

@@ -3,7 +3,7 @@
  *
  * Invariants: every ticket is committed or aborted exactly once, and its slot then belongs to a chunk or is free; generations are
  * given at commit, so that of two puts of one key the one that was acknowledged last is the newer; a put that began before an
- * invalidation that matches it commits to nothing.
+ * invalidation that matches it commits to nothing; a ticket's bytes are reserved for its tenant until it is settled.
  */
 import { assert } from '#core/assert.ts';
 import type { Address, EntryIndex, NamespaceId, SlotIndex } from '#core/brand.ts';
@@ -11,9 +11,11 @@ import { formatBytes } from '#core/bytes.ts';
 import { KvtierError } from '#core/errors.ts';
 import { sameLmBlock } from '#core/lm-block.ts';
 import type { LmBlock } from '#core/lm-block.ts';
+import type { PinMode } from '#core/pin-mode.ts';
 import type { CacheState } from './cache-state.ts';
 import type { CommitOptions, CommitOutcome, PutRejected, PutRejection, PutRequest, PutTicket } from './door.ts';
 import type { RamSpace } from './ram-space.ts';
+import type { TenantRow } from './tenant-table.ts';
 
 /** A put that has begun: it waits for room or has a ticket. */
 export interface OpenTicket {
@@ -33,6 +35,8 @@ class Ticket implements PutTicket, OpenTicket {
   readonly slot: SlotIndex;
   readonly address: Address;
   readonly startedAtMs: number;
+  /** Counts the slot from the ticket on. */
+  readonly tenant: TenantRow;
   doomed: boolean;
   open = true;
   readonly #state: CacheState;
@@ -45,6 +49,7 @@ class Ticket implements PutTicket, OpenTicket {
     this.slot = slot;
     this.address = state.ram.address(slot);
     this.startedAtMs = put.startedAtMs;
+    this.tenant = state.namespaces.tenantOf(put.namespace);
     this.doomed = put.doomed;
   }
 
@@ -78,35 +83,54 @@ export class Puts {
   reserve(request: PutRequest): PutTicket | PutRejected | Promise<PutTicket | PutRejected> {
     const refused = this.#refusal(request);
     if (refused !== undefined) return refused;
+    const tenant = this.#state.namespaces.tenantOf(request.namespace);
+    if (!this.#state.quotas.makeRamRoom(tenant, request.sizeBytes, { spare: request.spare })) return this.#reserveInQuota(tenant, request);
     const slot = this.#space.allocate(request.sizeBytes, { spare: request.spare });
     if (slot !== -1) return this.#ticket(this.#begin(request), slot);
     if (this.#space.onlySpareIsLeft(request.sizeBytes, request.spare)) {
       return this.#reject('own-chain', 'Cannot store a value: ram is full of the prefix that it continues');
     }
-    return this.#reserveLater(request);
+    return this.#reserveLater(tenant, request, { overQuota: false });
   }
 
-  async #reserveLater(request: PutRequest): Promise<PutTicket | PutRejected> {
+  /** The tenant has no room of its own: what can be waited for are its chunks that SSD has still to take. */
+  #reserveInQuota(tenant: TenantRow, request: PutRequest): PutRejected | Promise<PutTicket | PutRejected> {
+    if (request.sizeBytes > tenant.ramLimit) return this.#rejectByQuota(tenant, request);
+    if (this.#state.quotas.onlySpareIsLeft(tenant, request.sizeBytes, request.spare)) {
+      return this.#reject('own-chain', 'Cannot store a value: the quota in ram is full of the prefix that it continues');
+    }
+    return this.#reserveLater(tenant, request, { overQuota: true });
+  }
+
+  async #reserveLater(tenant: TenantRow, request: PutRequest, { overQuota }: { overQuota: boolean }): Promise<PutTicket | PutRejected> {
     const state = this.#state;
+    const { sizeBytes, spare } = request;
+    const waitMs = state.limits.putWaitMs;
     // The namespace must outlive the wait even if its last chunk goes meanwhile.
     state.namespaces.retain(request.namespace);
     const put = this.#begin(request);
     this.#waiting.add(put);
     try {
-      const slot = await this.#space.allocateOrWait(request.sizeBytes, state.limits.putWaitMs, request.spare);
-      if (slot !== -1 && state.draining) {
-        if (state.ram.release(slot)) state.onRoom();
-        return this.#reject('draining', 'Cannot store a value: the agent is shutting down');
-      }
-      if (slot !== -1) return this.#ticket(put, slot);
-      return this.#reject(
-        'shed',
-        `Cannot store ${formatBytes(request.sizeBytes)} in ram: full of chunks that are leased or not yet on SSD`,
-      );
+      if (overQuota && !(await state.quotas.waitForRam(tenant, sizeBytes, { waitMs, spare })) && !state.draining)
+        return this.#rejectByQuota(tenant, request);
+      let slot = overQuota && !state.draining ? this.#space.allocate(sizeBytes, { spare }) : -1;
+      if (slot === -1 && !state.draining) slot = await this.#space.allocateOrWait(sizeBytes, waitMs, spare);
+      if (slot !== -1 && !state.draining && state.quotas.makeRamRoom(tenant, sizeBytes, { dropDirty: true, spare }))
+        return this.#ticket(put, slot);
+      if (slot !== -1 && state.ram.release(slot)) state.onRoom();
+      if (state.draining) return this.#reject('draining', 'Cannot store a value: the agent is shutting down');
+      if (slot !== -1) return this.#rejectByQuota(tenant, request);
+      return this.#reject('shed', `Cannot store ${formatBytes(sizeBytes)} in ram: full of chunks that are leased or not yet on SSD`);
     } finally {
       this.#waiting.delete(put);
       state.namespaces.release(request.namespace);
     }
+  }
+
+  /** Names no tenant: a cache_salt is a secret. */
+  #rejectByQuota({ ramLimit }: TenantRow, { sizeBytes }: PutRequest): PutRejected {
+    const why = sizeBytes > ramLimit ? '' : ', full of chunks that are leased, pinned, being read or written';
+    return this.#reject('quota', `Cannot store ${formatBytes(sizeBytes)}: the tenant's quota in ram is ${formatBytes(ramLimit)}${why}`);
   }
 
   #refusal(request: PutRequest): PutRejected | undefined {
@@ -127,6 +151,7 @@ export class Puts {
     if (reason === 'too-large') counters.rejectedTooLarge += 1;
     else if (reason === 'shed') counters.rejectedShed += 1;
     else if (reason === 'draining') counters.rejectedDraining += 1;
+    else if (reason === 'quota') counters.rejectedQuota += 1;
     else counters.skippedChunks += 1;
     return { kind: 'rejected', reason, message };
   }
@@ -140,6 +165,7 @@ export class Puts {
   #ticket(put: OpenTicket, slot: SlotIndex): PutTicket {
     const ticket = new Ticket(this.#state, put, slot);
     this.#state.namespaces.retain(ticket.namespace);
+    ticket.tenant.reservedRamBytes += ticket.sizeBytes;
     this.#tickets.add(ticket);
     return ticket;
   }
@@ -147,6 +173,7 @@ export class Puts {
   #close(ticket: PutTicket): Ticket {
     assert(ticket instanceof Ticket && ticket.open && this.#tickets.has(ticket), 'a ticket is settled once, by the cache that gave it');
     ticket.open = false;
+    ticket.tenant.reservedRamBytes -= ticket.sizeBytes;
     this.#tickets.delete(ticket);
     return ticket;
   }
@@ -185,8 +212,10 @@ export class Puts {
       return this.#touchExisting(ticket, existing as EntryIndex, options);
     }
     const generation = state.nextGeneration();
+    let pin: PinMode | undefined;
     try {
       this.#buryOld(ticket, existing, generation);
+      if (existing >= 0) pin = state.pins.handOver(existing as EntryIndex, generation, ticket.sizeBytes);
     } catch (problem) {
       // The old value could not be declared dead for good, so the new one must not be acknowledged.
       this.#noteUnwritten(problem);
@@ -206,6 +235,7 @@ export class Puts {
     });
     // Before it becomes dirty: a write may begin at once, and its header has the block.
     if (options.lmBlock !== undefined) state.setLmBlock(entry, options.lmBlock);
+    if (pin !== undefined) state.pins.takeOver(entry, pin);
     state.attachRam(entry, ticket.slot, true);
     this.#linkParent(entry, { ...options, isNew: true });
     state.touch(entry);

@@ -2,7 +2,8 @@
  * Room in RAM: allocation, eviction, and the puts and loads that wait for it.
  *
  * A waiter holds nothing. Order of giving way: free slots; the coldest chunks that SSD has too, or that no tier may take; after
- * `put.wait` the coldest dirty chunks; then the request is shed. Leased chunks and those being read or written never give way.
+ * `put.wait` the coldest dirty chunks; of each, those with a soft pin last; then the request is shed. Leased chunks, those being read
+ * or written and those that a hard pin holds never give way.
  *
  * Invariants: waiters are served in the order of their arrival; at most MAX_WAITERS wait; a slot given out here has an owner (the
  * ticket or load that asked) until it is attached or released.
@@ -11,13 +12,15 @@ import { assert } from '#core/assert.ts';
 import type { EntryIndex, SlotIndex } from '#core/brand.ts';
 import { Fifo } from '#core/fifo.ts';
 import type { CacheState } from './cache-state.ts';
-import { DECLINED, UNFIT } from './flags.ts';
+import { DECLINED, PINNED_HARD, PINNED_SOFT, UNFIT } from './flags.ts';
 
 /** What an allocation may cost: `spare` names chunks that must not be forgotten for it (eviction to SSD is fine). */
 interface Want {
   readonly sizeBytes: number;
   readonly dropDirty: boolean;
   readonly spare: ReadonlySet<number> | undefined;
+  /** Also soft-pinned ones. */
+  readonly soft?: boolean;
 }
 
 interface Waiter {
@@ -60,9 +63,8 @@ export class RamSpace {
   /** True where room could be had at once, but only by forgetting what `spare` names: waiting would not help. */
   onlySpareIsLeft(sizeBytes: number, spare: ReadonlySet<number> | undefined): boolean {
     if (spare === undefined || spare.size === 0) return false;
-    const { ramOrder } = this.#state;
-    const victim = (want: Want): number => ramOrder.victim((entry) => this.#mayEvict(entry as EntryIndex, want), SCAN_LIMIT);
-    const want = { sizeBytes, dropDirty: false };
+    const victim = (want: Want): number => this.#victim(want, (entry) => this.#mayEvict(entry, want));
+    const want = { sizeBytes, dropDirty: false, soft: true };
     return victim({ ...want, spare }) === -1 && victim({ ...want, spare: undefined }) >= 0;
   }
 
@@ -93,22 +95,32 @@ export class RamSpace {
     return -1;
   }
 
-  /** Evicts for a class: its own coldest chunk, or where another class holds colder ones, a slab of those. False: nothing may go. */
+  /** Soft pins give way where nothing else does, and where waiting for dirty chunks to be written would not help either. */
   #evictOne(want: Want): boolean {
-    const { index, ram, ramOrder } = this.#state;
+    if (this.#evictCold(want)) return true;
+    const { pins } = this.#state;
+    if (pins.usage.ram.soft.chunks === 0) return false;
+    if (!want.dropDirty && this.#victim(want, (entry) => this.#mayEvict(entry, { ...want, dropDirty: true })) >= 0) return false;
+    return this.#evictCold({ ...want, soft: true });
+  }
+
+  #victim(want: Want, isEvictable: (entry: EntryIndex) => boolean): EntryIndex | -1 {
+    return this.#state.victim('ram', isEvictable as (entry: number) => boolean, SCAN_LIMIT, { soft: want.soft === true });
+  }
+
+  /** Evicts for a class: its own coldest chunk, or where another class holds colder ones, a slab of those. False: nothing may go. */
+  #evictCold(want: Want): boolean {
+    const { index, ram } = this.#state;
     const wantedClass = ram.classBytes(want.sizeBytes);
-    const evictable = (entry: number): boolean => this.#mayEvict(entry as EntryIndex, want);
-    const coldest = ramOrder.victim(evictable, SCAN_LIMIT) as EntryIndex | -1;
+    const evictable = (entry: EntryIndex): boolean => this.#mayEvict(entry, want);
+    const coldest = this.#victim(want, evictable);
     if (coldest === -1) return false;
     if (ram.classBytes(index.sizeBytes(coldest)) === wantedClass) {
       this.evict(coldest);
       return true;
     }
     if (this.#evictSlab(want)) return true;
-    const same = ramOrder.victim(
-      (entry) => ram.classBytes(index.sizeBytes(entry as EntryIndex)) === wantedClass && evictable(entry),
-      SCAN_LIMIT,
-    );
+    const same = this.#victim(want, (entry) => ram.classBytes(index.sizeBytes(entry)) === wantedClass && evictable(entry));
     if (same < 0) return false;
     this.evict(same as EntryIndex);
     return true;
@@ -138,10 +150,15 @@ export class RamSpace {
 
   #mayEvict(entry: EntryIndex, want: Want): boolean {
     const state = this.#state;
-    if (!state.ramIsFree(entry)) return false;
+    if (!state.ramIsFree(entry) || (want.soft !== true && state.has(entry, PINNED_SOFT))) return false;
     if (want.spare?.has(entry) === true && state.index.ssdFolder(entry) < 0) return false;
     // What SSD declined it will not take while the put waits either.
     return !state.isDirty(entry) || want.dropDirty || state.has(entry, DECLINED) || !this.ssdMayTake(entry);
+  }
+
+  /** For quotas: as for any put, but that soft pins are looked after there. */
+  mayLeave(entry: EntryIndex, want: { readonly dropDirty: boolean; readonly spare: ReadonlySet<number> | undefined }): boolean {
+    return this.#mayEvict(entry, { ...want, sizeBytes: 0, soft: true });
   }
 
   /** True where a dirty chunk can still be written, so that waiting is better than dropping it. */
@@ -156,11 +173,13 @@ export class RamSpace {
     const state = this.#state;
     const { index, counters } = state;
     while (index.entryCount >= state.maxChunks) {
-      const onSsd = state.ssdOrder.victim(
-        (entry) => index.ramSlot(entry as EntryIndex) < 0 && index.leaseCount(entry as EntryIndex) === 0,
+      const mayGo = (entry: number): boolean => !state.has(entry as EntryIndex, PINNED_HARD);
+      const onSsd = state.victim(
+        'ssd',
+        (entry) => mayGo(entry) && index.ramSlot(entry as EntryIndex) < 0 && index.leaseCount(entry as EntryIndex) === 0,
         SCAN_LIMIT,
       );
-      const victim = onSsd >= 0 ? onSsd : state.ramOrder.victim((entry) => state.ramIsFree(entry as EntryIndex), SCAN_LIMIT);
+      const victim = onSsd >= 0 ? onSsd : state.victim('ram', (entry) => mayGo(entry) && state.ramIsFree(entry as EntryIndex), SCAN_LIMIT);
       if (victim < 0) return false;
       if (onSsd >= 0) counters.evictionsSsd += 1;
       else counters.evictionsRam += 1;

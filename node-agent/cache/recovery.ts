@@ -231,6 +231,7 @@ export class Recovery {
       folder.adopt(ssd.fileBytes(found.sizeBytes));
       folder.chunkCount += 1;
       state.attachSsd(entry, folder.index);
+      state.quotas.recovered(entry);
       return entry;
     } finally {
       namespaces.release(namespace);
@@ -262,6 +263,7 @@ export class Recovery {
     this.#linkAdopted();
     if (this.#stopped) return;
     state.tombstones.adoptionDone();
+    state.pins.adoptionDone();
     this.progress.done = true;
     for (const folder of state.ssd.folders) {
       if (folder.state !== 'off') void state.ssd.sweepDropped(folder, () => this.#stopped);

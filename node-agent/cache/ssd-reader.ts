@@ -11,9 +11,25 @@ import type { IoPriority } from '#ports/io-pool.ts';
 import type { ChunkFileHeader } from '#tiers/ssd/chunk-file.ts';
 import type { CacheState } from './cache-state.ts';
 import type { RamSpace } from './ram-space.ts';
+import type { TenantRow } from './tenant-table.ts';
 
 /** 'loaded': in RAM now. 'gone': removed meanwhile, missing, or wrong bytes. 'refused': no room, or the device failed. */
 export type LoadOutcome = 'loaded' | 'gone' | 'refused';
+
+/** What is to be loaded, as it was when the load began. */
+interface Want {
+  readonly ref: { readonly entry: EntryIndex; readonly generation: number };
+  readonly sizeBytes: number;
+  readonly checksum: bigint;
+  readonly priority: IoPriority;
+}
+
+/** A slot, and who it counts for. */
+interface Room {
+  readonly slot: SlotIndex;
+  readonly tenant: TenantRow;
+  readonly sizeBytes: number;
+}
 
 interface Load {
   readonly generation: number;
@@ -72,23 +88,35 @@ export class SsdReader {
   }
 
   async #run(entry: EntryIndex, generation: number, priority: IoPriority): Promise<LoadOutcome> {
+    const { index, namespaces, ssd } = this.#state;
+    // Nothing in RAM gives way for a device that does not answer.
+    if (ssd.isStalled(index.ssdFolder(entry))) return 'refused';
+    // The namespace may go while the read is under way; its tenant counts the slot until then.
+    const tenant = namespaces.tenants.retain(namespaces.tenantOf(index.namespaceOf(entry)).name);
+    const want = { ref: { entry, generation }, sizeBytes: index.sizeBytes(entry), checksum: index.checksum(entry), priority };
+    try {
+      const slot = await this.#room(tenant, want.sizeBytes, priority);
+      if (slot === -1) return 'refused';
+      return await this.#read(want, { slot, tenant, sizeBytes: want.sizeBytes });
+    } finally {
+      namespaces.tenants.release(tenant);
+    }
+  }
+
+  async #read(want: Want, room: Room): Promise<LoadOutcome> {
     const state = this.#state;
     const { index, ram, ssd } = state;
-    const ref = { entry, generation };
-    const sizeBytes = index.sizeBytes(entry);
-    const checksum = index.checksum(entry);
-    // Nothing in RAM gives way for a device that does not answer.
-    if (state.ssd.isStalled(index.ssdFolder(entry))) return 'refused';
-    const slot = await this.#room(sizeBytes, priority);
-    if (slot === -1) return 'refused';
+    const { ref, sizeBytes, checksum, priority } = want;
+    const { entry } = ref;
+    const { slot } = room;
     const folder = state.isSame(ref) ? index.ssdFolder(entry) : -1;
     if (folder < 0 || index.ramSlot(entry) >= 0) {
-      this.#giveBack(slot);
+      this.#giveBack(room);
       return this.#whereItIs(ref);
     }
     const outcome = await ssd.read({
       folder,
-      generation,
+      generation: ref.generation,
       address: ram.address(slot),
       sizeBytes,
       capacityBytes: ram.slotCapacityBytes(slot),
@@ -97,28 +125,32 @@ export class SsdReader {
     });
     if (!outcome.ok && outcome.late !== undefined) {
       // The device may still write into the slot, if it ever answers: nobody else gets it before.
-      void outcome.late.finally(() => this.#giveBack(slot));
+      state.namespaces.tenants.retain(room.tenant.name);
+      void outcome.late.finally(() => {
+        this.#giveBack(room);
+        state.namespaces.tenants.release(room.tenant);
+      });
       return this.#whereItIs(ref) === 'loaded' ? 'loaded' : 'refused';
     }
     if (!state.isSame(ref) || index.ssdFolder(entry) !== folder) {
-      this.#giveBack(slot);
+      this.#giveBack(room);
       return this.#whereItIs(ref);
     }
     if (!outcome.ok) {
-      this.#giveBack(slot);
+      this.#giveBack(room);
       return this.#failed(entry, outcome);
     }
     if (!this.#isFileOf(entry, outcome.header)) {
       // The catalog's row was wrong, not the file, whose own chunk is not known: neither may be believed.
-      this.#giveBack(slot);
+      this.#giveBack(room);
       return this.#failed(entry, { reason: 'corrupt', problem: 'header names another key', fileStays: true });
     }
     if (index.ramSlot(entry) >= 0) {
-      this.#giveBack(slot);
+      this.#giveBack(room);
       return 'loaded';
     }
     if (state.expiry.isOver(entry)) {
-      this.#giveBack(slot);
+      this.#giveBack(room);
       state.expiry.remove(entry);
       return 'gone';
     }
@@ -127,6 +159,7 @@ export class SsdReader {
     // An lm block is never newer than its file: where a catalog row says otherwise, the file is right.
     if (lm === undefined) state.lmBlocks.delete(entry);
     else state.setLmBlock(entry, lm);
+    room.tenant.reservedRamBytes -= sizeBytes;
     state.attachRam(entry, slot, false);
     state.touch(entry);
     state.counters.promotions += 1;
@@ -158,15 +191,26 @@ export class SsdReader {
     return state.index.ramSlot(entry) >= 0 ? 'loaded' : 'gone';
   }
 
-  async #room(sizeBytes: number, priority: IoPriority): Promise<SlotIndex | -1> {
-    const { limits } = this.#state;
+  /** A slot, counted for the tenant from now on; -1: none in RAM, or none within the tenant's quota. */
+  async #room(tenant: TenantRow, sizeBytes: number, priority: IoPriority): Promise<SlotIndex | -1> {
+    const { limits, quotas } = this.#state;
+    const isDemand = priority === 'demand';
+    const waitMs = limits.putWaitMs;
+    if (!quotas.makeRamRoom(tenant, sizeBytes) && !(isDemand && (await quotas.waitForRam(tenant, sizeBytes, { waitMs })))) return -1;
     // A demand read does not queue behind puts: somebody's prompt waits for it.
-    const slot = this.#space.allocate(sizeBytes, { overtake: priority === 'demand' });
-    if (slot >= 0 || priority !== 'demand') return slot;
-    return await this.#space.allocateOrWait(sizeBytes, limits.putWaitMs);
+    let slot = this.#space.allocate(sizeBytes, { overtake: isDemand });
+    if (slot < 0 && isDemand) slot = await this.#space.allocateOrWait(sizeBytes, waitMs);
+    if (slot === -1) return -1;
+    if (!quotas.makeRamRoom(tenant, sizeBytes, { dropDirty: isDemand })) {
+      if (this.#state.ram.release(slot)) this.#state.onRoom();
+      return -1;
+    }
+    tenant.reservedRamBytes += sizeBytes;
+    return slot;
   }
 
-  #giveBack(slot: SlotIndex): void {
+  #giveBack({ slot, tenant, sizeBytes }: Room): void {
+    tenant.reservedRamBytes -= sizeBytes;
     if (this.#state.ram.release(slot)) this.#state.onRoom();
   }
 }

@@ -16,7 +16,7 @@ import { Fifo } from '#core/fifo.ts';
 import type { ChunkFileHeader } from '#tiers/ssd/chunk-file.ts';
 import type { SsdFolder } from '#tiers/ssd/ssd-folder.ts';
 import type { CacheState } from './cache-state.ts';
-import { DECLINED, QUEUED, UNFIT, UNLINKING, WRITING } from './flags.ts';
+import { DECLINED, PINNED_HARD, QUEUED, UNFIT, UNLINKING, WRITING } from './flags.ts';
 
 interface Queued {
   readonly entry: EntryIndex;
@@ -119,7 +119,8 @@ export class SsdWriter {
     if (this.#stopped || limits.ssdAdmission === 'off' || !ssd.writable) return;
     while (this.#running < limits.writesAtOnce) {
       if (!this.#hasBudget()) return;
-      const next = this.#underPressure() ? this.#coldestDirty() : this.#nextQueued();
+      const forQuota = this.#state.quotas.dirtyVictim((entry) => this.#mayWrite(entry));
+      const next = forQuota >= 0 ? forQuota : this.#underPressure() ? this.#coldestDirty() : this.#nextQueued();
       if (next < 0) {
         this.#pressure = false;
         return;
@@ -173,6 +174,11 @@ export class SsdWriter {
   #begin(entry: EntryIndex): boolean {
     const state = this.#state;
     const fileBytes = state.ssd.fileBytes(state.index.sizeBytes(entry));
+    if (!this.#fitsQuota(entry)) {
+      state.set(entry, DECLINED);
+      state.counters.skippedChunks += 1;
+      return true;
+    }
     const folder = state.ssd.folderWithRoom(fileBytes);
     if (folder === undefined) {
       if (state.ssd.canEverFit(fileBytes)) this.makeRoom(fileBytes * SSD_ROOM_WRITES);
@@ -192,6 +198,12 @@ export class SsdWriter {
     return true;
   }
 
+  /** The tenant's quota has room, made out of its own coldest files where it must. */
+  #fitsQuota(entry: EntryIndex): boolean {
+    const { index, namespaces, quotas } = this.#state;
+    return quotas.makeSsdRoom(namespaces.tenantOf(index.namespaceOf(entry)), index.sizeBytes(entry));
+  }
+
   #requeue(entry: EntryIndex): void {
     if (this.#state.limits.ssdAdmission === 'demote' || this.#state.has(entry, QUEUED)) return;
     this.#push(entry, 0);
@@ -200,10 +212,10 @@ export class SsdWriter {
   /** Evicts the coldest from SSD until `bytes` will be free when the unlinks are done. Their RAM copies stay, declined. */
   makeRoom(bytes: number): void {
     const state = this.#state;
-    const { index, ssd, ssdOrder } = state;
+    const { index, ssd } = state;
     let missing = bytes - ssd.folders.reduce((sum, folder) => Math.max(sum, folder.availableBytes), 0) - ssd.unlinkingBytes;
     while (missing > 0) {
-      const victim = ssdOrder.victim((entry) => this.#makesRoom(entry as EntryIndex), 4096) as EntryIndex | -1;
+      const victim = state.victim('ssd', (entry) => this.#makesRoom(entry as EntryIndex), 4096);
       if (victim === -1) return;
       const fileBytes = ssd.fileBytes(index.sizeBytes(victim));
       missing -= fileBytes;
@@ -213,18 +225,19 @@ export class SsdWriter {
 
   /** Gives back what a folder holds beyond its budget, or what others need of the free space that it has to leave. */
   shrink(): void {
-    const { index, ssd, ssdOrder } = this.#state;
+    const { index, ssd } = this.#state;
     for (const folder of ssd.folders) {
       if (folder.state === 'off' || folder.state === 'stalled') continue;
       let excess = folder.usedBytes - folder.effectiveCapacityBytes - ssd.unlinkingBytes;
       while (excess > 0) {
-        const victim = ssdOrder.victim(
+        const victim = this.#state.victim(
+          'ssd',
           (entry) => index.ssdFolder(entry as EntryIndex) === folder.index && this.#mayLeaveSsd(entry as EntryIndex),
           65_536,
         );
-        if (victim < 0) break;
-        excess -= ssd.fileBytes(index.sizeBytes(victim as EntryIndex));
-        this.evictFromSsd(victim as EntryIndex);
+        if (victim === -1) break;
+        excess -= ssd.fileBytes(index.sizeBytes(victim));
+        this.evictFromSsd(victim);
       }
     }
   }
@@ -242,7 +255,12 @@ export class SsdWriter {
   isLoading: (entry: EntryIndex) => boolean = () => false;
 
   #mayLeaveSsd(entry: EntryIndex): boolean {
-    return this.#state.index.leaseCount(entry) === 0 && !this.isLoading(entry);
+    return this.#state.index.leaseCount(entry) === 0 && !this.#state.has(entry, PINNED_HARD) && !this.isLoading(entry);
+  }
+
+  /** For quotas: what a stop has just written stays, too. */
+  mayLeave(entry: EntryIndex): boolean {
+    return !this.#drained.has(entry) && this.#mayLeaveSsd(entry);
   }
 
   /** In a folder that takes no writes nothing is won by an eviction. */
@@ -259,11 +277,17 @@ export class SsdWriter {
     const keyId = state.keyId(entry);
     const sizeBytes = index.sizeBytes(entry);
     const finished = state.tombstones.trackUnlink(keyId, ref.generation);
+    // Counted for the tenant until it is attached, and the row stays meanwhile.
+    const { tenants } = state.namespaces;
+    const tenant = tenants.retain(state.namespaces.tenantOf(index.namespaceOf(entry)).name);
+    tenant.writingSsdBytes += sizeBytes;
     ram.retain(slot);
     state.set(entry, WRITING);
     this.#running += 1;
     const outcome = await ssd.write(folder, this.#header(entry), { address: ram.address(slot), sync });
     this.#running -= 1;
+    tenant.writingSsdBytes -= sizeBytes;
+    tenants.release(tenant);
     const alive = state.isSame(ref);
     if (alive) state.clear(entry, WRITING);
     if (outcome.ok) {
@@ -357,6 +381,7 @@ export class SsdWriter {
         await this.#nextWrite();
         continue;
       }
+      if (!this.#fitsQuota(entry)) return false;
       const fileBytes = state.ssd.fileBytes(state.index.sizeBytes(entry));
       const folder = state.has(entry, UNLINKING) ? undefined : state.ssd.folderWithRoom(fileBytes);
       if (folder === undefined) {

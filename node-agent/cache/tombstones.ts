@@ -11,6 +11,7 @@ import { assert } from '#core/assert.ts';
 import { KvtierError } from '#core/errors.ts';
 import { namespaceIdentity } from '#core/namespace.ts';
 import type { NamespaceDescriptor } from '#core/namespace.ts';
+import type { PinMode } from '#core/pin-mode.ts';
 import { isVolatile, matchesStable } from '#core/selector.ts';
 import type { ChunkFacts, Selector } from '#core/selector.ts';
 import { InvalidationJudge } from './invalidation-judge.ts';
@@ -21,6 +22,7 @@ import type {
   ForgetRecord,
   InvalidateRecord,
   JournalRecord,
+  QuotaRecord,
   StartRecord,
 } from '#catalog/journal-record.ts';
 import type { Journal } from '#catalog/journal.ts';
@@ -59,6 +61,11 @@ export class Tombstones {
   /** Folders that went while the journal could not be written: their record goes before any other. */
   readonly #owed = new Map<string, FolderDroppedRecord>();
   #closed = false;
+  /** What the journal said at the start; the quotas and pins of this run are kept by quotas.ts and pins.ts, see `alsoKept`. */
+  readonly replayedQuotas = new Map<string, QuotaRecord>();
+  readonly replayedPins = new Map<number, PinMode>();
+  /** Records that a compaction keeps besides the tombstones. */
+  readonly alsoKept: (() => readonly JournalRecord[])[] = [];
 
   constructor(journal: Journal, replayed: readonly JournalRecord[], logger: Logger = noopLogger) {
     this.#journal = journal;
@@ -89,6 +96,16 @@ export class Tombstones {
       case 'clock':
         this.#clockMs = Math.max(this.#clockMs, record.atMs);
         break;
+      case 'quota':
+        if (record.ramBytes === undefined && record.ssdBytes === undefined) this.replayedQuotas.delete(record.tenant);
+        else this.replayedQuotas.set(record.tenant, record);
+        break;
+      case 'pin':
+        for (const generation of record.generations) {
+          if (record.mode === 'none') this.replayedPins.delete(generation);
+          else this.replayedPins.set(generation, record.mode);
+        }
+        break;
       case 'start':
       case 'cleanStop':
         break;
@@ -117,6 +134,11 @@ export class Tombstones {
       this.#owed.clear();
     }
     this.#journal.appendAll(records);
+  }
+
+  /** Quotas and pins: in the page cache when it returns; `sync` makes them durable. Throws KvtierError where it cannot be written. */
+  append(records: readonly JournalRecord[]): void {
+    this.#append(records);
   }
 
   keyId(namespace: Pick<NamespaceDescriptor, 'grammar' | 'tenant' | 'keyPrefix' | 'keyTail'>, key: Uint8Array): string {
@@ -319,6 +341,7 @@ export class Tombstones {
       ...this.#epochs.values(),
       ...this.#invalidations,
       ...this.#live.values(),
+      ...this.alsoKept.flatMap((kept) => kept()),
     ]);
     this.#owed.clear();
     this.#logger.debug('Compacted the journal', { sizeBytes: this.#journal.sizeBytes });

@@ -8,6 +8,7 @@
 import { unreachable } from '#core/assert.ts';
 import { badRequest } from '#core/errors.ts';
 import type { KeyGrammar, NamespaceDescriptor } from '#core/namespace.ts';
+import type { PinMode } from '#core/pin-mode.ts';
 import type { Selector } from '#core/selector.ts';
 import { ByteReader, ByteWriter, MalformedBytes } from './journal-bytes.ts';
 
@@ -82,6 +83,24 @@ export interface ClockRecord {
   readonly atMs: number;
 }
 
+/** What a tenant may hold in each tier; replaces what was said of it before. Neither limit: it has no quota any more. */
+export interface QuotaRecord {
+  readonly kind: 'quota';
+  readonly tenant: string;
+  readonly ramBytes: number | undefined;
+  readonly ssdBytes: number | undefined;
+}
+
+/**
+ * The chunks of these generations are pinned in this mode; 'none': not any more. A generation names one value of one key for the life
+ * of the data directory, so what is removed needs no record, and what replaces it gets one of its own.
+ */
+export interface PinRecord {
+  readonly kind: 'pin';
+  readonly mode: PinMode | 'none';
+  readonly generations: readonly number[];
+}
+
 /** The process ended in order. */
 export interface CleanStopRecord {
   readonly kind: 'cleanStop';
@@ -97,7 +116,9 @@ export type JournalRecord =
   | EpochRecord
   | CleanStopRecord
   | ExpireRecord
-  | ClockRecord;
+  | ClockRecord
+  | QuotaRecord
+  | PinRecord;
 
 /** A record is at most 1 MiB, frame included: one hash block, and a bound on what a damaged length can ask for. */
 export const MAX_RECORD_BYTES = 1024 * 1024;
@@ -118,11 +139,16 @@ const typeNumbers = {
   cleanStop: 8,
   expire: 9,
   clock: 10,
+  quota: 11,
+  pin: 12,
 } as const satisfies Record<JournalRecord['kind'], number>;
 
 const grammarNumbers = { 'object-key': 0, 'cache-engine-key': 1, opaque: 2 } as const satisfies Record<KeyGrammar, number>;
 const grammars: readonly KeyGrammar[] = ['object-key', 'cache-engine-key', 'opaque'];
 const tiers = ['hbm', 'ram', 'ssd'] as const;
+const pinModes = ['none', 'soft', 'hard'] as const;
+/** Generations in one `pin` record: 80 KB. */
+export const PIN_RECORD_GENERATIONS = 10_000;
 
 /** Order of the bits in a selector's bitmap, and of the values behind it. Append only. */
 const selectorFields = [
@@ -191,6 +217,13 @@ export function encodeBody(record: JournalRecord): Uint8Array {
       writer.uint(record.generation);
       writer.double(record.expiresAtMs);
       break;
+    case 'quota':
+      writeQuota(writer, record);
+      break;
+    case 'pin':
+      writer.u8(pinModes.indexOf(record.mode));
+      writer.list(record.generations, (generation) => writer.uint(generation));
+      break;
     default:
       unreachable(record);
   }
@@ -233,6 +266,13 @@ function readRecord(type: number, reader: ByteReader): JournalRecord {
       return { kind: 'expire', generation: reader.uint(), expiresAtMs: reader.double() };
     case typeNumbers.clock:
       return { kind: 'clock', atMs: reader.double() };
+    case typeNumbers.quota:
+      return readQuota(reader);
+    case typeNumbers.pin: {
+      const mode = pinModes[reader.u8()];
+      if (mode === undefined) throw new MalformedBytes('pin mode is unknown');
+      return { kind: 'pin', mode, generations: reader.list(() => reader.uint()) };
+    }
     default:
       throw new MalformedBytes(`record type ${type} is unknown`);
   }
@@ -257,6 +297,21 @@ export function splitForget(namespace: NamespaceParts, keys: readonly Uint8Array
   }
   if (group.length > 0) records.push({ kind: 'forgetMany', namespace, keys: group, generation });
   return records;
+}
+
+function writeQuota(writer: ByteWriter, { tenant, ramBytes, ssdBytes }: QuotaRecord): void {
+  writer.text(tenant);
+  writer.u8((ramBytes === undefined ? 0 : 1) | (ssdBytes === undefined ? 0 : 2));
+  if (ramBytes !== undefined) writer.uint(ramBytes);
+  if (ssdBytes !== undefined) writer.uint(ssdBytes);
+}
+
+function readQuota(reader: ByteReader): QuotaRecord {
+  const tenant = reader.text();
+  const bits = reader.u8();
+  if (bits > 3) throw new MalformedBytes(`quota bits ${bits} are unknown`);
+  const ramBytes = (bits & 1) === 0 ? undefined : reader.uint();
+  return { kind: 'quota', tenant, ramBytes, ssdBytes: (bits & 2) === 0 ? undefined : reader.uint() };
 }
 
 function writeNamespace(writer: ByteWriter, namespace: NamespaceParts): void {

@@ -5,55 +5,19 @@ import { printable } from '#core/printable.ts';
 import { loadConfig } from '#config/load-config.ts';
 import { knobs } from '#config/knobs.ts';
 import { restLimits } from '#protocol/rest/limits.ts';
-import type { WireSelector } from '#protocol/rest/selector.ts';
-import { agentArgs, agentCommand, oneOf, printJson, type Command } from './command.ts';
-import { tiers } from './commands-read.ts';
+import { agentArgs, agentCommand, printJson, type Command } from './command.ts';
 import type { CliDeps, VerifyMismatch, VerifyStep } from './deps.ts';
 import { EXIT_FOUND, EXIT_OK } from './exit-codes.ts';
 import { factsToShow, findAgent, withHint } from './find-agent.ts';
+import { selectorArgs, selectorOf } from './selector-words.ts';
 import { columns, formatCount, renderTable } from './table.ts';
 import type { Words } from './words.ts';
-
-const selectorFlags = [
-  ['model', 'model', 'Exact model name.'],
-  ['model-prefix', 'modelPrefix', 'Start of the model name.'],
-  ['tenant', 'tenant', 'Tenant (cache_salt), or default.'],
-  ['namespace', 'namespace', 'Namespace as `ls namespaces` prints it.'],
-  ['key-prefix', 'keyPrefix', 'Start of the key.'],
-  ['chain-from', 'chainFrom', 'Whole key of a chunk: it and its known descendants.'],
-  ['tag', 'tag', 'name=value, or name for any value.'],
-  ['older-than', 'olderThan', 'Last used before: a duration ago (7d), ISO 8601, or milliseconds.'],
-  ['created-before', 'createdBefore', 'First put before: a duration ago, ISO 8601, or milliseconds.'],
-] as const;
-
-/** Fields are ANDed. Errors: BAD_REQUEST for none at all, and for everything without --yes. */
-function selectorOf(words: Words): WireSelector {
-  const selector: Record<string, unknown> = {};
-  for (const [flag, field] of selectorFlags) {
-    const value = words.text.get(flag);
-    if (value !== undefined) selector[field] = value;
-  }
-  const tier = oneOf('--tier', words.text.get('tier'), tiers);
-  if (tier !== undefined) selector['tier'] = tier;
-  if (words.positionals.length > 0) selector['keys'] = words.positionals;
-  const fields = Object.keys(selector);
-  if (words.on.has('all')) {
-    if (fields.length > 0) throw badRequest(`--all stands alone, ${fields.join(', ')} is given too`);
-    if (!words.on.has('yes') && !words.on.has('dry-run'))
-      throw badRequest('--all takes away everything: repeat with --yes, or look first with --dry-run');
-    return { all: true };
-  }
-  if (fields.length === 0) throw badRequest('invalidate needs keys, a selector flag, or --all');
-  return selector;
-}
 
 export const invalidateCommand: Command = agentCommand({
   name: 'invalidate',
   summary: 'Take chunks away for good: by key, prefix, model, tenant, tag, age or tier; conditions are ANDed.',
   args: {
-    keys: { type: 'positional', required: false, description: "Whole keys in the client's own spelling." },
-    ...Object.fromEntries(selectorFlags.map(([flag, , description]) => [flag, { type: 'string' as const, description }])),
-    tier: { type: 'string', valueHint: tiers.join('|'), description: 'Has a replica in this tier.' },
+    ...selectorArgs,
     all: { type: 'boolean', description: 'Everything; needs --yes.' },
     yes: { type: 'boolean', description: 'Confirms --all.' },
     'dry-run': { type: 'boolean', description: 'Count what would go, change nothing.' },
@@ -64,7 +28,8 @@ export const invalidateCommand: Command = agentCommand({
   async ask(client, words, deps) {
     const reason = words.text.get('reason');
     const dryRun = words.on.has('dry-run');
-    const answer = await client.invalidate({ selector: selectorOf(words), dryRun, ...(reason === undefined ? {} : { reason }) });
+    const selector = selectorOf('invalidate', words, { allTaken: 'takes away everything' });
+    const answer = await client.invalidate({ selector, dryRun, ...(reason === undefined ? {} : { reason }) });
     if (words.on.has('json')) printJson(deps, answer);
     else {
       const verb = answer.dryRun ? 'Would take away' : 'Took away';

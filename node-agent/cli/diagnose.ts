@@ -189,7 +189,8 @@ function lossFindings(stats: Stats): Finding[] {
   const findings: Finding[] = [];
   const { found } = totals(stats);
   const severity: Severity = found === 0 ? 'problem' : 'warning';
-  const offered = stats.puts + stats.rejectedPuts.shed + stats.rejectedPuts.tooLarge + stats.rejectedPuts.draining;
+  const offered =
+    stats.puts + stats.rejectedPuts.shed + stats.rejectedPuts.tooLarge + stats.rejectedPuts.draining + stats.rejectedPuts.quota;
   const lost = stats.rejectedPuts.shed + stats.droppedDirtyChunks + stats.storeAdmission.shedChunks;
   if (lost > 0 && lost >= offered * MUCH) {
     findings.push({

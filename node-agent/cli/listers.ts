@@ -45,7 +45,9 @@ function left(nowMs: number, atMs: number | null): string {
 }
 
 function stateOf(chunk: Chunk): string {
-  return [chunk.dirty ? 'dirty' : '', chunk.leased ? 'leased' : ''].filter((word) => word !== '').join(',');
+  return [chunk.dirty ? 'dirty' : '', chunk.leased ? 'leased' : '', chunk.pinned === null ? '' : `${chunk.pinned} pin`]
+    .filter((word) => word !== '')
+    .join(',');
 }
 
 function chunkLister(filter: ChunkQuery, nowMs: number): Lister {

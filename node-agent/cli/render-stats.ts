@@ -57,8 +57,8 @@ function traffic(stats: Stats): string {
     ['puts', formatCount(stats.puts), `${formatBytes(stats.putBytes)}, ${formatCount(stats.duplicatePuts)} already there`],
     [
       'rejected puts',
-      formatCount(rejected.shed + rejected.tooLarge + rejected.draining),
-      `too large ${formatCount(rejected.tooLarge)}, shed ${formatCount(rejected.shed)}, draining ${formatCount(rejected.draining)}`,
+      formatCount(rejected.shed + rejected.tooLarge + rejected.draining + rejected.quota),
+      `too large ${formatCount(rejected.tooLarge)}, shed ${formatCount(rejected.shed)}, over a quota ${formatCount(rejected.quota)}, draining ${formatCount(rejected.draining)}`,
     ],
     [
       'evictions',
@@ -105,6 +105,19 @@ function doors(stats: Stats): string {
   );
 }
 
+function pins({ pins: stats }: Stats): string {
+  if (stats.chunks === 0 && stats.lost === 0) return '';
+  const rows = (['soft', 'hard'] as const).map((mode) => [
+    mode,
+    formatCount(stats.ram[mode].chunks),
+    formatBytes(stats.ram[mode].bytes),
+    formatCount(stats.ssd[mode].chunks),
+    formatBytes(stats.ssd[mode].bytes),
+  ]);
+  const lost = stats.lost === 0 ? '' : `  ${formatCount(stats.lost)} pins could not be kept\n`;
+  return renderTable(columns('PINS', '>IN RAM', '>BYTES', '>ON SSD', '>BYTES'), rows) + lost;
+}
+
 function owners(stats: Stats): string {
   const models = renderTable(
     columns('MODEL', '>EPOCH', '>CHUNKS', '>RAM', '>SSD'),
@@ -117,8 +130,14 @@ function owners(stats: Stats): string {
     ]),
   );
   const tenants = renderTable(
-    columns('TENANT', '>CHUNKS', '>RAM', '>SSD'),
-    stats.tenants.map((row) => [row.tenant, formatCount(row.chunkCount), formatBytes(row.bytes.ram), formatBytes(row.bytes.ssd)]),
+    columns('TENANT', '>CHUNKS', '>RAM', '>SSD', 'QUOTA'),
+    stats.tenants.map((row) => [
+      row.tenant,
+      formatCount(row.chunkCount),
+      formatBytes(row.bytes.ram),
+      formatBytes(row.bytes.ssd),
+      quotaText(row.quota),
+    ]),
   );
   return [
     models,
@@ -127,6 +146,14 @@ function owners(stats: Stats): string {
     tenants,
     more(stats.tenantCount - stats.tenants.length, 'tenants'),
   ].join('');
+}
+
+function quotaText(quota: Stats['tenants'][number]['quota']): string {
+  const parts = [
+    quota?.ramBytes === undefined || quota.ramBytes === null ? '' : `ram ${formatBytes(quota.ramBytes)}`,
+    quota?.ssdBytes === undefined || quota.ssdBytes === null ? '' : `ssd ${formatBytes(quota.ssdBytes)}`,
+  ];
+  return parts.filter((part) => part !== '').join(', ');
 }
 
 function more(count: number, noun: string): string {
@@ -139,7 +166,7 @@ export function renderStats(stats: Stats): string {
   const recovery = stats.recovery.done
     ? ''
     : `recovery is under way: ${formatCount(stats.recovery.loadedRows)} rows loaded, ${formatCount(stats.recovery.adoptedFiles)} files adopted\n`;
-  return [head + catalog + recovery, tiers(stats), folders(stats), traffic(stats), doors(stats), owners(stats)]
+  return [head + catalog + recovery, tiers(stats), folders(stats), traffic(stats), pins(stats), doors(stats), owners(stats)]
     .filter((part) => part !== '')
     .join('\n');
 }

@@ -4,6 +4,7 @@ import { KvtierError } from '#core/errors.ts';
 import { suggestion } from '#config/sources.ts';
 import type { Command } from './command.ts';
 import { invalidateCommand, verifyCommand } from './commands-change.ts';
+import { pinCommand, quotaCommand, unpinCommand } from './commands-keep.ts';
 import { configCommand, doctorCommand, serveCommand, versionCommand } from './commands-host.ts';
 import { lookupCommand, lsCommand, statsCommand } from './commands-read.ts';
 import type { CliDeps } from './deps.ts';
@@ -17,6 +18,9 @@ export const commands: readonly Command[] = [
   lsCommand,
   lookupCommand,
   invalidateCommand,
+  pinCommand,
+  unpinCommand,
+  quotaCommand,
   verifyCommand,
   doctorCommand,
   configCommand,

@@ -2,7 +2,7 @@
  * Every metric, once: what Prometheus scrapes and what docs/metrics.md prints. Names end in their unit (`_bytes`, `_seconds`) and
  * counters in `_total`; sizes are bytes, times seconds. Counters start at 0 with the process.
  */
-import type { CacheStats, FolderStats, NamespaceStats } from '#cache/control.ts';
+import type { CacheStats, FolderStats, NamespaceStats, PinSum } from '#cache/control.ts';
 import type { DoorStats, Health } from '#protocol/rest/stats.ts';
 import type { LagSummary } from './event-loop-lag.ts';
 import { tenantDigest } from './tenant-digest.ts';
@@ -227,6 +227,23 @@ const tierMetrics: readonly MetricDefinition[] = [
   perFolder('kvtier_folder_write_bytes_per_second', 'Measured write bandwidth', (folder) => folder.writeBytesPerSecond),
 ];
 
+function perPin(name: string, help: string, read: (sum: PinSum) => number): MetricDefinition {
+  const collect = ({ stats: { pins } }: MetricsSnapshot): Sample[] =>
+    (['ram', 'ssd'] as const).flatMap((tier) =>
+      (['soft', 'hard'] as const).map((mode) => ({ labels: { tier, mode }, value: read(pins[tier][mode]) })),
+    );
+  return { name, type: 'gauge', help, labels: ['tier', 'mode'], collect };
+}
+
+const pinMetrics: readonly MetricDefinition[] = [
+  perPin('kvtier_pinned_chunks', 'Replicas of pinned chunks', ({ chunks }) => chunks),
+  perPin('kvtier_pinned_bytes', 'Payload bytes of pinned chunks', ({ bytes }) => bytes),
+  plain('counter', 'kvtier_lost_pins_total', {
+    help: 'Pins that could not be kept: a tier became smaller, or a value larger',
+    read: ({ stats }) => stats.pins.lost,
+  }),
+];
+
 const cacheMetrics: readonly MetricDefinition[] = [
   plain('counter', 'kvtier_probes_total', { help: 'Keys asked about', read: ({ stats }) => stats.probes }),
   plain('counter', 'kvtier_probe_hits_total', { help: 'Keys asked about that were there', read: ({ stats }) => stats.probeHits }),
@@ -251,9 +268,14 @@ const cacheMetrics: readonly MetricDefinition[] = [
     read: ({ stats }) => stats.duplicatePuts,
   }),
   labelled('counter', 'kvtier_rejected_puts_total', {
-    help: 'Puts refused: too_large, shed (nothing to evict in time), draining',
+    help: 'Puts refused: too_large, shed (nothing to evict in time), draining, quota (the tenant has nothing of its own to evict)',
     label: 'reason',
-    read: ({ stats: { rejectedPuts } }) => ({ too_large: rejectedPuts.tooLarge, shed: rejectedPuts.shed, draining: rejectedPuts.draining }),
+    read: ({ stats: { rejectedPuts } }) => ({
+      too_large: rejectedPuts.tooLarge,
+      shed: rejectedPuts.shed,
+      draining: rejectedPuts.draining,
+      quota: rejectedPuts.quota,
+    }),
   }),
   plain('counter', 'kvtier_dropped_dirty_chunks_total', {
     help: 'Chunks dropped before they were on SSD',
@@ -274,6 +296,13 @@ const cacheMetrics: readonly MetricDefinition[] = [
   plain('counter', 'kvtier_expired_chunks_total', {
     help: 'Chunks that ended as their expiry said',
     read: ({ stats }) => stats.expiredChunks,
+  }),
+  ...pinMetrics,
+  plain('gauge', 'kvtier_tenants_with_quota', { help: 'Tenants that have a quota', read: ({ stats }) => stats.quotas.tenants }),
+  labelled('counter', 'kvtier_quota_evictions_total', {
+    help: 'Replicas that a tenant gave up for its own quota; evictions too',
+    label: 'tier',
+    read: ({ stats }) => ({ ...stats.quotas.evictions }),
   }),
   plain('gauge', 'kvtier_leases', { help: 'Leases alive', read: ({ stats }) => stats.leases }),
   labelled('counter', 'kvtier_store_admission_chunks_total', {

@@ -3,6 +3,7 @@ import { z } from 'zod';
 import { badRequest, KvtierError } from '#core/errors.ts';
 import * as chunks from '#protocol/rest/chunks.ts';
 import * as operations from '#protocol/rest/operations.ts';
+import type { QuotaRequest } from '#protocol/rest/quotas.ts';
 import { restRoutes, type RestRoute } from '#protocol/rest/routes.ts';
 import * as stats from '#protocol/rest/stats.ts';
 import type { WireSelector } from '#protocol/rest/selector.ts';
@@ -19,7 +20,7 @@ export interface KvtierClientOptions {
   readonly fetch?: FetchLike;
   /** Bound on answers that need no I/O of the agent; default 30 s. */
   readonly timeoutMs?: number;
-  /** Bound on prefetch, persist, evict, invalidate and epochs; default 10 min. Verify has none: its lines are its pulse. */
+  /** Bound on prefetch, persist, evict, pins, invalidate and epochs; default 10 min. Verify has none: its lines are its pulse. */
   readonly longTimeoutMs?: number;
 }
 
@@ -113,6 +114,30 @@ export class KvtierClient {
 
   evict(request: operations.EvictRequest, options: CallOptions = {}): Promise<operations.EvictResponse> {
     return this.#json(restRoutes.evict, operations.evictResponseSchema, this.#long({ ...options, body: request }));
+  }
+
+  /** Durable once it resolves. */
+  pin(request: operations.PinRequest, options: CallOptions = {}): Promise<operations.PinResponse> {
+    return this.#json(restRoutes.pin, operations.pinResponseSchema, this.#long({ ...options, body: request }));
+  }
+
+  unpin(selector: WireSelector, options: CallOptions = {}): Promise<operations.UnpinResponse> {
+    return this.#json(restRoutes.unpin, operations.unpinResponseSchema, this.#long({ ...options, body: { selector } }));
+  }
+
+  /** Errors: NOT_FOUND where the tenant has neither chunks nor a quota. */
+  quota(tenant: string, options: CallOptions = {}): Promise<chunks.Tenant> {
+    return this.#json(restRoutes.quota, chunks.tenantSchema, { ...options, params: { tenant } });
+  }
+
+  /** Replaces the whole quota; durable once it resolves. */
+  setQuota(tenant: string, request: QuotaRequest, options: CallOptions = {}): Promise<chunks.Tenant> {
+    return this.#json(restRoutes.setQuota, chunks.tenantSchema, { ...options, params: { tenant }, body: request });
+  }
+
+  /** Errors: NOT_FOUND where the tenant has none. */
+  removeQuota(tenant: string, options: CallOptions = {}): Promise<chunks.Tenant> {
+    return this.#json(restRoutes.removeQuota, chunks.tenantSchema, { ...options, params: { tenant } });
   }
 
   invalidate(request: operations.InvalidateRequest, options: CallOptions = {}): Promise<operations.InvalidateResponse> {

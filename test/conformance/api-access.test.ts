@@ -16,7 +16,7 @@ function expected(access: RestRoute['access'], who: keyof typeof credentials): '
 const pathOf = (route: RestRoute): string => route.path.replace(/\{\w+\}/, 'x');
 const init = (route: RestRoute, authorization: string | undefined): { headers: Record<string, string>; json?: unknown } => {
   const headers: Record<string, string> = authorization === undefined ? {} : { authorization };
-  return route.method === 'POST' ? { headers, json: {} } : { headers };
+  return route.method === 'POST' || route.method === 'PUT' ? { headers, json: {} } : { headers };
 };
 
 test('who may call what is written down twice: a route that opens shows here', () => {
@@ -26,9 +26,13 @@ test('who may call what is written down twice: a route that opens shows here', (
       .map(({ method, path }) => `${method} ${path}`);
   expect(names('public')).toEqual(['GET /healthz', 'GET /readyz']);
   expect(names('admin')).toEqual([
+    'PUT /v1/tenants/{tenant}/quota',
+    'DELETE /v1/tenants/{tenant}/quota',
     'POST /v1/prefetch',
     'POST /v1/persist',
     'POST /v1/evict',
+    'POST /v1/pin',
+    'POST /v1/unpin',
     'POST /v1/invalidate',
     'POST /v1/namespaces/{model}/epoch',
     'POST /v1/verify',

@@ -27,12 +27,20 @@ const uses: Readonly<Record<RouteName, (client: KvtierClient) => Promise<unknown
   stats: (client) => client.stats(),
   namespaces: (client) => client.namespaces(),
   tenants: (client) => client.tenants(),
+  quota: (client) => client.quota('default'),
+  setQuota: (client) => client.setQuota('a/b c', { ramBytes: 1 }),
+  removeQuota: async (client) => {
+    await client.setQuota('gone', { ssdBytes: 1 });
+    return await client.removeQuota('gone');
+  },
   chunks: (client) => client.chunks(),
   chunk: async (client) => client.chunk((await client.chunks({ limit: 1 })).chunks[0]?.id ?? 'none'),
   lookup: (client) => client.lookup(['k']),
   prefetch: (client) => client.prefetch(['k']),
   persist: (client) => client.persist({ all: true }),
   evict: (client) => client.evict({ tier: 'ram', selector: { all: true } }),
+  pin: (client) => client.pin({ selector: { all: true }, mode: 'soft' }),
+  unpin: (client) => client.unpin({ all: true }),
   invalidate: (client) => client.invalidate({ selector: { model: 'qwen' } }),
   invalidations: (client) => client.invalidations(),
   bumpEpoch: (client) => client.bumpEpoch('a/b'),

@@ -63,6 +63,17 @@ export const journalRecords: fc.Arbitrary<JournalRecord> = fc.oneof(
   fc.record({ kind: fc.constant('cleanStop' as const), atMs: time }),
   fc.record({ kind: fc.constant('expire' as const), generation: whole, expiresAtMs: time }),
   fc.record({ kind: fc.constant('clock' as const), atMs: time }),
+  fc.record({
+    kind: fc.constant('quota' as const),
+    tenant: text(),
+    ramBytes: fc.option(whole, { nil: undefined }),
+    ssdBytes: fc.option(whole, { nil: undefined }),
+  }),
+  fc.record({
+    kind: fc.constant('pin' as const),
+    mode: fc.constantFrom('none' as const, 'soft' as const, 'hard' as const),
+    generations: fc.array(whole, { maxLength: 60 }),
+  }),
 );
 
 /** The same records with start epochs that grow from 1, as a journal wants them; a start is put first. */

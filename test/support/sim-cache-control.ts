@@ -12,12 +12,16 @@ import type {
   InvalidateAnswer,
   LookupAnswer,
   NamespaceStats,
+  PinAnswer,
+  TenantQuota,
   TierName,
   TierStats,
+  UnpinAnswer,
   VerifyProgress,
 } from '#cache/control.ts';
 import { assert } from '#core/assert.ts';
 import { namespaceIdentity, type NamespaceDescriptor } from '#core/namespace.ts';
+import type { PinMode } from '#core/pin-mode.ts';
 import { matchesStable, matchesVolatile, namespaceLabel, type Selector } from '#core/selector.ts';
 import type { CatalogInvalidation } from '#ports/catalog-store.ts';
 
@@ -45,6 +49,7 @@ interface Entry {
   readonly expiresAtMs: number | undefined;
   readonly leased: boolean;
   readonly tiers: Set<TierName>;
+  pinned: PinMode | undefined;
 }
 
 const order: readonly TierName[] = ['hbm', 'ram', 'ssd'];
@@ -71,6 +76,7 @@ export class SimCacheControl implements CacheControl {
   readonly #entries = new Map<number, Entry>();
   readonly #log: CatalogInvalidation[] = [];
   readonly #epochs = new Map<string, number>();
+  readonly #quotas = new Map<string, TenantQuota>();
   #nextIndex = 0;
   #generation = 4_294_967_296;
   #invalidatedChunks = 0;
@@ -106,6 +112,7 @@ export class SimCacheControl implements CacheControl {
       expiresAtMs: chunk.expiresAtMs,
       leased: chunk.leased ?? false,
       tiers: new Set(chunk.tiers),
+      pinned: undefined,
     };
     this.#nextIndex += 1;
     this.#entries.set(entry.index, entry);
@@ -126,7 +133,7 @@ export class SimCacheControl implements CacheControl {
       puts: this.#nextIndex,
       putBytes: 0,
       duplicatePuts: 0,
-      rejectedPuts: { tooLarge: 0, shed: 0, draining: 0 },
+      rejectedPuts: { tooLarge: 0, shed: 0, draining: 0, quota: 0 },
       droppedDirtyChunks: 0,
       evictions: none,
       demotions: 0,
@@ -137,6 +144,13 @@ export class SimCacheControl implements CacheControl {
       sizeGuardMisses: 0,
       storeAdmission: { mode: 'idle', admittedChunks: 0, skippedChunks: 0, shedChunks: 0, writeBudgetBytesPerSecond: 0 },
       leases: this.#list().filter(({ leased }) => leased).length,
+      pins: {
+        chunks: this.#list().filter(({ pinned }) => pinned !== undefined).length,
+        lost: 0,
+        ram: { soft: this.#pinSum('ram', 'soft'), hard: this.#pinSum('ram', 'hard') },
+        ssd: { soft: this.#pinSum('ssd', 'soft'), hard: this.#pinSum('ssd', 'hard') },
+      },
+      quotas: { tenants: this.#quotas.size, evictions: { ram: 0, ssd: 0 } },
       io: {
         readBytes: 0,
         writtenBytes: 0,
@@ -238,6 +252,38 @@ export class SimCacheControl implements CacheControl {
     return { evicted: free.length, bytes: free.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0), skipped: inTier.length - free.length };
   }
 
+  async pin(selector: Selector, mode: PinMode): Promise<PinAnswer> {
+    await this.#step('pin');
+    const matching = this.#matching(selector);
+    const taken = matching.filter(({ pinned }) => pinned !== mode);
+    const answer = { mode, pinned: sumOf(taken), heldInRam: 0, alreadyPinned: sumOf(matching.filter(({ pinned }) => pinned === mode)) };
+    for (const entry of taken) {
+      entry.pinned = mode;
+      if (mode === 'hard') entry.tiers.add('ssd');
+      if (mode === 'hard' && entry.tiers.has('ram')) answer.heldInRam += 1;
+    }
+    const none = { chunks: 0, bytes: 0 };
+    return { ...answer, refused: { ram: none, ssd: none, count: none, unwritten: none }, notFound: missingOf(selector, matching.length) };
+  }
+
+  async unpin(selector: Selector): Promise<UnpinAnswer> {
+    await this.#step('unpin');
+    const matching = this.#matching(selector);
+    const pinned = matching.filter((entry) => entry.pinned !== undefined);
+    for (const entry of pinned) entry.pinned = undefined;
+    return { unpinned: sumOf(pinned), notPinned: matching.length - pinned.length, notFound: missingOf(selector, matching.length) };
+  }
+
+  quotas(): readonly ({ readonly tenant: string } & TenantQuota)[] {
+    return [...this.#quotas].map(([tenant, quota]) => ({ tenant, ...quota }));
+  }
+
+  async setQuota(tenant: string, quota: TenantQuota | undefined): Promise<void> {
+    await this.#step('setQuota');
+    if (quota === undefined) this.#quotas.delete(tenant);
+    else this.#quotas.set(tenant, quota);
+  }
+
   async invalidate(
     selector: Selector,
     options: { readonly dryRun: boolean; readonly reason: string; readonly actor: string },
@@ -297,6 +343,10 @@ export class SimCacheControl implements CacheControl {
     for (const { key, tiers } of this.#list()) assert(tiers.size > 0, `Chunk ${key} is in no tier`);
   }
 
+  #pinSum(tier: TierName, mode: PinMode): { readonly chunks: number; readonly bytes: number } {
+    return sumOf(this.#list().filter(({ tiers, pinned }) => pinned === mode && tiers.has(tier)));
+  }
+
   #list(): Entry[] {
     return [...this.#entries.values()];
   }
@@ -334,7 +384,7 @@ export class SimCacheControl implements CacheControl {
   }
 
   #info(entry: Entry): ChunkInfo {
-    const { key, namespace, sizeBytes, generation, createdAtMs, lastUsedAtMs, expiresAtMs, parent, tiers, leased } = entry;
+    const { key, namespace, sizeBytes, generation, createdAtMs, lastUsedAtMs, expiresAtMs, parent, tiers, leased, pinned } = entry;
     return {
       id: idOf(entry),
       key,
@@ -352,6 +402,7 @@ export class SimCacheControl implements CacheControl {
       tiers: order.filter((tier) => tiers.has(tier)),
       dirty: !tiers.has('ssd'),
       leased,
+      pinned,
     };
   }
 
@@ -369,6 +420,14 @@ export class SimCacheControl implements CacheControl {
 
 function idOf({ index, generation }: Entry): string {
   return `${index}-${generation}`;
+}
+
+function sumOf(entries: readonly Entry[]): { readonly chunks: number; readonly bytes: number } {
+  return { chunks: entries.length, bytes: entries.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0) };
+}
+
+function missingOf({ keys }: Selector, found: number): number {
+  return keys === undefined ? 0 : new Set(keys).size - found;
 }
 
 function topTier({ tiers }: Entry): TierName | undefined {

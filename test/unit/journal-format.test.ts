@@ -26,6 +26,8 @@ const records: readonly JournalRecord[] = [
   { kind: 'cleanStop', atMs: 2 },
   { kind: 'expire', generation: 9, expiresAtMs: 1_700_000_060_000 },
   { kind: 'clock', atMs: 1_700_000_000_001 },
+  { kind: 'quota', tenant: 't', ramBytes: 4096, ssdBytes: undefined },
+  { kind: 'pin', mode: 'hard', generations: [2 ** 32 + 1, 9] },
 ];
 
 const page = readFileSync(new URL('../../docs/formats/journal.md', import.meta.url), 'utf8');

@@ -513,7 +513,7 @@ export class CommandRunner {
   }
 }
 
-const errorCodes: Readonly<Record<string, string>> = { 'too-large': 'ERR', shed: 'OOM', draining: 'LOADING' };
+const errorCodes: Readonly<Record<string, string>> = { 'too-large': 'ERR', shed: 'OOM', quota: 'OOM', draining: 'LOADING' };
 
 /** '' for what was not stored by policy: the client is told OK, and the next EXISTS says no. */
 function refusalText(rejection: { readonly reason: string; readonly message: string } | undefined): string {

@@ -1,7 +1,8 @@
 /** Schemas of what reads: chunks, namespaces, tenants, lookup, prefetch. */
 import { z } from 'zod';
 import { restLimits } from './limits.ts';
-import { countSchema, keyListSchema, keySchema, nameSchema, tierSchema } from './text.ts';
+import { quotaSchema } from './quotas.ts';
+import { countSchema, keyListSchema, keySchema, nameSchema, pinModeSchema, tierSchema } from './text.ts';
 import { timePointSchema } from './time-point.ts';
 
 const cursorSchema = z.string().min(1).max(restLimits.cursorLength).meta({ description: 'Opaque: the cursor of the page before' });
@@ -49,6 +50,7 @@ export const chunkSchema = z
     tiers: z.array(tierSchema),
     dirty: z.boolean().meta({ description: 'A crash would lose it: no replica on SSD' }),
     leased: z.boolean(),
+    pinned: pinModeSchema.nullable().meta({ description: 'soft: evicted last; hard: never for space; null: not pinned' }),
   })
   .meta({ id: 'Chunk' });
 export type Chunk = z.infer<typeof chunkSchema>;
@@ -91,6 +93,7 @@ export const tenantSchema = z
     namespaceCount: countSchema,
     chunkCount: countSchema,
     bytes: tierBytesSchema,
+    quota: quotaSchema.nullable().meta({ description: 'Null: none' }),
   })
   .meta({ id: 'Tenant' });
 export type Tenant = z.infer<typeof tenantSchema>;

@@ -3,7 +3,7 @@ import { z } from 'zod';
 import { restLimits } from './limits.ts';
 import { problemSchema } from './problem.ts';
 import { selectorSchema } from './selector.ts';
-import { boundedText, countSchema, nameSchema } from './text.ts';
+import { boundedText, countSchema, nameSchema, pinModeSchema } from './text.ts';
 
 const reasonSchema = boundedText(restLimits.reasonLength).meta({ description: 'Kept in the audit log' });
 
@@ -25,6 +25,42 @@ export const evictResponseSchema = z
   })
   .meta({ id: 'EvictResponse' });
 export type EvictResponse = z.infer<typeof evictResponseSchema>;
+
+const pinSumSchema = z.object({ chunks: countSchema, bytes: countSchema });
+
+export const pinRequestSchema = z
+  .strictObject({
+    selector: selectorSchema,
+    mode: pinModeSchema.meta({
+      description: 'soft: evicted last; hard: never for space, at most a quarter of a tier, and kept over a restart',
+    }),
+  })
+  .meta({ id: 'PinRequest' });
+export type PinRequest = z.input<typeof pinRequestSchema>;
+export const pinResponseSchema = z
+  .object({
+    mode: pinModeSchema,
+    pinned: pinSumSchema.meta({ description: 'By this request' }),
+    heldInRam: countSchema.meta({ description: 'Of these, chunks whose RAM copy is held too' }),
+    alreadyPinned: pinSumSchema,
+    refused: z
+      .object({
+        ram: pinSumSchema.meta({ description: 'The quarter of RAM is used up, and there is no SSD' }),
+        ssd: pinSumSchema.meta({ description: 'The quarter of SSD is used up' }),
+        count: pinSumSchema.meta({ description: 'The number of pins is used up' }),
+        unwritten: pinSumSchema.meta({ description: 'Only in RAM, and SSD did not take them' }),
+      })
+      .meta({ description: 'Not pinned, by reason' }),
+    notFound: countSchema.meta({ description: 'Keys that are not there, and chunks that went meanwhile' }),
+  })
+  .meta({ id: 'PinResponse' });
+export type PinResponse = z.infer<typeof pinResponseSchema>;
+
+export const unpinRequestSchema = z.strictObject({ selector: selectorSchema }).meta({ id: 'UnpinRequest' });
+export const unpinResponseSchema = z
+  .object({ unpinned: pinSumSchema, notPinned: countSchema, notFound: countSchema })
+  .meta({ id: 'UnpinResponse' });
+export type UnpinResponse = z.infer<typeof unpinResponseSchema>;
 
 export const invalidateRequestSchema = z
   .strictObject({

@@ -12,7 +12,7 @@ export type RouteAccess = 'public' | 'read' | 'admin';
 export type TenantAccess = 'own' | 'all' | 'none';
 
 export interface RestRoute {
-  readonly method: 'GET' | 'POST';
+  readonly method: 'GET' | 'POST' | 'PUT' | 'DELETE';
   /** OpenAPI template. */
   readonly path: string;
   readonly access: RouteAccess;
@@ -28,12 +28,17 @@ export const restRoutes = {
   stats: { method: 'GET', path: '/v1/stats', access: 'read', tenant: 'own' },
   namespaces: { method: 'GET', path: '/v1/namespaces', access: 'read', tenant: 'own' },
   tenants: { method: 'GET', path: '/v1/tenants', access: 'read', tenant: 'own' },
+  quota: { method: 'GET', path: '/v1/tenants/{tenant}/quota', access: 'read', tenant: 'own' },
+  setQuota: { method: 'PUT', path: '/v1/tenants/{tenant}/quota', access: 'admin', tenant: 'none' },
+  removeQuota: { method: 'DELETE', path: '/v1/tenants/{tenant}/quota', access: 'admin', tenant: 'none' },
   chunks: { method: 'GET', path: '/v1/chunks', access: 'read', tenant: 'own' },
   chunk: { method: 'GET', path: '/v1/chunks/{id}', access: 'read', tenant: 'own' },
   lookup: { method: 'POST', path: '/v1/lookup', access: 'read', tenant: 'own' },
   prefetch: { method: 'POST', path: '/v1/prefetch', access: 'admin', tenant: 'own' },
   persist: { method: 'POST', path: '/v1/persist', access: 'admin', tenant: 'own' },
   evict: { method: 'POST', path: '/v1/evict', access: 'admin', tenant: 'own' },
+  pin: { method: 'POST', path: '/v1/pin', access: 'admin', tenant: 'none' },
+  unpin: { method: 'POST', path: '/v1/unpin', access: 'admin', tenant: 'none' },
   invalidate: { method: 'POST', path: '/v1/invalidate', access: 'admin', tenant: 'own' },
   invalidations: { method: 'GET', path: '/v1/invalidations', access: 'read', tenant: 'own' },
   bumpEpoch: { method: 'POST', path: '/v1/namespaces/{model}/epoch', access: 'admin', tenant: 'none' },

@@ -1,5 +1,6 @@
 /** Schemas of health and statistics. Sizes in bytes; counters since the start of the process. */
 import { z } from 'zod';
+import { quotaSchema } from './quotas.ts';
 import { countSchema, tierSchema } from './text.ts';
 
 export const healthSchema = z
@@ -79,6 +80,17 @@ const storeAdmissionSchema = z.object({
   writeBudgetBytesPerSecond: z.number(),
 });
 
+const pinSumsSchema = z.object({
+  soft: z.object({ chunks: countSchema, bytes: countSchema }),
+  hard: z.object({ chunks: countSchema, bytes: countSchema }),
+});
+const pinsSchema = z.object({
+  chunks: countSchema,
+  lost: countSchema.meta({ description: 'Pins that could not be kept: a tier became smaller, or a value larger' }),
+  ram: pinSumsSchema,
+  ssd: pinSumsSchema,
+});
+
 const catalogSchema = z.object({
   state: z.enum(['ok', 'degraded', 'off']),
   reason: z.string(),
@@ -102,7 +114,7 @@ export const statsSchema = z
     puts: countSchema,
     putBytes: countSchema,
     duplicatePuts: countSchema,
-    rejectedPuts: z.object({ tooLarge: countSchema, shed: countSchema, draining: countSchema }),
+    rejectedPuts: z.object({ tooLarge: countSchema, shed: countSchema, draining: countSchema, quota: countSchema }),
     droppedDirtyChunks: countSchema,
     evictions: perTierSchema,
     demotions: countSchema,
@@ -113,6 +125,8 @@ export const statsSchema = z
     sizeGuardMisses: countSchema,
     storeAdmission: storeAdmissionSchema,
     leases: countSchema,
+    pins: pinsSchema,
+    quotas: z.object({ tenants: countSchema, evictions: tierBytesSchema.meta({ description: 'Replicas given up for a quota' }) }),
     io: ioSchema,
     doors: z.array(doorSchema),
     modelCount: countSchema,
@@ -121,7 +135,7 @@ export const statsSchema = z
       .meta({ description: 'Largest first, at most 100' }),
     tenantCount: countSchema,
     tenants: z
-      .array(z.object({ tenant: z.string(), chunkCount: countSchema, bytes: tierBytesSchema }))
+      .array(z.object({ tenant: z.string(), chunkCount: countSchema, bytes: tierBytesSchema, quota: quotaSchema.nullable() }))
       .meta({ description: 'Digests (a cache_salt is a secret), largest first, at most 100' }),
     catalog: catalogSchema,
     recovery: z.object({ done: z.boolean(), adoptedFiles: countSchema, droppedFiles: countSchema, loadedRows: countSchema }),

@@ -17,6 +17,7 @@ export const keySchema = boundedText(restLimits.keyLength).meta({ description: "
 export const nameSchema = boundedText(restLimits.nameLength);
 export const keyListSchema = z.array(keySchema).min(1).max(restLimits.keyCount);
 export const tierSchema = z.enum(['hbm', 'ram', 'ssd']);
+export const pinModeSchema = z.enum(['soft', 'hard']);
 
 /** Whole numbers as the server prints them: counters, sizes, times. */
 export const countSchema = z.number().int().min(0);
