@@ -364,27 +364,6 @@ export class CacheState {
     if (this.has(entry, LIMITED)) this.quotas.touched(entry, tier);
   }
 
-  /** The coldest of a tier that may go and is not pinned; with `soft`, where there is none, the coldest soft-pinned one. -1: none. */
-  // oxlint-disable-next-line max-params -- three positional and an options object, as STYLE allows
-  victim(
-    tier: 'ram' | 'ssd',
-    isEvictable: (entry: number) => boolean,
-    scanLimit: number,
-    options: { soft: boolean } = { soft: true },
-  ): EntryIndex | -1 {
-    const order = tier === 'ram' ? this.ramOrder : this.ssdOrder;
-    if (this.pins.count === 0) return order.victim(isEvictable, scanLimit) as EntryIndex | -1;
-    const view = {
-      victim: (mayGo: (entry: number) => boolean) => order.victim(mayGo, scanLimit),
-      // Out and in again: the hot end in whatever policy, also one to which a touch says something else.
-      reheat: (entry: number) => {
-        order.remove(entry);
-        order.insert(entry, this.index.sizeBytes(entry as EntryIndex));
-      },
-    };
-    return this.pins.victim(view, isEvictable, { tier, ...options });
-  }
-
   /** Sets the parent unless that would close a loop: inferred edges may be wrong, and a chain must end. */
   setParent(child: EntryIndex, parent: EntryIndex): boolean {
     let current: EntryIndex | -1 = parent;

@@ -271,6 +271,28 @@ export class Pins {
 
   // --- eviction -------------------------------------------------------------------------------------------------------------------
 
+  /** As `victim` in a tier's own order, which looks at `scanLimit` entries at a time. -1: none may go. */
+  // oxlint-disable-next-line max-params -- three positional and an options object, as STYLE allows
+  victimIn(
+    tier: 'ram' | 'ssd',
+    isEvictable: (entry: number) => boolean,
+    scanLimit: number,
+    { soft }: { readonly soft: boolean } = { soft: true },
+  ): EntryIndex | -1 {
+    const state = this.#state;
+    const order = tier === 'ram' ? state.ramOrder : state.ssdOrder;
+    if (this.#pinned.size === 0) return order.victim(isEvictable, scanLimit) as EntryIndex | -1;
+    const view = {
+      victim: (mayGo: (entry: number) => boolean) => order.victim(mayGo, scanLimit),
+      // Out and in again: the hot end in whatever policy, also one to which a touch says something else.
+      reheat: (entry: number) => {
+        order.remove(entry);
+        order.insert(entry, state.index.sizeBytes(entry as EntryIndex));
+      },
+    };
+    return this.victim(view, isEvictable, { tier, soft });
+  }
+
   /**
    * The coldest that may go and is not pinned; with `soft`, where there is none, the coldest soft-pinned one. `isEvictable` refuses what is
    * hard-pinned. In RAM a hard-pinned chunk that is not held is like any other.

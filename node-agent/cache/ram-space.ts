@@ -105,7 +105,7 @@ export class RamSpace {
   }
 
   #victim(want: Want, isEvictable: (entry: EntryIndex) => boolean): EntryIndex | -1 {
-    return this.#state.victim('ram', isEvictable as (entry: number) => boolean, SCAN_LIMIT, { soft: want.soft === true });
+    return this.#state.pins.victimIn('ram', isEvictable as (entry: number) => boolean, SCAN_LIMIT, { soft: want.soft === true });
   }
 
   /** Evicts for a class: its own coldest chunk, or where another class holds colder ones, a slab of those. False: nothing may go. */
@@ -174,12 +174,13 @@ export class RamSpace {
     const { index, counters } = state;
     while (index.entryCount >= state.maxChunks) {
       const mayGo = (entry: number): boolean => !state.has(entry as EntryIndex, PINNED_HARD);
-      const onSsd = state.victim(
+      const onSsd = state.pins.victimIn(
         'ssd',
         (entry) => mayGo(entry) && index.ramSlot(entry as EntryIndex) < 0 && index.leaseCount(entry as EntryIndex) === 0,
         SCAN_LIMIT,
       );
-      const victim = onSsd >= 0 ? onSsd : state.victim('ram', (entry) => mayGo(entry) && state.ramIsFree(entry as EntryIndex), SCAN_LIMIT);
+      const victim =
+        onSsd >= 0 ? onSsd : state.pins.victimIn('ram', (entry) => mayGo(entry) && state.ramIsFree(entry as EntryIndex), SCAN_LIMIT);
       if (victim < 0) return false;
       if (onSsd >= 0) counters.evictionsSsd += 1;
       else counters.evictionsRam += 1;

@@ -215,7 +215,7 @@ export class SsdWriter {
     const { index, ssd } = state;
     let missing = bytes - ssd.folders.reduce((sum, folder) => Math.max(sum, folder.availableBytes), 0) - ssd.unlinkingBytes;
     while (missing > 0) {
-      const victim = state.victim('ssd', (entry) => this.#makesRoom(entry as EntryIndex), 4096);
+      const victim = state.pins.victimIn('ssd', (entry) => this.#makesRoom(entry as EntryIndex), 4096);
       if (victim === -1) return;
       const fileBytes = ssd.fileBytes(index.sizeBytes(victim));
       missing -= fileBytes;
@@ -230,7 +230,7 @@ export class SsdWriter {
       if (folder.state === 'off' || folder.state === 'stalled') continue;
       let excess = folder.usedBytes - folder.effectiveCapacityBytes - ssd.unlinkingBytes;
       while (excess > 0) {
-        const victim = this.#state.victim(
+        const victim = this.#state.pins.victimIn(
           'ssd',
           (entry) => index.ssdFolder(entry as EntryIndex) === folder.index && this.#mayLeaveSsd(entry as EntryIndex),
           65_536,

@@ -236,6 +236,7 @@ function perPin(name: string, help: string, read: (sum: PinSum) => number): Metr
 }
 
 const pinMetrics: readonly MetricDefinition[] = [
+  plain('gauge', 'kvtier_pins', { help: 'Chunks that are pinned', read: ({ stats }) => stats.pins.chunks }),
   perPin('kvtier_pinned_chunks', 'Replicas of pinned chunks', ({ chunks }) => chunks),
   perPin('kvtier_pinned_bytes', 'Payload bytes of pinned chunks', ({ bytes }) => bytes),
   plain('counter', 'kvtier_lost_pins_total', {

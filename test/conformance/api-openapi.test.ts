@@ -149,8 +149,10 @@ describe('docs/', () => {
       const chunkId = (await client().chunks({ limit: 1 })).chunks[0]?.id ?? '';
       const url = (/http:\/\/127\.0\.0\.1:7600(\S*?)'?(?:\s|$)/.exec(line)?.[1] ?? '').replace('CHUNK_ID', chunkId);
       const body = /-d '([^']*)'/.exec(line)?.[1];
+      // The quota that the page takes away.
+      await client().setQuota('salt-of-ann', { ramBytes: 1 });
       const response = await request(
-        body === undefined ? 'GET' : 'POST',
+        / -X (\w+) /.exec(line)?.[1] ?? (body === undefined ? 'GET' : 'POST'),
         url,
         body === undefined ? {} : { headers: { 'content-type': 'application/json' }, body },
       );
