@@ -126,7 +126,7 @@ describe('Journal after a crash', () => {
   test('is sound when a kill stops the copy of a record into the page cache at a page, unless the record is over a page', () => {
     let tears = 0;
     fc.assert(
-      fc.property(fc.array(journalRecords, { minLength: 60, maxLength: 100, size: 'max' }), (drawn) => {
+      fc.property(fc.array(journalRecords, { minLength: 120, maxLength: 160, size: 'max' }), (drawn) => {
         const fileSystem = new SimFileSystem();
         fileSystem.mkdir('/data');
         const { journal } = Journal.open(fileSystem, PATH, hash);

@@ -50,15 +50,18 @@ test('every route answers 401 without a token and with a wrong one; the read tok
     persist: { selector: { keys: ['absent'] } },
     evict: { tier: 'ram', selector: { keys: ['absent'] } },
     invalidate: { selector: { keys: ['absent'] }, dryRun: true },
+    setQuota: { ramBytes: 2 ** 40 },
+    pin: { selector: { keys: ['absent'] }, mode: 'soft' },
+    unpin: { selector: { keys: ['absent'] } },
     bumpEpoch: {},
     verify: {},
   };
   const statusOf = async (name: string, route: { method: string; path: string }, token: string | undefined): Promise<number> => {
-    const path = route.path.replace('{id}', '0-0').replace('{model}', 'untouched');
+    const path = route.path.replace('{id}', '0-0').replace('{model}', 'untouched').replace('{tenant}', 'default');
     const response = await fetch(agent.url + path, {
       method: route.method,
       headers: { 'content-type': 'application/json', ...(token === undefined ? {} : { authorization: `Bearer ${token}` }) },
-      ...(route.method === 'POST' ? { body: JSON.stringify(bodies[name]) } : {}),
+      ...(route.method === 'POST' || route.method === 'PUT' ? { body: JSON.stringify(bodies[name]) } : {}),
     });
     const text = await response.text();
     if (response.status === 401 || response.status === 403) {
@@ -69,7 +72,7 @@ test('every route answers 401 without a token and with a wrong one; the read tok
     return response.status;
   };
   const open = new Set(['liveness', 'readiness']);
-  const changes = new Set(['prefetch', 'persist', 'evict', 'invalidate', 'bumpEpoch', 'verify']);
+  const changes = new Set(['prefetch', 'persist', 'evict', 'invalidate', 'bumpEpoch', 'verify', 'pin', 'unpin', 'setQuota', 'removeQuota']);
   expect(Object.keys(restRoutes).length).toBeGreaterThanOrEqual(17);
   for (const [name, route] of Object.entries(restRoutes)) {
     const fine = name === 'chunk' ? 404 : 200;
