@@ -137,7 +137,8 @@ export class ValueTransfer {
     });
     if (!outcome.ok || this.#owner.isGone) return undefined;
     this.#owner.countReceived(ticket.sizeBytes - placedBytes + outcome.tail.length);
-    this.#source.valueReceivedElsewhere(ticket.sizeBytes - placedBytes);
+    // The value may have been whole, and only half of what follows it was missing.
+    if (placedBytes < ticket.sizeBytes) this.#source.valueReceivedElsewhere(ticket.sizeBytes - placedBytes);
     return { checksum: outcome.checksum, tail: this.#tailBytes === 0 ? NOTHING : Uint8Array.of(...have.tail, ...outcome.tail) };
   }
 

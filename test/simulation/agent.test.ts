@@ -26,15 +26,15 @@ describe('The agent, whatever happens to it', () => {
   });
 
   it('explains every answer while connections are reset and the process is killed', async () => {
-    await runSeeds('kills', 3, () => ({ steps: 2000, kills: 3, resets: 5 }));
+    await runSeeds('kills', 2, () => ({ steps: 2000, kills: 3, resets: 5, delays: 3 }));
   });
 
   it('explains every answer in a RAM tier that is always full, and keeps what is leased', async () => {
-    await runSeeds('full', 3, () => ({ steps: 2000, ramBytes: 1 * MiB, maxChunkBytes: 256 * KiB, kills: 1, resets: 3 }));
+    await runSeeds('full', 2, () => ({ steps: 2000, ramBytes: 1 * MiB, maxChunkBytes: 256 * KiB, kills: 1, resets: 3, delays: 3 }));
   });
 
   it('explains every answer with two small folders that evict all the time', async () => {
-    await runSeeds('small', 3, (seed) => ({
+    await runSeeds('small', 2, (seed) => ({
       steps: 2000,
       ramBytes: 1 * MiB,
       maxChunkBytes: 256 * KiB,
@@ -43,5 +43,17 @@ describe('The agent, whatever happens to it', () => {
       resets: 3,
       admission: (['demote', 'through', 'idle', 'off'] as const)[seed % 4] ?? 'idle',
     }));
+  });
+
+  it('shows no tenant anything of another', async () => {
+    await runSeeds('tenants', 2, () => ({ steps: 2000, tenants: ['red', 'blue'], clientCount: 6, keyCount: 12, kills: 2, resets: 3 }));
+  });
+
+  it('explains every answer while devices fail and lie, files rot and disks are full', async () => {
+    await runSeeds('faults', 2, () => ({ steps: 2000, ramBytes: 1 * MiB, ssdBytes: [2 * MiB, 1 * MiB], kills: 3, delays: 5, faults: 10 }));
+  });
+
+  it('serves nothing that was invalidated after power cuts, and nothing torn', async () => {
+    await runSeeds('power', 2, () => ({ steps: 2000, powerCuts: 4, resets: 3, delays: 3 }));
   });
 });

@@ -8,6 +8,8 @@
 import { drainMicrotasks } from 'bun:jsc';
 import { createApi } from '#api/app.ts';
 import type { ApiApp } from '#api/app.ts';
+import { createAuthenticate } from '#api/credentials.ts';
+import type { Tokens } from '#api/credentials.ts';
 import { Cache } from '#cache/cache.ts';
 import type { CacheLimits, SsdAdmission } from '#cache/cache-state.ts';
 import { ChunkIndex } from '#cache/chunk-index.ts';
@@ -18,7 +20,7 @@ import { MiB } from '#core/bytes.ts';
 import type { BlockHash } from '#core/checksum.ts';
 import type { Logger } from '#core/logger.ts';
 import { LeafLru } from '#policy/leaf-lru.ts';
-import { KeyParser } from '#protocol/lmcache-key.ts';
+import { KeyParser, parseKey } from '#protocol/lmcache-key.ts';
 import { RespServer } from '#servers/resp/resp-server.ts';
 import { Metrics } from '#telemetry/metrics.ts';
 import { RamTier } from '#tiers/ram/ram-tier.ts';
@@ -29,6 +31,7 @@ import { SimDisk } from './sim-disk.ts';
 import { SimFileIo } from './sim-file-io.ts';
 import { SimNetwork } from './sim-network.ts';
 import { SimSharedMemory } from './sim-shared-memory.ts';
+import { tokenOf } from './sim-tokens.ts';
 
 const hash: BlockHash = (block, seed) => Bun.hash.xxHash3(block, seed);
 
@@ -42,6 +45,8 @@ export interface SimAgentOptions {
   readonly admission?: SsdAdmission;
   readonly limits?: Partial<CacheLimits>;
   readonly stallMs?: number;
+  /** Names with a token each, `token-of-NAME`; then there are an admin's and a reader's token too, `token-of-admin` and `token-of-read`. */
+  readonly tenants?: readonly string[];
 }
 
 /** One process, from its start to its end. */
@@ -70,6 +75,7 @@ export class SimAgent {
   readonly log: string[] = [];
   readonly #options: SimAgentOptions;
   readonly #keys = new KeyParser();
+  readonly #tokens: Tokens;
   #life: SimLife | undefined;
   /** Grows with each start: what a former life left behind knows that it is over. */
   lives = 0;
@@ -80,6 +86,10 @@ export class SimAgent {
 
   constructor(options: SimAgentOptions) {
     this.#options = options;
+    this.#tokens =
+      options.tenants === undefined
+        ? {}
+        : { admin: tokenOf('admin'), read: tokenOf('read'), tenants: new Map(options.tenants.map((name) => [name, tokenOf(name)])) };
     this.seed = options.seed;
     this.rng = new SimRng(options.seed);
     this.network = new SimNetwork({ clock: this.clock, rng: this.rng, hash });
@@ -128,7 +138,7 @@ export class SimAgent {
       control,
       metrics: new Metrics(),
       clock: this.clock,
-      tokens: {},
+      tokens: this.#tokens,
       logger: this.#logger(),
       onBug: (error) => this.fail(error),
       agent: {
@@ -216,12 +226,14 @@ export class SimAgent {
       { epoch: opened.epoch, markFolders: (journalSequence) => markFolders(disk, ssd.folders, { epoch: opened.epoch, journalSequence }) },
     );
     life.cache = cache;
-    cache.control.parseKey = (key) => {
-      const parsed = this.#keys.parse(new TextEncoder().encode(key));
+    cache.control.parseKey = (key, tenant) => {
+      const bytes = new TextEncoder().encode(key);
+      const parsed = tenant === undefined ? this.#keys.parse(bytes) : parseKey(bytes, { tenant });
       return parsed === 'too-long' ? undefined : parsed;
     };
     this.onCache(cache);
     await cache.start();
+    const authenticate = createAuthenticate(this.#tokens);
     life.server = new RespServer({
       cache,
       sockets: this.network,
@@ -235,8 +247,8 @@ export class SimAgent {
       maxConnections: 64,
       stallMs: options.stallMs ?? 30_000,
       idleMs: undefined,
-      tokensRequired: false,
-      authenticate: () => undefined,
+      tokensRequired: authenticate !== undefined,
+      authenticate: authenticate ?? (() => undefined),
       info: () => ({}),
     });
     life.server.listen({ host: '127.0.0.1', port: 7601 });
@@ -268,18 +280,60 @@ export class SimAgent {
     this.settle();
   }
 
-  /** A request to the REST door; undefined where no cache is there to answer. */
-  request(method: 'GET' | 'POST', path: string, body?: unknown): Promise<Response> {
-    const init = body === undefined ? { method } : { method, body: JSON.stringify(body), headers: { 'content-type': 'application/json' } };
+  /** The machine loses power: what no sync has brought to a device may be lost, torn, or there again. */
+  powerCut(): void {
+    this.kill();
+    const { rng, disk } = this;
+    disk.data.powerCut({
+      content: (_path, durable, cached) => {
+        if (rng.chance(0.5) || cached.length < durable.length) return durable;
+        return cached.slice(0, durable.length + rng.below(cached.length - durable.length + 1));
+      },
+      names: (pending) => rng.below(pending + 1),
+    });
+    disk.data.holdSyncs();
+    disk.powerCut({
+      torn: (bytes) => {
+        const fate = rng.weighted({ whole: 3, zeroes: 2, short: 2, gone: 1 });
+        if (fate === 'whole') return bytes;
+        if (fate === 'gone') return undefined;
+        if (fate === 'short') return bytes.slice(0, rng.below(bytes.length));
+        const torn = bytes.slice();
+        for (let block = 0; block < torn.length; block += 4096) if (rng.chance(0.4)) torn.fill(0, block, block + 4096);
+        return torn;
+      },
+      returns: () => rng.chance(0.3),
+    });
+  }
+
+  /** A request to the REST door, as the bearer of a token where the agent has some. */
+  request(
+    method: 'GET' | 'POST',
+    path: string,
+    options: { readonly body?: unknown; readonly who?: string | undefined } = {},
+  ): Promise<Response> {
+    const { body, who = 'admin' } = options;
+    const token: Record<string, string> = this.#options.tenants === undefined ? {} : { authorization: `Bearer ${tokenOf(who)}` };
+    const init =
+      body === undefined
+        ? { method, headers: token }
+        : { method, body: JSON.stringify(body), headers: { ...token, 'content-type': 'application/json' } };
     return Promise.resolve(this.app.fetch(new Request(`http://127.0.0.1:7600${path}`, init)));
   }
 
   // --- steps ----------------------------------------------------------------------------------------------------------------
 
+  #disksMoveAtMs = 0;
+
+  /** File work stands still for that long. */
+  stallDisks(ms: number): void {
+    this.#disksMoveAtMs = this.clock.monotonicMs() + ms;
+  }
+
   /** A step of file work, of a sync, or of the catalog. False where there is none. */
   stepIo(): boolean {
     const life = this.#life;
-    if (life === undefined) return false;
+    if (life === undefined || this.clock.monotonicMs() < this.#disksMoveAtMs) return false;
     const { data } = this.disk;
     const syncs = data.heldSyncCount;
     if (syncs > 0 && this.rng.chance(1 / (life.io.activeCount + 1))) {

@@ -1,5 +1,6 @@
 /** A RESP client at the other end of a simulated connection: sends commands, pipelined as it likes, and parses replies. */
 import { ByteQueue } from './byte-queue.ts';
+import { tokenOf } from './sim-tokens.ts';
 import type { SimConnection, SimNetwork, SimPeer } from './sim-network.ts';
 
 export type SimReply =
@@ -29,6 +30,8 @@ export function encodeCommand(args: readonly (string | Uint8Array)[]): Uint8Arra
 
 export class SimClient implements SimPeer {
   readonly address: string;
+  /** Whose token it sends first; undefined where the agent has none. */
+  readonly who: string | undefined;
   readonly #network: SimNetwork;
   readonly #inbox = new ByteQueue();
   readonly #waiting: ((outcome: SimOutcome) => void)[] = [];
@@ -38,9 +41,10 @@ export class SimClient implements SimPeer {
     throw new Error(what);
   };
 
-  constructor(network: SimNetwork, address: string) {
+  constructor(network: SimNetwork, address: string, who?: string) {
     this.#network = network;
     this.address = address;
+    this.who = who;
   }
 
   get pending(): number {
@@ -52,6 +56,12 @@ export class SimClient implements SimPeer {
     if (this.connection !== undefined) return true;
     this.#inbox.clear();
     this.connection = this.#network.connect(this.address, this);
+    const { who } = this;
+    if (who !== undefined) {
+      this.command(['AUTH', tokenOf(who)], (reply) => {
+        if (reply !== 'lost' && reply.kind !== 'simple') throw new Error(`AUTH of ${who} was refused`);
+      });
+    }
     return this.connection !== undefined;
   }
 

@@ -40,6 +40,36 @@ export class SimDisk implements FileSystem {
     return { folder: folder instanceof Map ? folder : undefined, name: path.slice(slash + 1) };
   }
 
+  // --- power ----------------------------------------------------------------------------------------------------------------
+
+  /** Files that got their name since the last power cut or their own sync. */
+  readonly #unsynced = new Set<string>();
+  /** Names that went since the last power cut: the device may not have heard of it. */
+  readonly #unlinked = new Map<string, Uint8Array>();
+
+  /** The bytes and the name of a file are on the device. */
+  synced(path: string): void {
+    this.#unsynced.delete(path);
+    this.#unlinked.delete(path);
+  }
+
+  /**
+   * The machine loses power: of each chunk file that was not synced `torn` says what is left (undefined: not even its name), and
+   * names that went come back where `returns` says so. Then everything is on the device. The data directory has its own cut.
+   */
+  powerCut(cut: { readonly torn: (bytes: Uint8Array) => Uint8Array | undefined; readonly returns: () => boolean }): void {
+    for (const path of this.#unsynced) {
+      const bytes = this.file(path);
+      if (bytes === undefined) continue;
+      const left = cut.torn(bytes);
+      if (left === undefined) this.#remove(path);
+      else this.put(path, left);
+    }
+    for (const [path, bytes] of this.#unlinked) if (!this.exists(path) && cut.returns()) this.put(path, bytes);
+    this.#unsynced.clear();
+    this.#unlinked.clear();
+  }
+
   // --- chunk files, for SimFileIo -------------------------------------------------------------------------------------------
 
   /** False where the folder does not exist. */
@@ -60,6 +90,17 @@ export class SimDisk implements FileSystem {
   }
 
   unlink(path: string): boolean {
+    const bytes = this.file(path);
+    if (bytes !== undefined && !this.#unsynced.has(path) && path.endsWith('.kv')) {
+      this.#unlinked.set(path, bytes);
+      // A cut long after does not bring it back: devices are not that slow.
+      if (this.#unlinked.size > 64) for (const oldest of this.#unlinked.keys()) if (this.#unlinked.delete(oldest)) break;
+    }
+    return this.#remove(path);
+  }
+
+  #remove(path: string): boolean {
+    this.#unsynced.delete(path);
     const { folder, name } = this.#parent(path);
     return folder?.delete(name) ?? false;
   }
@@ -71,6 +112,8 @@ export class SimDisk implements FileSystem {
     if (node === undefined || target.folder === undefined) return false;
     source.folder?.delete(source.name);
     target.folder.set(target.name, node);
+    this.#unsynced.delete(from);
+    if (node instanceof Uint8Array) this.#unsynced.add(to);
     return true;
   }
 

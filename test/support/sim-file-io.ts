@@ -30,11 +30,17 @@ export interface SimJob {
   readonly fail: (failure: IoFailure) => void;
   /** Set once the caller was told that the job passed its deadline. */
   late?: PromiseWithResolvers<boolean>;
+  lie?: SimLie;
 }
+
+/** What a device does that says that all is well. */
+export type SimLie = 'torn' | 'flip' | 'misdirected';
 
 export interface SimFault {
   readonly kind: SimJobKind;
   readonly errno: number;
+  /** The job succeeds, and this happened to its bytes; `errno` does not count. Writes and reads only. */
+  readonly lie?: SimLie;
   /** Start of the path; '' for any. */
   readonly path?: string;
   /** Jobs that fail; default 1. */
@@ -98,6 +104,10 @@ export class SimFileIo implements FileIo {
     if (fault === undefined) return undefined;
     fault.times = (fault.times ?? 1) - 1;
     if (fault.times <= 0) this.faults.splice(at, 1);
+    if (fault.lie !== undefined) {
+      job.lie = fault.lie;
+      return undefined;
+    }
     return { ok: false, errno: fault.errno, step: job.kind };
   }
 
@@ -144,11 +154,11 @@ export class SimFileIo implements FileIo {
   #submit<T>(
     kind: SimJobKind,
     path: string,
-    options: { priority: IoPriority; steps: (() => IoFailure | undefined)[]; outcome: () => T },
+    options: { priority: IoPriority; steps: (() => IoFailure | undefined)[]; outcome: () => T; onJob?: (job: SimJob) => void },
   ): Promise<T | IoFailure> {
     if (this.#dead) return new Promise(() => {});
     return new Promise((resolve) => {
-      this.jobs.push({
+      const job: SimJob = {
         kind,
         path,
         priority: options.priority,
@@ -161,7 +171,9 @@ export class SimFileIo implements FileIo {
             return undefined;
           },
         ],
-      });
+      };
+      this.jobs.push(job);
+      options.onJob?.(job);
     });
   }
 
@@ -179,22 +191,55 @@ export class SimFileIo implements FileIo {
         ? undefined
         : { ok: false, errno: ENOENT, step: 'open' };
     };
-    const rename = (): IoFailure | undefined =>
-      this.#disk.move(job.tempPath, job.path) ? undefined : { ok: false, errno: ENOENT, step: 'rename' };
+    let own: SimJob | undefined;
+    const rename = (): IoFailure | undefined => {
+      if (own?.lie !== undefined) this.#lieOfWrite(own.lie, job.tempPath);
+      if (!this.#disk.move(job.tempPath, job.path)) return { ok: false, errno: ENOENT, step: 'rename' };
+      if (job.sync) this.#disk.synced(job.path);
+      return undefined;
+    };
     return this.#submit('write', job.path, {
       priority: 'write',
+      onJob: (submitted) => void (own = submitted),
       steps: [() => put(0.5), () => put(1), rename],
       outcome: () => ({ ok: true, direct: job.direct && this.direct, elapsedMs: Math.max(1, this.#clock.monotonicMs() - startedMs) }),
     });
+  }
+
+  /** The device took the write and did something else. */
+  #lieOfWrite(lie: SimLie, path: string): void {
+    const bytes = this.#disk.file(path)?.slice();
+    if (bytes === undefined) return;
+    const middle = BLOCK_BYTES * Math.floor(bytes.length / BLOCK_BYTES / 2);
+    if (lie === 'flip') bytes[middle] = (bytes[middle] ?? 0) ^ 1;
+    else if (lie === 'torn') bytes.fill(0, middle);
+    else {
+      const other = this.#otherFile(path);
+      if (other !== undefined) this.#disk.put(other, bytes.slice());
+      bytes.fill(0);
+    }
+    this.#disk.put(path, bytes);
+  }
+
+  #otherFile(path: string): string | undefined {
+    const folder = path.split('/').slice(0, 3).join('/');
+    return this.#disk.filesBelow(folder).findLast((file) => file.endsWith('.kv') && file !== path);
   }
 
   readChunk(job: ReadChunkJob): Promise<ReadChunkDone | IoFailure> {
     const startedMs = this.#clock.monotonicMs();
     let header = new Uint8Array(0);
     let sum = 0n;
+    let own: SimJob | undefined;
     const read = (): IoFailure | undefined => {
-      const bytes = this.#disk.file(job.path);
+      const wrong = own?.lie === 'misdirected' ? this.#otherFile(job.path) : undefined;
+      let bytes = this.#disk.file(wrong ?? job.path);
       if (bytes === undefined) return { ok: false, errno: ENOENT, step: 'open' };
+      if (own?.lie === 'flip' || own?.lie === 'torn') {
+        bytes = bytes.slice();
+        const at = Math.min(bytes.length - 1, BLOCK_BYTES + Math.floor(job.sizeBytes / 2));
+        bytes[at] = (bytes[at] ?? 0) ^ 4;
+      }
       if (bytes.length < BLOCK_BYTES + job.sizeBytes) return { ok: false, errno: EIO, step: SHORT_FILE };
       header = bytes.slice(0, BLOCK_BYTES);
       const target = this.#memory.at(job.address, job.sizeBytes);
@@ -204,6 +249,7 @@ export class SimFileIo implements FileIo {
     };
     return this.#submit('read', job.path, {
       priority: job.priority,
+      onJob: (submitted) => void (own = submitted),
       steps: [read],
       outcome: () => ({
         ok: true,

@@ -76,6 +76,10 @@ export class SimFileSystem implements FileSystem {
     this.#failures.push({ operation, errno, partialBytes: options.partialBytes ?? 0, path: options.path });
   }
 
+  clearFailures(): void {
+    this.#failures = [];
+  }
+
   /** Throws SimStop instead of doing operation number `count` from now (1 is the next). Until `powerCut` all others stop too. */
   stopAfter(count: number): void {
     this.#stopAt = this.operationCount + count;

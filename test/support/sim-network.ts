@@ -63,7 +63,8 @@ export class SimConnection implements TransportSocket {
   readonly arrived = new ByteQueue();
   /** Taken by the server's kernel and still on its way to the peer. */
   readonly sending = new ByteQueue();
-  readonly bufferBytes: number;
+  /** Room in the kernel, in each direction. */
+  bufferBytes: number;
   handler: ConnectionHandler | undefined;
   #fd: number;
   paused = false;
@@ -219,6 +220,8 @@ export class SimNetwork implements Transport, SocketIo {
   #step = 0;
   /** Bytes of one movement at most; the smaller, the more interleavings. */
   maxPieceBytes = 256 * 1024;
+  /** Sizes of the next movements, instead of random ones; at most what can move. */
+  readonly script: number[] = [];
   /** Chunks that handlers have returned from: theirs no more. */
   #spoiled: Uint8Array[] = [];
 
@@ -250,6 +253,8 @@ export class SimNetwork implements Transport, SocketIo {
 
   /** How much of what could move does: all of it, mostly, or a few bytes. At least 1 where `limit` is. */
   piece(limit: number): number {
+    const scripted = this.script.shift();
+    if (scripted !== undefined) return Math.min(limit, scripted);
     const most = Math.min(limit, this.maxPieceBytes);
     if (most <= 1 || this.#rng.chance(0.6)) return Math.max(0, most);
     return 1 + this.#rng.below(this.#rng.chance(0.3) ? Math.min(most, 40) : most);

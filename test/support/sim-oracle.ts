@@ -8,8 +8,9 @@
  */
 import type { Selector } from '#core/selector.ts';
 import { isVolatile, matchesStable } from '#core/selector.ts';
+import { tenantOfCredential } from '#core/namespace.ts';
 import type { NamespaceDescriptor } from '#core/namespace.ts';
-import { KeyParser } from '#protocol/lmcache-key.ts';
+import { parseKey } from '#protocol/lmcache-key.ts';
 import { payloadOf } from './sim-cache.ts';
 
 export interface SimValue {
@@ -22,6 +23,8 @@ export interface SimValue {
   state: 'open' | 'stored' | 'lost' | 'refused';
   /** From then on nobody may read it. */
   deadAt: number;
+  /** As `deadAt`, by what a power cut cannot undo. */
+  deadForGoodAt: number;
   why: string;
   /** Wall clock, ms: the chunk was created not before, not after. */
   readonly notBeforeMs: number;
@@ -31,7 +34,10 @@ export interface SimValue {
 }
 
 export interface SimKey {
+  /** As clients spell it: equal for keys of several tenants. */
   readonly name: string;
+  /** For messages: `name`, with the tenant where it has a token. */
+  readonly label: string;
   readonly namespace: NamespaceDescriptor;
   /** Newest last; those that are dead for long are forgotten. */
   readonly values: SimValue[];
@@ -46,7 +52,6 @@ const encoder = new TextEncoder();
 
 export class SimOracle {
   readonly #keys = new Map<string, SimKey>();
-  readonly #parser = new KeyParser();
   #now = 0;
   #nextValue = 1;
   readonly #owners = new Map<number, string>();
@@ -60,12 +65,14 @@ export class SimOracle {
     this.#nowMs = nowMs;
   }
 
-  key(name: string): SimKey {
-    let key = this.#keys.get(name);
+  /** The key that `name` is for the bearer of a tenant's token, or for everybody else. */
+  key(name: string, tenant?: string): SimKey {
+    const label = tenant === undefined ? name : `${name} of ${tenant}`;
+    let key = this.#keys.get(label);
     if (key === undefined) {
-      const parsed = this.#parser.parse(encoder.encode(name));
+      const parsed = parseKey(encoder.encode(name), tenant === undefined ? {} : { tenant: tenantOfCredential(tenant) });
       if (parsed === 'too-long') throw new Error(`Key ${name} is too long`);
-      this.#keys.set(name, (key = { name, namespace: parsed.descriptor, values: [] }));
+      this.#keys.set(label, (key = { name, label, namespace: parsed.descriptor, values: [] }));
     }
     return key;
   }
@@ -102,19 +109,21 @@ export class SimOracle {
       end: Number.POSITIVE_INFINITY,
       state: 'open',
       deadAt: Number.POSITIVE_INFINITY,
+      deadForGoodAt: Number.POSITIVE_INFINITY,
       why: '',
       notBeforeMs: this.#nowMs(),
       notAfterMs: Number.POSITIVE_INFINITY,
       begunAt: Number.POSITIVE_INFINITY,
     };
-    this.#owners.set(id, key.name);
+    this.#owners.set(id, key.label);
     key.values.push(value);
     if (key.values.length > KEPT_VALUES) this.#forget(key);
     return value;
   }
 
   #forget(key: SimKey): void {
-    const at = key.values.findIndex((value) => value.state === 'refused' || value.deadAt < this.#now);
+    const limit = key.values.length > 4 * KEPT_VALUES ? 'deadAt' : 'deadForGoodAt';
+    const at = key.values.findIndex((value) => value.state === 'refused' || value[limit] < this.#now);
     if (at >= 0) key.values.splice(at, 1);
   }
 
@@ -131,10 +140,12 @@ export class SimOracle {
     value.notAfterMs = Math.min(value.notAfterMs, this.#nowMs());
   }
 
-  #kill(key: SimKey, by: { begin: number; why: string; but?: SimValue; fits?: (value: SimValue) => boolean }): void {
+  #kill(key: SimKey, by: { begin: number; why: string; but?: SimValue; forGood?: true; fits?: (value: SimValue) => boolean }): void {
     const at = ++this.#now;
     for (const value of key.values) {
-      if (value === by.but || value.end > by.begin || value.deadAt <= at || by.fits?.(value) === false) continue;
+      if (value === by.but || value.end > by.begin || by.fits?.(value) === false) continue;
+      if (by.forGood === true) value.deadForGoodAt = Math.min(value.deadForGoodAt, at);
+      if (value.deadAt <= at) continue;
       value.deadAt = at;
       value.why = by.why;
     }
@@ -152,8 +163,13 @@ export class SimOracle {
     for (const key of this.#keys.values()) {
       if (!matchesStable(rest, { namespace: key.namespace, key: key.name, createdAtMs: 0 })) continue;
       const fits = (value: SimValue): boolean => createdBefore === undefined || value.notAfterMs < createdBefore;
-      this.#kill(key, { begin: span.begin, why: `invalidated by ${JSON.stringify(selector)}`, fits });
+      this.#kill(key, { begin: span.begin, why: `invalidated by ${JSON.stringify(selector)}`, fits, forGood: true });
     }
+  }
+
+  /** A power cut: what was deleted or overwritten may be back, what was invalidated may not. */
+  powerCut(): void {
+    for (const key of this.#keys.values()) for (const value of key.values) value.deadAt = value.deadForGoodAt;
   }
 
   /** The process is gone: what it had under way is over, done or not. */
@@ -179,9 +195,9 @@ export class SimOracle {
     const value = candidates.at(-1);
     if (value === undefined) {
       const found = same.at(-1);
-      if (found === undefined) throw new Error(`${key.name} gave ${view.length} bytes that are none of its values: ${this.#whose(view)}`);
+      if (found === undefined) throw new Error(`${key.label} gave ${view.length} bytes that are none of its values: ${this.#whose(view)}`);
       throw new Error(
-        `${key.name} gave value ${found.id}, which was ${found.state === 'refused' ? 'refused' : found.why} (sent at ${found.begin}, over at ${found.end}, dead at ${found.deadAt}, read from ${span.begin} on)`,
+        `${key.label} gave value ${found.id}, which was ${found.state === 'refused' ? 'refused' : found.why} (sent at ${found.begin}, over at ${found.end}, dead at ${found.deadAt}, read from ${span.begin} on)`,
       );
     }
     // Where the same bytes were sent twice nobody can tell which of them was seen.

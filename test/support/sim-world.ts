@@ -5,20 +5,30 @@
  * passes, the process is killed. After every step the invariants of every stateful part are checked. At the end faults stop, and
  * everything must drain: no dirty byte, no slot without a chunk, no lease, no transfer, no job, nothing queued.
  */
+import { tenantOfCredential } from '#core/namespace.ts';
 import type { SimAgentOptions } from './sim-agent.ts';
 import { SimAgent } from './sim-agent.ts';
 import { SimClient } from './sim-client.ts';
+import type { SimListener } from './sim-listener.ts';
 import { SimOracle } from './sim-oracle.ts';
+import type { SimKey, SimSpan } from './sim-oracle.ts';
 import { SimWorkload } from './sim-workload.ts';
 
 export interface SimWorldOptions extends SimAgentOptions {
   readonly steps: number;
   readonly clientCount?: number;
+  /** Of each tenant. */
   readonly keyCount?: number;
   /** Kills, a thousand steps. */
   readonly kills?: number;
   /** Connections that are reset, a thousand steps. */
   readonly resets?: number;
+  /** Peers and disks that stand still for a while, a thousand steps. */
+  readonly delays?: number;
+  /** Failures of devices, files that rot, full disks, a thousand steps. */
+  readonly faults?: number;
+  /** Power cuts, a thousand steps. */
+  readonly powerCuts?: number;
   /** Invariants are checked every so many steps. */
   readonly checkEvery?: number;
   /** Lines of the trace that are kept for a failure. */
@@ -59,6 +69,9 @@ export class SimWorld {
   readonly clients: SimClient[];
   readonly options: SimWorldOptions;
   readonly trace: string[] = [];
+  /** In the cache of the life of the moment. */
+  listener: SimListener | undefined;
+  readonly #keys = new Map<string | undefined, readonly SimKey[]>();
   readonly #workload: SimWorkload;
   #eventHash = 0n;
   step = 0;
@@ -70,9 +83,54 @@ export class SimWorld {
     this.agent = new SimAgent(options);
     this.oracle = new SimOracle(() => this.agent.clock.nowMs());
     const count = options.clientCount ?? 4;
-    // Two sockets an address, as LMCache's workers have several: leases and inference belong to the address.
-    this.clients = Array.from({ length: count }, (_, index) => new SimClient(this.agent.network, `10.0.0.${1 + Math.floor(index / 2)}`));
+    for (const who of this.everybody) {
+      const tenant = who === 'admin' ? undefined : who;
+      this.#keys.set(
+        who,
+        Array.from({ length: options.keyCount ?? 24 }, (_, index) => this.oracle.key(keyName(index), tenant)),
+      );
+    }
+    // Two sockets an address, as LMCache's workers have several: leases and inference belong to the address, the user and the tenant.
+    this.clients = Array.from({ length: count }, (_, index) => {
+      const who = this.everybody[index % this.everybody.length];
+      return new SimClient(this.agent.network, `10.0.0.${1 + Math.floor(index / 2 / this.everybody.length)}`, who);
+    });
     this.#workload = new SimWorkload(this);
+  }
+
+  /** Those who have a token: the admin and the tenants; without tokens nobody in particular. */
+  get everybody(): readonly (string | undefined)[] {
+    const { tenants } = this.options;
+    return tenants === undefined ? [undefined] : ['admin', ...tenants];
+  }
+
+  someone(): string | undefined {
+    return this.agent.rng.pick(this.everybody.map((who) => ({ who }))).who;
+  }
+
+  /** As a namespace says it; undefined for those who see everything. */
+  tenantOf(who: string | undefined): string | undefined {
+    return who === undefined || who === 'admin' ? undefined : tenantOfCredential(who);
+  }
+
+  keysOf(who: string | undefined): readonly SimKey[] {
+    return this.#keys.get(who) ?? [];
+  }
+
+  /** One of those that somebody uses. */
+  key(who: string | undefined): SimKey {
+    return this.agent.rng.pick(this.keysOf(who));
+  }
+
+  /** True where a listing that somebody asked for since `span` began may name the key. */
+  mayList(name: string, who: string | undefined, span: SimSpan): boolean {
+    const owners = this.tenantOf(who) === undefined ? this.everybody : [who];
+    return owners.some((owner) => this.keysOf(owner).some((key) => key.name === name && this.oracle.mayExist(key, span)));
+  }
+
+  /** Devices keep what they were given: nothing breaks, no power is cut. Only then leases and cleanness are promised. */
+  get keepsFiles(): boolean {
+    return (this.options.faults ?? 0) + (this.options.powerCuts ?? 0) === 0;
   }
 
   get seed(): number {
@@ -118,7 +176,7 @@ export class SimWorld {
       reads: oracle.reads,
       hits: oracle.hits,
       lives: agent.lives,
-      commands: this.#workload.commands,
+      commands: this.#workload.commands.count,
     };
   }
 
@@ -133,7 +191,7 @@ export class SimWorld {
   #judge(): void {
     if (this.agent.problem !== undefined) throw this.agent.problem;
     if (this.step % (this.options.checkEvery ?? 1) === 0) this.agent.checkInvariants();
-    this.#workload.checkLeases();
+    this.listener?.check();
   }
 
   #drain(): void {
@@ -141,6 +199,17 @@ export class SimWorld {
     this.#workload.drain();
     this.#judge();
   }
+}
+
+const HASH = 'a1b2c3d4e5f60718';
+
+/** Keys of several namespaces: two models, a salted tenant, an opaque one. Equal hashes in all of them. */
+function keyName(index: number): string {
+  const hash = `${HASH}${(index >> 2).toString(16).padStart(16, '0')}`;
+  if (index % 4 === 0) return `opaque-${index}`;
+  if (index % 4 === 1) return `model-a@00000001@${hash}@0`;
+  if (index % 4 === 2) return `model-b@00000001@${hash}@0`;
+  return `model-a@00000001@${hash}@0@salt`;
 }
 
 function turn(): Promise<void> {
