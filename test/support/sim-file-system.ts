@@ -271,7 +271,7 @@ export class SimFileSystem implements FileSystem {
   #write(inode: SimInode, bytes: Uint8Array, path: string): void {
     this.#stop();
     const failure = this.#takeFailure('append', path);
-    const roomBytes = this.capacityBytes - this.#usedBytes();
+    const roomBytes = Math.max(0, this.capacityBytes - this.#usedBytes());
     const fits = failure !== undefined ? Math.min(failure.partialBytes, bytes.length) : Math.min(roomBytes, bytes.length);
     const next = new Uint8Array(inode.cached.length + fits);
     next.set(inode.cached);
