@@ -21,6 +21,7 @@ import type { AgentConfig } from '#config/agent-config.ts';
 import { formatAddress } from '#config/knob-types.ts';
 import type { Address } from '#config/knob-types.ts';
 import type { LoadedConfig } from '#config/load-config.ts';
+import { ttlOf } from '#config/ttl-rules.ts';
 import type { BlockHash } from '#core/checksum.ts';
 import { formatBytes } from '#core/bytes.ts';
 import { KvtierError } from '#core/errors.ts';
@@ -212,7 +213,7 @@ class Agent {
     const cache = new Cache(
       {
         index: new ChunkIndex(hostRng),
-        namespaces: new NamespaceTable(),
+        namespaces: new NamespaceTable({ ttlOf: (descriptor) => ttlOf(config.ttl, descriptor) }),
         ram: this.#ram,
         ssd,
         ramOrder: new LeafLru(),

@@ -1,5 +1,6 @@
 /** The configuration as the agent uses it: sizes in bytes, durations in milliseconds, absolute paths, every `auto` decided. */
 import type { Address } from './knob-types.ts';
+import type { TtlRule } from './ttl-rules.ts';
 
 export interface SsdFolder {
   readonly path: string;
@@ -57,6 +58,8 @@ export interface AgentConfig {
     readonly ioDeadlineMs: number;
   };
   readonly lease: { readonly durationMs: number };
+  /** 0: for ever. */
+  readonly ttl: { readonly defaultMs: number; readonly rules: readonly TtlRule[] };
   readonly put: { readonly waitMs: number };
   /** 0: off. */
   readonly readAhead: { readonly bytes: number };

@@ -31,6 +31,7 @@ export type KnobShape =
   | 'folders'
   | 'secret'
   | 'tenants'
+  | 'rules'
   | 'url';
 
 interface Bounds<Word extends string> {

@@ -6,6 +6,7 @@ import * as z from 'zod';
 import { GiB, KiB, MiB } from '#core/bytes.ts';
 import * as types from './knob-types.ts';
 import { tenantTokens } from './tenant-tokens.ts';
+import { MAX_TTL_MS, MIN_TTL_MS, ttlRules } from './ttl-rules.ts';
 
 export interface KnobMeta {
   readonly shape: types.KnobShape;
@@ -230,6 +231,20 @@ export const configSchema = z.strictObject({
     hint: 'duration',
     defaultText: '`30s`',
     description: 'How long a probe that answered yes protects the chunk from eviction.',
+  }),
+  'ttl.default': knob(types.duration({ min: MIN_TTL_MS, max: MAX_TTL_MS, words: ['off'] }), 'off', {
+    shape: 'duration',
+    hint: 'duration|off',
+    defaultText: '`off`',
+    description: 'How long a chunk lives where neither the client nor ttl.rules says so; off: until it is evicted.',
+  }),
+  'ttl.rules': optionalKnob(ttlRules(), {
+    shape: 'rules',
+    hint: 'model[@tenant]=duration',
+    repeatable: true,
+    defaultText: 'none',
+    description:
+      "How long the chunks of a model, or of a tenant in it, live where the client does not say: patterns with `*`, a duration or `off`, the first that fits. A tenant is spelled as in listings (`@name` for one with a token). The model of keys that are not LMCache's is empty. A cache salt in a rule is shown wherever settings are.",
   }),
   'put.wait': knob(types.duration({ min: 0, max: 60_000 }), 1000, {
     shape: 'duration',

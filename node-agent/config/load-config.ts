@@ -9,6 +9,7 @@ import { configSchema, knobOf, knobs, type KnobKey, type KnobValues } from './kn
 import { absolute, normalize, ssdDirs, type Normalized } from './normalize.ts';
 import { readFlags, readToml, readVariables, type Origin, type RawValue, type RawValues } from './sources.ts';
 import { isTenantFile } from './tenant-tokens.ts';
+import { formatTtlRule } from './ttl-rules.ts';
 
 /** Paths whose file systems matter; absolute. */
 export interface FactsQuery {
@@ -239,6 +240,7 @@ function effective(config: AgentConfig): Partial<Record<KnobKey, string>> {
     'ssd.freeSpaceFloor': formatBytes(ssd.freeSpaceFloorBytes),
     'ssd.queueBytes': formatBytes(ssd.queueBytes),
     'readAhead.bytes': config.readAhead.bytes === 0 ? 'off' : formatBytes(config.readAhead.bytes),
+    'ttl.rules': config.ttl.rules.map(formatTtlRule).join(', '),
     'io.workers': String(config.io.workers),
     'invalidate.webhook': config.invalidate.webhook === undefined ? '' : maskUrl(config.invalidate.webhook),
   };

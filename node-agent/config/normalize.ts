@@ -281,6 +281,7 @@ export function normalize(input: NormalizeInput, problems: string[]): Normalized
       queueBytes: shares.queueBytes,
     },
     lease: { durationMs: values['lease.duration'] },
+    ttl: { defaultMs: values['ttl.default'] === 'off' ? 0 : values['ttl.default'], rules: values['ttl.rules'] ?? [] },
     put: { waitMs: values['put.wait'] },
     readAhead: { bytes: shares.readAheadBytes },
     io: { workers: workers === 'auto' ? take(notes, 'io.workers', derive.deriveWorkers(input.facts)) : workers },

@@ -7,6 +7,7 @@ import { configSchema, knobs, otherVariables } from '#config/knobs.ts';
 import { loadConfig, type FactsQuery, type LoadedConfig } from '#config/load-config.ts';
 import { referencePage } from '#config/reference-page.ts';
 import { isServiceLink } from '#config/sources.ts';
+import { ttlOf } from '#config/ttl-rules.ts';
 
 interface Given {
   readonly argv?: readonly string[];
@@ -67,6 +68,17 @@ function problemOf(given: Given): string {
   expect(problems).toHaveLength(1);
   return problems[0] ?? '';
 }
+
+const DEFAULT_NAMESPACE = {
+  grammar: 'object-key',
+  rank: '',
+  group: '',
+  dtype: '',
+  layer: '',
+  tags: {},
+  keyPrefix: '',
+  keyTail: '',
+} as const;
 
 describe('defaults', () => {
   it('need no configuration at all', () => {
@@ -169,6 +181,7 @@ describe('sources', () => {
       folders: '/f',
       secret: 's',
       tenants: 'acme=s',
+      rules: 'llama-*=24h',
       url: 'http://h/',
     };
     for (const knob of knobs) {
@@ -206,6 +219,31 @@ describe('sources', () => {
       { path: '/b', sizeBytes: 2 * GiB },
     ]);
     expect(config.http.listen).toEqual({ host: '::1', port: 0 });
+  });
+
+  it('give a namespace the time of the first rule that fits it, else the default', () => {
+    const rules = 'meta-llama/*@acme=1h,*@@acme*=3h,meta-llama/*=off,*@b*b=90s,=2h,a=b*=30s';
+    const { config, describe: show } = load({ argv: ['--ttl-default', '7d'], env: { KVTIER_TTL_RULES: rules } });
+    const ttl = (model: string, tenant = 'default'): number => ttlOf(config.ttl, { ...DEFAULT_NAMESPACE, model, tenant });
+    expect(ttl('meta-llama/8B', 'acme')).toBe(3_600_000);
+    expect(ttl('meta-llama/8B')).toBe(0);
+    expect(ttl('meta-llama/8B', '@acme/salt')).toBe(3 * 3_600_000);
+    expect(ttl('qwen', 'bob')).toBe(90_000);
+    expect(ttl('qwen', 'bobo')).toBe(7 * 86_400_000);
+    expect(ttl('')).toBe(7_200_000);
+    expect(ttl('a=bc')).toBe(30_000);
+    expect(show().find((row) => row.key === 'ttl.rules')?.value).toBe(
+      'meta-llama/*@acme=1 h, *@@acme*=3 h, meta-llama/*=off, *@b*b=1.5 min, =2 h, a=b*=30 s',
+    );
+    expect(load({}).config.ttl).toEqual({ defaultMs: 0, rules: [] });
+    const listed = load({ argv: ['--config', 'c.toml'], files: { '/srv/c.toml': '[ttl]\nrules = ["x=1h", "y=off"]\n' } }).config.ttl.rules;
+    expect(listed).toEqual([
+      { model: 'x', tenant: '*', ttlMs: 3_600_000 },
+      { model: 'y', tenant: '*', ttlMs: 0 },
+    ]);
+    for (const bad of ['llama', 'x=', 'x=never', 'x=1ms', 'x=11000d', 'x=1h,', 'x=-1h'])
+      expect(problemOf({ argv: ['--ttl-rules', bad] }), bad).toContain('--ttl-rules');
+    expect(problemOf({ argv: ['--ttl-default', '1ms'] })).toContain('--ttl-default');
   });
 
   it('turn booleans on and off by flag', () => {

@@ -4,7 +4,7 @@
  * Two profiles (docs/formats/wire-resp.md): LMCache's client reads exactly 5 bytes after SET and 4 after EXISTS and DEL, so its
  * refusals have those lengths; everybody else gets redis' own words.
  */
-import type { ProbeOutcome, PutTicket, ReadHandle } from '#cache/door.ts';
+import type { ChunkRef, ExpirySpec, ProbeOutcome, PutTicket, ReadHandle } from '#cache/door.ts';
 import { checksum } from '#core/checksum.ts';
 import type { Role } from '#core/credential.ts';
 import { KvtierError } from '#core/errors.ts';
@@ -12,18 +12,17 @@ import { isLmcacheKey } from '#protocol/lmcache-key.ts';
 import type { ParsedKey } from '#protocol/lmcache-key.ts';
 import type { RespCommandName } from '#protocol/resp/command-name.ts';
 import { RESP_FAILED, RESP_ONE, RESP_SET_REJECTED, RESP_ZERO, printable } from '#protocol/resp/resp-encoder.ts';
-import type { RespOversizedEvent } from '#protocol/resp/resp-parser.ts';
-import { matchesGlob } from './glob.ts';
+import type { RespOversizedEvent, RespValueCommand } from '#protocol/resp/resp-parser.ts';
+import { runExpiryCommand } from './expiry-commands.ts';
+import { listKeys, scanKeys } from './listing-commands.ts';
 import { matchedMiss } from './promises.ts';
 import type { RespConnection, StreamedValue } from './resp-connection.ts';
 import { keyId } from './key-id.ts';
 import { runServerCommand } from './server-commands.ts';
+import { NO_SET_OPTIONS, parseExpiry, parseSetOptions } from './set-options.ts';
+import type { SetOptions } from './set-options.ts';
 
-const MAX_KEYS_REPLY = 10_000;
-/** Rows of the index that one step of a listing looks at: about a millisecond. */
-const SCAN_ROWS = 4096;
 const MAX_METADATA_BYTES = 512;
-const latin1 = new TextDecoder('latin1');
 
 interface Arity {
   readonly min: number;
@@ -59,17 +58,29 @@ const arities: Readonly<Partial<Record<RespCommandName, Arity>>> = {
   DBSIZE: { min: 1, max: 1 },
   FLUSHDB: { min: 1, max: 2 },
   FLUSHALL: { min: 1, max: 2 },
+  SETEX: { min: 4, max: 4 },
+  PSETEX: { min: 4, max: 4 },
+  TTL: { min: 2, max: 2 },
+  PTTL: { min: 2, max: 2 },
+  EXPIRETIME: { min: 2, max: 2 },
+  PEXPIRETIME: { min: 2, max: 2 },
+  EXPIRE: { min: 3, max: many },
+  PEXPIRE: { min: 3, max: many },
+  EXPIREAT: { min: 3, max: many },
+  PEXPIREAT: { min: 3, max: many },
+  PERSIST: { min: 2, max: 2 },
 };
 
 const lmcacheCommands: ReadonlySet<string> = new Set(['AUTH', 'GET', 'SET', 'EXISTS', 'DEL', 'MGET']);
-const writeCommands: ReadonlySet<string> = new Set(['SET', 'MSET', 'DEL', 'UNLINK', 'FLUSHDB', 'FLUSHALL']);
+const writeCommands: ReadonlySet<string> = new Set([
+  ...['SET', 'SETEX', 'PSETEX', 'MSET', 'DEL', 'UNLINK', 'FLUSHDB', 'FLUSHALL'],
+  ...['EXPIRE', 'PEXPIRE', 'EXPIREAT', 'PEXPIREAT', 'PERSIST'],
+]);
 /** Before AUTH, where tokens are required. */
 const openCommands: ReadonlySet<string> = new Set(['AUTH', 'HELLO', 'QUIT']);
 
 const NO_AUTH = 'NOAUTH Authentication required.';
 const NO_PERMISSION = 'NOPERM this token may only read';
-
-type Condition = 'absent' | 'present' | undefined;
 
 export class CommandRunner {
   readonly #connection: RespConnection;
@@ -144,7 +155,7 @@ export class CommandRunner {
   }
 
   /** Why a value that begins now will not be stored, before any room is taken for it. */
-  refuseValue(name: 'SET' | 'MSET', key: Uint8Array): { reason: string; message: string } | undefined {
+  refuseValue(name: RespValueCommand, key: Uint8Array): { reason: string; message: string } | undefined {
     const message = this.#refusal(name) ?? this.#keyProblem(key);
     return message === undefined ? undefined : { reason: 'refused', message };
   }
@@ -171,6 +182,10 @@ export class CommandRunner {
         return this.#set(args, streamed);
       case 'MGET':
         return this.#mget(args);
+      case 'SETEX':
+        return this.#setex(args, streamed, 'EX');
+      case 'PSETEX':
+        return this.#setex(args, streamed, 'PX');
       case 'MSET':
         return this.#mset(args, streamed);
       case 'EXISTS':
@@ -186,10 +201,11 @@ export class CommandRunner {
       case 'TOUCH':
         return this.#touch(args);
       case 'SCAN':
-        return this.#scan(args);
+        return scanKeys(args, this.#connection);
       case 'KEYS':
-        return this.#keysCommand(args[1] as Uint8Array);
+        return listKeys(args[1] as Uint8Array, this.#connection);
       default:
+        if (runExpiryCommand(name, args, { connection: this.#connection, find: (key) => this.#peek(key)?.ref })) return undefined;
         return runServerCommand(name, args, { connection: this.#connection, runner: this });
     }
   }
@@ -209,14 +225,14 @@ export class CommandRunner {
     }
   }
 
-  #peek(key: Uint8Array): { readonly sizeBytes: number } | undefined {
+  #peek(key: Uint8Array): { readonly sizeBytes: number; readonly ref: ChunkRef } | undefined {
     const parsed = this.#parse(key);
     const { cache } = this.#connection.server.options;
     const found = cache.peek(this.#connection.namespace(parsed.descriptor), parsed.key);
     if (found === undefined || this.#guarded(parsed, found.sizeBytes)) return undefined;
     if (parsed.part !== 'metadata') return found;
     const metadata = cache.metadata(found.ref);
-    return metadata === undefined ? undefined : { sizeBytes: metadata.length };
+    return metadata === undefined ? undefined : { sizeBytes: metadata.length, ref: found.ref };
   }
 
   // --- reads ----------------------------------------------------------------------------------------------------------------
@@ -332,20 +348,35 @@ export class CommandRunner {
   // --- writes ---------------------------------------------------------------------------------------------------------------
 
   #set(args: Uint8Array[], streamed: StreamedValue[]): Promise<void> | undefined {
-    const value = streamed[0];
     // Before anything can be refused: the key tells which words this client understands.
     this.#parse(args[1] as Uint8Array);
-    const options = parseSetOptions(args);
+    const { cache } = this.#connection.server.options;
+    const options = parseSetOptions(args, () => cache.expiryNowMs());
+    return this.#store({ key: args[1] as Uint8Array, value: args[2] as Uint8Array, streamed: streamed[0] }, options);
+  }
+
+  #setex(args: Uint8Array[], streamed: StreamedValue[], unit: 'EX' | 'PX'): Promise<void> | undefined {
+    const command = unit === 'EX' ? 'SETEX' : 'PSETEX';
+    const expiry = parseExpiry(args[2], unit, { command, nowMs: this.#connection.server.options.cache.expiryNowMs() });
+    const options = typeof expiry === 'string' ? expiry : { condition: undefined, expiry };
+    return this.#store({ key: args[1] as Uint8Array, value: args[3] as Uint8Array, streamed: streamed[0] }, options);
+  }
+
+  /** Answers a SET whose options are known, or refused. */
+  #store(
+    { key, value, streamed }: { readonly key: Uint8Array; readonly value: Uint8Array; readonly streamed: StreamedValue | undefined },
+    options: SetOptions | string,
+  ): Promise<void> | undefined {
     if (typeof options === 'string') {
-      if (value?.ticket !== undefined) this.#connection.abort(value.ticket);
+      if (streamed?.ticket !== undefined) this.#connection.abort(streamed.ticket);
       this.#refuse('SET', options);
       return undefined;
     }
-    if (value !== undefined) {
-      this.#answerSet(this.#storeStreamed(args[1] as Uint8Array, value, options.condition));
+    if (streamed !== undefined) {
+      this.#answerSet(this.#storeStreamed(key, streamed, options));
       return undefined;
     }
-    const stored = this.#storeInline(args[1] as Uint8Array, args[2] as Uint8Array, options.condition);
+    const stored = this.#storeInline(key, value, options);
     if (stored instanceof Promise) return stored.then((outcome) => this.#answerSet(outcome));
     this.#answerSet(stored);
     return undefined;
@@ -358,14 +389,14 @@ export class CommandRunner {
     else this.#refuse('SET', outcome);
   }
 
-  #storeStreamed(key: Uint8Array, value: StreamedValue, condition: Condition): string | undefined {
+  #storeStreamed(key: Uint8Array, value: StreamedValue, options: SetOptions): string | undefined {
     if (value.ticket === undefined) return refusalText(value.rejection);
-    return this.#commit(this.#parse(key), value.ticket, { checksum: value.checksum, condition });
+    return this.#commit(this.#parse(key), value.ticket, { checksum: value.checksum, options });
   }
 
-  #storeInline(key: Uint8Array, value: Uint8Array, condition: Condition): string | undefined | Promise<string | undefined> {
+  #storeInline(key: Uint8Array, value: Uint8Array, options: SetOptions): string | undefined | Promise<string | undefined> {
     const parsed = this.#parse(key);
-    if (parsed.part === 'metadata') return this.#storeMetadata(parsed, value, condition);
+    if (parsed.part === 'metadata') return this.#storeMetadata(parsed, value, options);
     const { hash } = this.#connection.server.options;
     const reserved = this.#connection.reserve(parsed, value.length);
     if (reserved instanceof Promise) {
@@ -374,52 +405,71 @@ export class CommandRunner {
       return reserved.then((outcome) => {
         if (outcome.kind === 'rejected') return refusalText(outcome);
         outcome.view().set(kept);
-        return this.#commit(keyCopy, outcome, { checksum: checksum(kept, hash), condition });
+        return this.#commit(keyCopy, outcome, { checksum: checksum(kept, hash), options });
       });
     }
     if (reserved.kind === 'rejected') return refusalText(reserved);
     reserved.view().set(value);
-    return this.#commit(parsed, reserved, { checksum: checksum(value, hash), condition });
+    return this.#commit(parsed, reserved, { checksum: checksum(value, hash), options });
   }
 
-  #commit(parsed: ParsedKey, ticket: PutTicket, put: { checksum: bigint; condition: Condition }): string | undefined {
+  #commit(parsed: ParsedKey, ticket: PutTicket, put: { checksum: bigint; options: SetOptions }): string | undefined {
     const connection = this.#connection;
     const { cache } = connection.server.options;
     const namespace = connection.namespace(parsed.descriptor);
     const { inference } = connection.group;
     const parent = isLmcacheKey(parsed) ? inference.parentFor(namespace, connection.id, parsed.key) : undefined;
     const { sizeBytes } = ticket;
+    const { condition, expiry } = put.options;
     const outcome = cache.commit(ticket, put.checksum, {
-      ...(put.condition === undefined ? {} : { onlyIf: put.condition }),
+      ...(condition === undefined ? {} : { onlyIf: condition }),
+      ...(expiry === undefined ? {} : { expiry }),
       ...(parent === undefined ? {} : { parent }),
     });
     if (outcome === 'condition' || outcome === 'failed') {
       inference.settled(ticket);
       return outcome === 'condition' ? undefined : 'ERR the journal cannot be written';
     }
-    const found = cache.peek(namespace, parsed.key);
-    if (found !== undefined && outcome !== 'dropped') {
-      if (isLmcacheKey(parsed)) inference.notePut(namespace, connection.id, { key: parsed.key, ref: found.ref });
-      this.#learn(parsed, sizeBytes, true);
-      const waiting = connection.server.takePendingMetadata(parsed);
-      if (waiting !== undefined) cache.setMetadata(found.ref, waiting);
+    try {
+      const found = cache.peek(namespace, parsed.key);
+      if (found !== undefined && outcome !== 'dropped') {
+        if (isLmcacheKey(parsed)) inference.notePut(namespace, connection.id, { key: parsed.key, ref: found.ref });
+        this.#learn(parsed, sizeBytes, true);
+        const waiting = connection.server.takePendingMetadata(parsed);
+        if (waiting !== undefined && cache.setMetadata(found.ref, waiting.value)) this.#expireWith(parsed, waiting.expiresAtMs);
+      }
+    } finally {
+      // After the chunk is known: it may be what the put that waits takes the place of.
+      inference.settled(ticket);
     }
-    // After the chunk is known: it may be what the put that waits takes the place of.
-    inference.settled(ticket);
     return '';
   }
 
   /** LMCache's redis:// writes the value first, its sentinel variant the metadata first: then it waits for the value, bounded. */
-  #storeMetadata(parsed: ParsedKey, value: Uint8Array, condition: Condition): string | undefined {
+  #storeMetadata(parsed: ParsedKey, value: Uint8Array, { condition, expiry }: SetOptions): string | undefined {
     const { server } = this.#connection;
     if (value.length > MAX_METADATA_BYTES) return `ERR metadata is too long: ${value.length} bytes, at most ${MAX_METADATA_BYTES}`;
     const namespace = this.#connection.namespace(parsed.descriptor);
     const found = server.options.cache.peek(namespace, parsed.key);
     const present = found !== undefined && server.options.cache.metadata(found.ref) !== undefined;
     if (condition !== undefined && (condition === 'present') !== present) return undefined;
-    if (found === undefined) server.keepPendingMetadata(parsed, value.slice());
-    else server.options.cache.setMetadata(found.ref, value);
+    const expiresAtMs = this.#pointInTime(expiry);
+    if (found === undefined) server.keepPendingMetadata(parsed, { value: value.slice(), expiresAtMs });
+    else if (server.options.cache.setMetadata(found.ref, value)) this.#expireWith(parsed, expiresAtMs);
     return '';
+  }
+
+  #pointInTime(expiry: ExpirySpec | undefined): number {
+    if (expiry === undefined || expiry === 'keep') return 0;
+    return 'atMs' in expiry ? expiry.atMs : this.#connection.server.options.cache.expiryNowMs() + expiry.ttlMs;
+  }
+
+  /** An entry of two halves ends with the first of them. Its generation may be new: the twin has changed. */
+  #expireWith(parsed: ParsedKey, atMs: number): void {
+    const { cache } = this.#connection.server.options;
+    const found = atMs === 0 ? undefined : cache.peek(this.#connection.namespace(parsed.descriptor), parsed.key);
+    const current = found === undefined ? undefined : cache.expiresAtMs(found.ref);
+    if (found !== undefined && current !== undefined && (current === 0 || atMs < current)) cache.setExpiry(found.ref, atMs);
   }
 
   async #mset(args: Uint8Array[], streamed: StreamedValue[]): Promise<void> {
@@ -438,8 +488,8 @@ export class CommandRunner {
       if (value === undefined && refusal?.startsWith('OOM ') === true) continue;
       const outcome =
         value === undefined
-          ? await this.#storeInline(key, kept[index + 1] as Uint8Array, undefined)
-          : this.#storeStreamed(key, value, undefined);
+          ? await this.#storeInline(key, kept[index + 1] as Uint8Array, NO_SET_OPTIONS)
+          : this.#storeStreamed(key, value, NO_SET_OPTIONS);
       if (outcome !== '') refusal = outcome ?? refusal;
     }
     if (refusal === undefined) this.#connection.out.ok();
@@ -462,55 +512,6 @@ export class CommandRunner {
     out.integer(count);
     return undefined;
   }
-
-  // --- listing --------------------------------------------------------------------------------------------------------------
-
-  #keysCommand(pattern: Uint8Array): undefined {
-    const { out, server, tenant } = this.#connection;
-    const keys: Uint8Array[] = [];
-    let cursor = 0;
-    do {
-      cursor = server.options.cache.scan(cursor, { limit: SCAN_ROWS, tenant }, (key) => {
-        if (keys.length <= MAX_KEYS_REPLY && matchesGlob(pattern, key)) keys.push(key);
-      });
-      if (keys.length > MAX_KEYS_REPLY) {
-        out.error('ERR use SCAN');
-        return undefined;
-      }
-    } while (cursor !== 0);
-    out.array(keys.length);
-    for (const key of keys) out.bulk(key);
-    return undefined;
-  }
-
-  #scan(args: Uint8Array[]): undefined {
-    const { out, server, tenant } = this.#connection;
-    const options = parseScanOptions(args);
-    if (typeof options === 'string') {
-      out.error(options);
-      return undefined;
-    }
-    const keys: Uint8Array[] = [];
-    // One tenant's keys may be few among many: looking on costs less than another round trip.
-    const rows = tenant === undefined ? options.count : SCAN_ROWS;
-    let next = options.cursor;
-    let looked = 0;
-    let found = 0;
-    do {
-      const limit = options.count - found;
-      next = server.options.cache.scan(next, { limit, tenant }, (key) => {
-        found += 1;
-        if (options.match === undefined || matchesGlob(options.match, key)) keys.push(key);
-      });
-      looked += limit;
-    } while (next !== 0 && found < options.count && looked < rows);
-    out
-      .array(2)
-      .bulkText(String(next))
-      .array(options.type === undefined || options.type === 'string' ? keys.length : 0);
-    if (options.type === undefined || options.type === 'string') for (const key of keys) out.bulk(key);
-    return undefined;
-  }
 }
 
 const errorCodes: Readonly<Record<string, string>> = { 'too-large': 'ERR', shed: 'OOM', quota: 'OOM', draining: 'LOADING' };
@@ -527,42 +528,4 @@ function unknownCommand(args: readonly Uint8Array[]): string {
   let text = `ERR unknown command '${printable(args[0] ?? new Uint8Array(0))}', with args beginning with: `;
   for (let index = 1; index < args.length && text.length < 256; index += 1) text += `'${printable(args[index] as Uint8Array)}' `;
   return text;
-}
-
-function parseSetOptions(args: readonly Uint8Array[]): { condition: Condition } | string {
-  let condition: Condition;
-  for (let index = 3; index < args.length; index += 1) {
-    const word = latin1.decode(args[index]).toUpperCase();
-    const wanted: Condition = word === 'NX' ? 'absent' : word === 'XX' ? 'present' : undefined;
-    if (wanted === undefined || (condition !== undefined && condition !== wanted)) return 'ERR syntax error';
-    condition = wanted;
-  }
-  return { condition };
-}
-
-function parseScanOptions(
-  args: readonly Uint8Array[],
-): { cursor: number; count: number; match: Uint8Array | undefined; type: string | undefined } | string {
-  const cursorText = latin1.decode(args[1]);
-  if (!/^\d{1,15}$/.test(cursorText)) return 'ERR invalid cursor';
-  const options = {
-    cursor: Number(cursorText),
-    count: 10,
-    match: undefined as Uint8Array | undefined,
-    type: undefined as string | undefined,
-  };
-  for (let index = 2; index < args.length; index += 2) {
-    const word = latin1.decode(args[index]).toUpperCase();
-    const value = args[index + 1];
-    if (value === undefined) return 'ERR syntax error';
-    if (word === 'MATCH') options.match = value;
-    else if (word === 'TYPE') options.type = latin1.decode(value).toLowerCase();
-    else if (word === 'COUNT') {
-      const count = latin1.decode(value);
-      if (!/^-?\d{1,15}$/.test(count)) return 'ERR value is not an integer or out of range';
-      if (Number(count) < 1) return 'ERR syntax error';
-      options.count = Math.min(Number(count), 10_000);
-    } else return 'ERR syntax error';
-  }
-  return options;
 }

@@ -233,7 +233,7 @@ export class RespConnection implements ConnectionHandler {
 
   /** A large value begins: find room, take what came with the command, let the pool fetch the rest. */
   #receiveValue(event: RespValueEvent): Promise<void> | undefined {
-    const key = event.args[event.argIndex - 1] ?? new Uint8Array(0);
+    const key = event.args[event.name === 'MSET' ? event.argIndex - 1 : 1] ?? new Uint8Array(0);
     const refusal = this.#commands.refuseValue(event.name, key);
     if (refusal !== undefined) {
       this.#reject(event, refusal);

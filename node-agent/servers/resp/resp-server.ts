@@ -66,6 +66,12 @@ const PROMISE_MS = 600_000;
 /** redis:// metadata that may wait for its value. */
 const MAX_PENDING_METADATA = 1024;
 
+/** The metadata half of a redis:// entry that came before its value; `expiresAtMs` 0: it does not expire. */
+export interface PendingMetadata {
+  readonly value: Uint8Array;
+  readonly expiresAtMs: number;
+}
+
 export class RespServer {
   readonly options: RespServerOptions;
   /** One for each tenant: what one stores says nothing of another's sizes. The key is '' for connections without a tenant. */
@@ -168,10 +174,10 @@ export class RespServer {
   }
 
   /** redis:// metadata that came before its value; the oldest is forgotten where too many wait. */
-  readonly #pendingMetadata = new Map<string, Uint8Array>();
+  readonly #pendingMetadata = new Map<string, PendingMetadata>();
 
   /** Named by identity, not by namespace id: an id without chunks may be given to another namespace. */
-  keepPendingMetadata(parsed: ParsedKey, value: Uint8Array): void {
+  keepPendingMetadata(parsed: ParsedKey, value: PendingMetadata): void {
     const id = keyId(parsed);
     this.#pendingMetadata.delete(id);
     this.#pendingMetadata.set(id, value);
@@ -180,7 +186,7 @@ export class RespServer {
     if (oldest.done !== true) this.#pendingMetadata.delete(oldest.value);
   }
 
-  takePendingMetadata(parsed: ParsedKey): Uint8Array | undefined {
+  takePendingMetadata(parsed: ParsedKey): PendingMetadata | undefined {
     if (this.#pendingMetadata.size === 0) return undefined;
     const id = keyId(parsed);
     const metadata = this.#pendingMetadata.get(id);

@@ -192,7 +192,7 @@ function info(args: readonly Uint8Array[], { connection }: Context): string {
     Clients: { connected_clients: server.connectionCount(tenant), maxclients: options.maxConnections },
     Replication: { role: 'master', connected_slaves: 0 },
     ...(tenant === undefined ? options.info() : tenantSections(connection, tenant)),
-    Keyspace: { db0: `keys=${chunkCount(connection)},expires=0,avg_ttl=0` },
+    Keyspace: { db0: `keys=${chunkCount(connection)},expires=${tenant === undefined ? options.cache.expiringCount : 0},avg_ttl=0` },
   };
   const wanted = args.slice(1).map(lower);
   const all = wanted.length === 0 || wanted.some((word) => ['all', 'everything', 'default'].includes(word));

@@ -25,6 +25,17 @@ const KNOWN_COMMANDS = [
   'COMMAND',
   'FLUSHDB',
   'FLUSHALL',
+  'TTL',
+  'PTTL',
+  'SETEX',
+  'PSETEX',
+  'EXPIRE',
+  'PEXPIRE',
+  'EXPIREAT',
+  'PEXPIREAT',
+  'PERSIST',
+  'EXPIRETIME',
+  'PEXPIRETIME',
 ] as const;
 
 export type RespCommandName = (typeof KNOWN_COMMANDS)[number];
@@ -34,8 +45,8 @@ interface Candidate {
   readonly codes: Uint8Array;
 }
 
-/** Candidates by length of the name: at most six comparisons, each usually ending at the first byte. */
-const candidatesByLength: readonly (readonly Candidate[])[] = Array.from({ length: 9 }, (_, length) =>
+/** Candidates by length of the name: at most nine comparisons, each usually ending at the first byte. */
+const candidatesByLength: readonly (readonly Candidate[])[] = Array.from({ length: 12 }, (_, length) =>
   KNOWN_COMMANDS.filter((name) => name.length === length).map((name) => ({ name, codes: Uint8Array.from(name, (c) => c.charCodeAt(0)) })),
 );
 

@@ -1,6 +1,6 @@
 /**
  * Incremental parser of what a redis client sends: arrays of bulk strings, and inline commands. It never buffers a large value;
- * those of SET and MSET are handed on as they arrive (docs/formats/wire-resp.md).
+ * those of SET, SETEX, PSETEX and MSET are handed on as they arrive (docs/formats/wire-resp.md).
  *
  * Who owns what:
  * - A chunk given to `push` belongs to the parser until `next()` has returned undefined with `unreadBytes` 0; then the caller may
@@ -27,7 +27,7 @@ export interface RespLimits {
   readonly maxArgumentBytes: number;
   /** A longer bulk string is a protocol error. */
   readonly maxValueBytes: number;
-  /** Values of SET and MSET above this are streamed; at most this they are ordinary arguments. */
+  /** Values of SET, SETEX, PSETEX and MSET above this are streamed; at most this they are ordinary arguments. */
   readonly streamThresholdBytes: number;
   /** Sum of the buffered arguments of one command; above it the command is skipped and reported as 'oversized'. */
   readonly maxCommandBytes: number;
@@ -55,10 +55,13 @@ export interface RespCommandEvent {
   readonly streamed: number;
 }
 
+/** Commands that carry values; the key stands behind the name, in MSET before each value. */
+export type RespValueCommand = 'SET' | 'SETEX' | 'PSETEX' | 'MSET';
+
 /** A large value begins. Until `valueRemaining` is 0 or `skipValue()` was called, next() returns undefined. */
 export interface RespValueEvent {
   readonly kind: 'value';
-  readonly name: 'SET' | 'MSET';
+  readonly name: RespValueCommand;
   /** The arguments before it; earlier streamed values are empty. */
   readonly args: Uint8Array[];
   readonly argIndex: number;
@@ -387,6 +390,7 @@ export class RespParser {
   #isValuePosition(): boolean {
     if (this.#argIndex < 2) return false;
     if (this.#name === 'SET') return this.#argIndex === 2;
+    if (this.#name === 'SETEX' || this.#name === 'PSETEX') return this.#argIndex === 3;
     return this.#name === 'MSET' && this.#argIndex % 2 === 0;
   }
 
@@ -398,7 +402,7 @@ export class RespParser {
     this.#streamed += 1;
     return {
       kind: 'value',
-      name: this.#name === 'SET' ? 'SET' : 'MSET',
+      name: this.#name as RespValueCommand,
       args: this.#args,
       argIndex: this.#argIndex,
       argCount: this.#argCount,
