@@ -278,6 +278,7 @@ class Agent {
         sizeGuard: config.resp.sizeGuard,
         maxConnections: config.resp.maxConnections,
         stallMs: config.resp.stallMs,
+        minBytesPerSecond: config.resp.minBytesPerSecond,
         idleMs: config.resp.idleMs,
         tokensRequired: authenticate !== undefined,
         authenticate: authenticate ?? (() => undefined),

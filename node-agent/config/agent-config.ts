@@ -28,6 +28,8 @@ export interface AgentConfig {
     /** Undefined: idle connections stay. */
     readonly idleMs: number | undefined;
     readonly stallMs: number;
+    /** 0: none. */
+    readonly minBytesPerSecond: number;
   };
   /** Has no authentication. Shares the limits of `resp`. Undefined: the door is off. */
   readonly lm: { readonly listen: Address | undefined };

@@ -297,6 +297,13 @@ export const configSchema = z.strictObject({
     defaultText: '`30s`',
     description: 'Close a connection of the RESP or lm:// door whose transfer has moved no byte for this long.',
   }),
+  'resp.minRate': knob(types.rate({ min: 0, max: MAX_BYTES }), MiB, {
+    shape: 'rate',
+    hint: 'bytes per second',
+    defaultText: '`1MiB`',
+    description:
+      'A value must arrive, or be taken, within resp.stall plus its size at this rate, else its connection is closed: a peer that trickles holds no room; 0 for no such rule.',
+  }),
   'http.maxBody': knob(types.size({ min: KiB, max: 64 * MiB }), MiB, {
     shape: 'size',
     hint: 'size',

@@ -266,6 +266,7 @@ export function normalize(input: NormalizeInput, problems: string[]): Normalized
       sizeGuard: values['resp.sizeGuard'],
       idleMs: idle === 'off' ? undefined : idle,
       stallMs: values['resp.stall'],
+      minBytesPerSecond: values['resp.minRate'],
     },
     lm,
     tokens: input.tokens,

@@ -29,6 +29,8 @@ export interface SocketJobRecord {
   placedBytes: number;
   tailBytes: number;
   stallMs: number;
+  /** Infinity: none. */
+  deadlineMs: number;
   headerBytes: number;
   trailerBytes: number;
 }
@@ -63,6 +65,7 @@ export class JobRing {
     n[base + 7] = job.stallMs;
     n[base + 8] = header.length;
     n[base + 9] = trailer.length;
+    n[base + 10] = job.deadlineMs;
     this.#bytes.set(header, offset + HEADER_OFFSET);
     this.#bytes.set(trailer, offset + TRAILER_OFFSET);
     Atomics.store(this.#control, 1, (tail + 1) | 0);
@@ -86,6 +89,7 @@ export class JobRing {
     into.stallMs = n[base + 7] ?? 0;
     into.headerBytes = n[base + 8] ?? 0;
     into.trailerBytes = n[base + 9] ?? 0;
+    into.deadlineMs = n[base + 10] ?? 0;
     header.set(this.#bytes.subarray(offset + HEADER_OFFSET, offset + HEADER_OFFSET + into.headerBytes));
     trailer.set(this.#bytes.subarray(offset + TRAILER_OFFSET, offset + TRAILER_OFFSET + into.trailerBytes));
     Atomics.store(this.#control, 0, (head + 1) | 0);
@@ -94,7 +98,8 @@ export class JobRing {
 }
 
 export function emptyJobRecord(): SocketJobRecord {
-  return { kind: 0, id: 0, fd: -1, address: 0, sizeBytes: 0, placedBytes: 0, tailBytes: 0, stallMs: 0, headerBytes: 0, trailerBytes: 0 };
+  const places = { kind: 0, id: 0, fd: -1, address: 0, sizeBytes: 0, placedBytes: 0, tailBytes: 0 };
+  return { ...places, stallMs: 0, deadlineMs: Number.POSITIVE_INFINITY, headerBytes: 0, trailerBytes: 0 };
 }
 
 /** What a socket worker posts back: job id, 0 or errno, checksum, and the tail bytes as one number (little-endian, at most 6 bytes). */

@@ -127,6 +127,7 @@ class HostSocketIo implements SocketIo {
       placedBytes: job.placedBytes,
       tailBytes: job.tailBytes,
       stallMs: job.stallMs,
+      deadlineMs: job.deadlineMs ?? Number.POSITIVE_INFINITY,
     });
   }
 
@@ -138,6 +139,7 @@ class HostSocketIo implements SocketIo {
       sizeBytes: job.sizeBytes,
       placedBytes: job.sentBytes,
       stallMs: job.stallMs,
+      deadlineMs: job.deadlineMs ?? Number.POSITIVE_INFINITY,
     });
   }
 

@@ -33,6 +33,8 @@ interface Transfer {
   readonly address: number;
   readonly sizeBytes: number;
   readonly stallMs: number;
+  /** When the whole must be done, by performance.now(). */
+  readonly endAtMs: number;
   readonly tailBytes: number;
   /** Receive: payload bytes present, then tail bytes. Send: bytes of header, payload and trailer sent. */
   doneBytes: number;
@@ -97,6 +99,7 @@ class SocketWorker {
           address: job.address,
           sizeBytes: job.sizeBytes,
           stallMs: job.stallMs,
+          endAtMs: performance.now() + job.deadlineMs,
           tailBytes: job.tailBytes,
           doneBytes: job.placedBytes,
           progressAtMs: performance.now(),
@@ -207,8 +210,13 @@ class SocketWorker {
     if (now - this.#lastSweepMs < 500) return;
     this.#lastSweepMs = now;
     for (const transfer of this.#transfers.values()) {
-      if (transfer.waiting && now - transfer.progressAtMs > transfer.stallMs && !this.#ready.includes(transfer))
-        this.#finish(transfer, ETIMEDOUT);
+      if (!transfer.waiting) continue;
+      const place = this.#ready.indexOf(transfer);
+      const isLate = now > transfer.endAtMs;
+      // What has just become ready makes progress; but who trickles is always ready when somebody looks.
+      if (place >= 0 && !isLate) continue;
+      if (place >= 0) this.#ready.splice(place, 1);
+      if (isLate || now - transfer.progressAtMs > transfer.stallMs) this.#finish(transfer, ETIMEDOUT);
     }
   }
 }

@@ -11,6 +11,9 @@ import type { ConnectionHandler, Listener, Transport, TransportSocket } from '#p
 import type { Readiness } from './readiness.ts';
 import { EAGAIN, EINTR, SHUT_RDWR, addressOf, errno, libc } from './libc.ts';
 
+/** Quiet for so long, the kernel asks whether the peer is still there; some ten minutes later, by its defaults, it gives up. */
+const KEEP_ALIVE_MS = 60_000;
+
 interface Connection {
   readonly host: HostSocket;
 }
@@ -184,6 +187,8 @@ export class TcpTransport implements Transport {
         socket: {
           open(socket) {
             socket.setNoDelay(true);
+            // A peer whose machine is gone is noticed although nobody waits for its bytes.
+            socket.setKeepAlive(true, KEEP_ALIVE_MS);
             const host = new HostSocket(socket, readiness);
             socket.data = { host };
             host.attach(accept(host));

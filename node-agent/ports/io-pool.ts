@@ -34,6 +34,8 @@ export interface ReceiveJob {
   readonly tailBytes: number;
   /** Gives up with ETIMEDOUT when no byte arrived for this long. */
   readonly stallMs: number;
+  /** Gives up with ETIMEDOUT when the whole takes longer, whatever arrives meanwhile; without it, it may take for ever. */
+  readonly deadlineMs?: number;
 }
 
 export interface ReceiveDone {
@@ -55,6 +57,8 @@ export interface SendJob {
   /** Bytes of header, payload and trailer, in this order, that have left already. */
   readonly sentBytes: number;
   readonly stallMs: number;
+  /** As in ReceiveJob. */
+  readonly deadlineMs?: number;
 }
 
 export interface SendDone {
@@ -75,7 +79,7 @@ export interface SocketIo {
     readonly sizeBytes: number;
     readonly tail: Uint8Array;
   }): number | IoFailure;
-  sendNow(job: Omit<SendJob, 'stallMs'>): number | IoFailure;
+  sendNow(job: Omit<SendJob, 'stallMs' | 'deadlineMs'>): number | IoFailure;
   /** Transfers under way or queued. */
   readonly activeCount: number;
 }

@@ -48,6 +48,8 @@ export interface TransferOwner {
   /** The peer is gone: nothing more is moved. */
   readonly isGone: boolean;
   readonly stallMs: number;
+  /** A value must move at this rate on the whole, besides `stallMs`; 0 or none: a peer may take as long as it likes. */
+  readonly minBytesPerSecond?: number;
   countReceived(bytes: number): void;
 }
 
@@ -134,6 +136,7 @@ export class ValueTransfer {
       placedBytes,
       tailBytes: this.#tailBytes - have.tail.length,
       stallMs: this.#owner.stallMs,
+      deadlineMs: this.#deadlineMs(ticket.sizeBytes),
     });
     if (!outcome.ok || this.#owner.isGone) return undefined;
     this.#owner.countReceived(ticket.sizeBytes - placedBytes + outcome.tail.length);
@@ -152,8 +155,16 @@ export class ValueTransfer {
   /** The pool sends what is left of the frame, with the socket paused. False where the peer left or stalled. */
   async send(frame: ValueFrame, sentBytes: number): Promise<boolean> {
     this.#socket.pause();
-    const outcome = await this.#sockets.send({ ...this.#job(frame), sentBytes, stallMs: this.#owner.stallMs });
+    const { stallMs } = this.#owner;
+    const deadlineMs = this.#deadlineMs(frame.handle.sizeBytes);
+    const outcome = await this.#sockets.send({ ...this.#job(frame), sentBytes, stallMs, deadlineMs });
     return outcome.ok;
+  }
+
+  /** A peer that trickles a byte now and then never stalls, but would hold the value's memory for ever. */
+  #deadlineMs(sizeBytes: number): number {
+    const { stallMs, minBytesPerSecond = 0 } = this.#owner;
+    return minBytesPerSecond === 0 ? Number.POSITIVE_INFINITY : stallMs + (sizeBytes * 1000) / minBytesPerSecond;
   }
 
   #job({ header, handle, trailer }: ValueFrame): Omit<SendJob, 'sentBytes' | 'stallMs'> {

@@ -60,6 +60,8 @@ export class RespConnection implements ConnectionHandler {
   readonly #parser = new RespParser(DEFAULT_RESP_LIMITS);
   readonly #commands: CommandRunner;
   #streamed: StreamedValue[] = [];
+  /** When the last of them was there. */
+  #streamedAtMs = 0;
   readonly #outbox: Outbox;
   readonly #transfer: ValueTransfer;
   #closed = false;
@@ -90,6 +92,10 @@ export class RespConnection implements ConnectionHandler {
   /** For transfers: the peer is gone. */
   get isGone(): boolean {
     return this.#closed;
+  }
+
+  get minBytesPerSecond(): number {
+    return this.server.options.minBytesPerSecond ?? 0;
   }
 
   get stallMs(): number {
@@ -137,7 +143,9 @@ export class RespConnection implements ConnectionHandler {
   sweep(nowMs: number, idleMs: number | undefined): void {
     if (this.busy) return;
     const quietMs = nowMs - this.idleSinceMs;
-    if ((this.#streamed.length > 0 && quietMs > this.server.options.stallMs) || (idleMs !== undefined && quietMs > idleMs)) this.close();
+    // Since its last value, not since its last byte: a peer that trickles keys between two values holds the room of the first.
+    const holdsMs = this.#streamed.length > 0 ? nowMs - this.#streamedAtMs : 0;
+    if (holdsMs > this.server.options.stallMs || (idleMs !== undefined && quietMs > idleMs)) this.close();
   }
 
   onDrain(): void {
@@ -274,6 +282,7 @@ export class RespConnection implements ConnectionHandler {
 
   #reject(event: RespValueEvent, rejection: { reason: string; message: string }): void {
     this.#parser.skipValue();
+    this.#streamedAtMs = this.server.options.clock.monotonicMs();
     this.#streamed.push({ argIndex: event.argIndex, ticket: undefined, checksum: 0n, rejection, sizeBytes: event.sizeBytes });
   }
 
@@ -301,6 +310,7 @@ export class RespConnection implements ConnectionHandler {
   }
 
   #keep(event: RespValueEvent, ticket: PutTicket, sum: bigint): void {
+    this.#streamedAtMs = this.server.options.clock.monotonicMs();
     this.#streamed.push({ argIndex: event.argIndex, ticket, checksum: sum, rejection: undefined, sizeBytes: ticket.sizeBytes });
   }
 

@@ -29,6 +29,8 @@ export interface RespServerOptions {
   readonly sizeGuard: 'auto' | 'on' | 'off';
   readonly maxConnections: number;
   readonly stallMs: number;
+  /** A value must move at this rate on the whole, besides `stallMs` for each; 0 or none: a peer may take as long as it likes. */
+  readonly minBytesPerSecond?: number;
   readonly idleMs: number | undefined;
   readonly authenticate: Authenticate;
   /** Without tokens everybody is admin and any AUTH is fine. */
