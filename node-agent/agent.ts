@@ -27,10 +27,12 @@ import { formatBytes } from '#core/bytes.ts';
 import { KvtierError } from '#core/errors.ts';
 import type { Logger } from '#core/logger.ts';
 import { hostClock, hostRng } from '#host/clock.ts';
+import { lowestFreeDescriptor, raiseDescriptorLimit } from '#host/descriptors.ts';
 import { HostFileSystem } from '#host/file-system.ts';
 import { listenHttp } from '#host/http-listener.ts';
 import type { HttpListener } from '#host/http-listener.ts';
 import { HostIoPool } from '#host/io-pool.ts';
+import { memoryReader } from '#host/memory-events.ts';
 import { Readiness } from '#host/readiness.ts';
 import { readBootId, rememberSsdBudgets } from '#host/machine-facts.ts';
 import { HostSharedMemory } from '#host/shared-memory.ts';
@@ -43,6 +45,7 @@ import type { DoorStats, Health } from '#protocol/rest/stats.ts';
 import { LmServer } from '#servers/lm/lm-server.ts';
 import { RespServer } from '#servers/resp/resp-server.ts';
 import { EventLoopLag } from '#telemetry/event-loop-lag.ts';
+import { connectionsWithin, descriptorsFor, MachineWatch } from '#telemetry/machine-watch.ts';
 import { createLog } from '#telemetry/log.ts';
 import type { LogRoot } from '#telemetry/log.ts';
 import { Metrics } from '#telemetry/metrics.ts';
@@ -90,7 +93,10 @@ class Agent {
   readonly #logger: Logger;
   readonly #metrics = new Metrics();
   readonly #lag = new EventLoopLag(hostClock);
+  #watch: MachineWatch | undefined;
+  #maxConnections: number;
   readonly #startedAtMs = Date.now();
+  readonly #startedAt = hostClock.monotonicMs();
   #state: Health['state'] = 'starting';
   readonly #findings: string[] = [];
   #pool: HostIoPool | undefined;
@@ -108,6 +114,7 @@ class Agent {
   constructor(options: AgentOptions) {
     this.#options = options;
     this.#config = options.loaded.config;
+    this.#maxConnections = this.#config.resp.maxConnections;
     const { admin, read, tenants } = this.#config.tokens;
     this.#log = createLog({
       level: this.#config.log.level,
@@ -128,6 +135,7 @@ class Agent {
         context: { dataDir: config.dataDir },
       });
     }
+    this.#startWatch();
     const workers = Math.max(2, config.io.workers);
     const socketWorkers = Math.max(MIN_SOCKET_WORKERS, Math.floor(workers / 8));
     this.#pool = await HostIoPool.start({
@@ -142,6 +150,7 @@ class Agent {
     this.#writeAgentFile();
     this.#state = 'ready';
     this.#lag.start();
+    this.#watch?.start();
     const readyMs = performance.now() - startedAt;
     const warnings = [...this.#findings, ...(this.#ram?.reasons ?? [])];
     this.#options.stdout.write(
@@ -157,6 +166,31 @@ class Agent {
       if (lock !== undefined || waitedMs >= LOCK_PATIENCE_MS) return lock;
       await Bun.sleep(LOCK_RETRY_MS);
     }
+  }
+
+  /** Before anything is opened: as many connections as there are descriptors for, and an eye on what the machine does. */
+  #startWatch(): void {
+    const wanted = this.#config.resp.maxConnections;
+    const { soft } = raiseDescriptorLimit(descriptorsFor(wanted));
+    this.#maxConnections = Math.min(wanted, connectionsWithin(soft));
+    if (this.#maxConnections < wanted) {
+      this.#findings.push(
+        `descriptors: ${this.#maxConnections} RESP connections at most and not ${wanted}, since ${soft} files may be open; raise the limit (ulimit -n, LimitNOFILE=) to ${descriptorsFor(wanted)}`,
+      );
+      this.#logger.warn(this.#findings.at(-1) ?? '', {});
+    }
+    this.#watch = new MachineWatch({
+      clock: hostClock,
+      logger: this.#log.room('watch'),
+      readMemory: memoryReader(),
+      lowestFreeDescriptor,
+      descriptorLimit: soft,
+      pauseDoors: () => {
+        this.#resp?.pauseAccepting();
+        this.#http?.pause();
+      },
+      resumeDoors: () => (this.#resp?.resumeAccepting() ?? true) && (this.#http?.resume() ?? true),
+    });
   }
 
   #startRam(pool: HostIoPool): void {
@@ -276,7 +310,7 @@ class Agent {
         version: this.#options.version,
         profile: config.resp.profile,
         sizeGuard: config.resp.sizeGuard,
-        maxConnections: config.resp.maxConnections,
+        maxConnections: this.#maxConnections,
         stallMs: config.resp.stallMs,
         minBytesPerSecond: config.resp.minBytesPerSecond,
         idleMs: config.resp.idleMs,
@@ -305,16 +339,21 @@ class Agent {
 
   #apiDeps(cache: Cache): ApiDeps {
     const { tokens, http, invalidate } = this.#config;
+    const startedAt = this.#startedAt;
     return {
       control: cache.control,
       agent: {
         version: this.#options.version,
-        startedAtMs: this.#startedAtMs,
+        // So that the time since then is monotonic, whatever the wall clock does.
+        get startedAtMs() {
+          return hostClock.nowMs() - (hostClock.monotonicMs() - startedAt);
+        },
         doors: () => this.#doorStats(),
         health: () => this.#health(cache),
         residentBytes: () => process.memoryUsage.rss(),
         heapBytes: () => process.memoryUsage().heapUsed,
         eventLoopLag: () => this.#lag.summary(),
+        ...(this.#watch === undefined ? {} : { watch: () => (this.#watch as MachineWatch).counts() }),
       },
       tokens,
       hosts: [http.listen.host],
@@ -332,7 +371,7 @@ class Agent {
     const { tiers, catalog } = cache.control.stats();
     const reasons = tiers.flatMap((tier) => tier.reasons.map((reason) => `${tier.tier}: ${reason}`));
     if (catalog.state !== 'ok') reasons.push(`catalog: ${catalog.reason}`);
-    reasons.push(...this.#findings);
+    reasons.push(...this.#findings, ...(this.#watch?.reasons() ?? []));
     return reasons.length > 0 ? { state: 'degraded', reasons } : { state: 'ready', reasons: [] };
   }
 
@@ -437,6 +476,7 @@ class Agent {
     await Promise.all([this.#resp?.settle(settledAtMs), this.#lm?.settle(settledAtMs)]);
     const lostBytes = await this.#close(startedAtMs + drainMs);
     this.#lag.stop();
+    this.#watch?.stop();
     if (lostBytes > 0) this.#logger.warn(`Stopped: ${lostBytes} bytes were only in RAM and are gone`, { lostBytes });
     else this.#logger.info('Stopped: nothing was only in RAM', { lostBytes });
   }

@@ -37,6 +37,7 @@ export function bindAgentRoutes(app: ApiApp, { deps, guarded }: { readonly deps:
       residentBytes: agent.residentBytes(),
       heapBytes: agent.heapBytes(),
       eventLoopLag: agent.eventLoopLag(),
+      watch: agent.watch?.(),
     }));
     return context.text(text, 200, { 'content-type': metrics.contentType });
   });

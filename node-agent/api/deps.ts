@@ -4,6 +4,7 @@ import type { Clock } from '#core/clock.ts';
 import type { Logger } from '#core/logger.ts';
 import type { DoorStats, Health } from '#protocol/rest/stats.ts';
 import type { LagSummary } from '#telemetry/event-loop-lag.ts';
+import type { WatchCounts } from '#telemetry/machine-watch.ts';
 import type { SnapshotSource } from '#telemetry/metrics.ts';
 import type { Tokens } from './credentials.ts';
 
@@ -18,6 +19,8 @@ export interface AgentInfo {
   /** JavaScript heap of the main thread in use. */
   heapBytes(): number;
   eventLoopLag(): LagSummary;
+  /** What the machine does to the agent; without it, nobody looks. */
+  watch?(): WatchCounts;
 }
 
 /** Counts of the API, and the text for Prometheus; telemetry/metrics.ts is the real one. */

@@ -2,7 +2,8 @@
 import type { Clock, Rng } from '#core/clock.ts';
 
 export const hostClock: Clock = {
-  nowMs: () => Date.now(),
+  // A clock before 1970 is a clock that nobody set; times are never negative.
+  nowMs: () => Math.max(0, Date.now()),
   monotonicMs: () => performance.now(),
   schedule(delayMs, callback) {
     const timer = setTimeout(callback, delayMs);

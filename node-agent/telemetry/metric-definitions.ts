@@ -5,6 +5,7 @@
 import type { CacheStats, FolderStats, NamespaceStats, PinSum } from '#cache/control.ts';
 import type { DoorStats, Health } from '#protocol/rest/stats.ts';
 import type { LagSummary } from './event-loop-lag.ts';
+import type { WatchCounts } from './machine-watch.ts';
 import { tenantDigest } from './tenant-digest.ts';
 
 /** Series per tenant or model; what is beyond, smallest first, is summed under `other`. */
@@ -22,6 +23,7 @@ export interface MetricsSnapshot {
   /** Of the main thread's JavaScript heap. */
   readonly heapBytes: number;
   readonly eventLoopLag: LagSummary;
+  readonly watch?: WatchCounts | undefined;
   /** Answers of the HTTP door by route template and status. */
   readonly httpResponses: readonly { readonly route: string; readonly status: number; readonly count: number }[];
   readonly webhookCalls: Readonly<Record<'ok' | 'failed', number>>;
@@ -394,12 +396,37 @@ const doorMetrics: readonly MetricDefinition[] = [
   }),
 ];
 
+const machineMetrics: readonly MetricDefinition[] = [
+  labelled('counter', 'kvtier_memory_events_total', {
+    help: 'Times that the cgroup met memory.high, memory.max, ran out of memory, had a process killed',
+    label: 'event',
+    read: ({ watch }) => watch?.memoryEvents ?? {},
+  }),
+  plain('gauge', 'kvtier_memory_stall_ratio', {
+    help: 'Share of the last 10 s in which everything in the cgroup waited for memory',
+    read: ({ watch }) => watch?.memoryStallRatio ?? 0,
+  }),
+  plain('counter', 'kvtier_clock_jumps_total', {
+    help: 'Steps of the wall clock by more than 2 s',
+    read: ({ watch }) => watch?.clockJumps ?? 0,
+  }),
+  plain('gauge', 'kvtier_descriptor_limit', {
+    help: 'Open files that the process may have',
+    read: ({ watch }) => watch?.descriptorLimit ?? 0,
+  }),
+  plain('counter', 'kvtier_door_pauses_total', {
+    help: 'Times that the doors stopped accepting because no descriptor was left',
+    read: ({ watch }) => watch?.doorPauses ?? 0,
+  }),
+];
+
 export const metricDefinitions: readonly MetricDefinition[] = [
   ...agentMetrics,
   ...tierMetrics,
   ...cacheMetrics,
   ...ioMetrics,
   ...doorMetrics,
+  ...machineMetrics,
   ...perGroup('model', ofModel, `a model; the ${MAX_GROUP_LABELS} largest, the rest under other`),
   ...perGroup('tenant', ofTenant, `a tenant, named by its digest; the ${MAX_GROUP_LABELS} largest, the rest under other`),
 ];

@@ -70,7 +70,7 @@ export const rooms: readonly Room[] = [
     ...pure,
     folder: 'node-agent/telemetry',
     alias: '#telemetry',
-    rooms: ['#core/**', '#protocol/**', '#cache/control.ts'],
+    rooms: ['#core/**', '#ports/**', '#protocol/**', '#cache/control.ts'],
     packages: ['@logtape/logtape', 'prom-client'],
     builtins: ['node:crypto'],
   },

@@ -12,6 +12,8 @@ export interface AgentStart {
   /** Further flags, such as `['--ram', '64MiB']`. */
   readonly flags?: readonly string[];
   readonly env?: Readonly<Record<string, string>>;
+  /** A command that runs the agent, such as `['prlimit', '--nofile=300:300']`. */
+  readonly launcher?: readonly string[];
   readonly respPort?: number;
   /** Opens the lm door on this port, 0 for a free one; without it the door is off. */
   readonly lmPort?: number;
@@ -67,7 +69,8 @@ export async function startAgent(options: AgentStart = {}): Promise<RunningAgent
     ...(options.token === undefined ? [] : ['--token', options.token]),
     ...(options.flags ?? []),
   ];
-  const child = spawn(process.execPath, args, { env: { ...process.env, ...options.env }, stdio: ['ignore', 'pipe', 'pipe'] });
+  const [program = '', ...words] = [...(options.launcher ?? []), process.execPath, ...args];
+  const child = spawn(program, words, { env: { ...process.env, ...options.env }, stdio: ['ignore', 'pipe', 'pipe'] });
   let printed = '';
   child.stdout.on('data', (chunk: Buffer) => void (printed += chunk.toString()));
   child.stderr.on('data', (chunk: Buffer) => void (printed += chunk.toString()));

@@ -89,6 +89,7 @@ describe('defaults', () => {
       listen: { host: '127.0.0.1', port: 7601 },
       profile: 'auto',
       maxConnections: 1024,
+      minBytesPerSecond: 2 ** 20,
       sizeGuard: 'auto',
       idleMs: undefined,
       stallMs: 30_000,

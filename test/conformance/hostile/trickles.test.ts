@@ -80,7 +80,9 @@ test('an accepted socket is asked whether its peer is still there', async () => 
   expect(await client.send('PING')).toBe('+PONG');
   // /proc/net/tcp: the timer of a quiet connection with keep-alive is kind 2.
   const port = (client.socket.localPort ?? 0).toString(16).toUpperCase().padStart(4, '0');
-  const rows = readFileSync('/proc/net/tcp', 'utf8').split('\n').map((line) => line.trim().split(/\s+/));
+  const rows = readFileSync('/proc/net/tcp', 'utf8')
+    .split('\n')
+    .map((line) => line.trim().split(/\s+/));
   const row = rows.find((fields) => fields[2]?.endsWith(`:${port}`) === true);
   expect(row?.[5]?.slice(0, 2)).toBe('02');
   client.destroy();
