@@ -170,12 +170,14 @@ class Agent {
 
   /** Before anything is opened: as many connections as there are descriptors for, and an eye on what the machine does. */
   #startWatch(): void {
-    const wanted = this.#config.resp.maxConnections;
-    const { soft } = raiseDescriptorLimit(descriptorsFor(wanted));
-    this.#maxConnections = Math.min(wanted, connectionsWithin(soft));
+    const { resp, lm } = this.#config;
+    const doors = Math.max(1, [resp.listen, lm.listen].filter((address) => address !== undefined).length);
+    const wanted = resp.maxConnections;
+    const { soft } = raiseDescriptorLimit(descriptorsFor(doors * wanted));
+    this.#maxConnections = Math.max(1, Math.min(wanted, Math.floor(connectionsWithin(soft) / doors)));
     if (this.#maxConnections < wanted) {
       this.#findings.push(
-        `descriptors: ${this.#maxConnections} RESP connections at most and not ${wanted}, since ${soft} files may be open; raise the limit (ulimit -n, LimitNOFILE=) to ${descriptorsFor(wanted)}`,
+        `descriptors: ${this.#maxConnections} connections at most and not ${wanted}, since ${soft} files may be open; raise the limit (ulimit -n, LimitNOFILE=) to ${descriptorsFor(doors * wanted)}`,
       );
       this.#logger.warn(this.#findings.at(-1) ?? '', {});
     }
@@ -185,12 +187,17 @@ class Agent {
       readMemory: memoryReader(),
       lowestFreeDescriptor,
       descriptorLimit: soft,
-      pauseDoors: () => {
-        this.#resp?.pauseAccepting();
-        this.#http?.pause();
-      },
-      resumeDoors: () => (this.#resp?.resumeAccepting() ?? true) && (this.#http?.resume() ?? true),
+      pauseDoors: () => this.#listeners().forEach((listener) => listener.pause()),
+      // Each, also where an earlier one failed.
+      resumeDoors: () =>
+        this.#listeners()
+          .map((listener) => listener.resume())
+          .every(Boolean),
     });
+  }
+
+  #listeners(): readonly Pick<Listener, 'pause' | 'resume'>[] {
+    return [this.#respListener, this.#lmListener, this.#http].filter((listener) => listener !== undefined);
   }
 
   #startRam(pool: HostIoPool): void {
@@ -328,8 +335,9 @@ class Agent {
         clock: hostClock,
         logger: this.#log.room('lm'),
         hash: this.#options.hash,
-        maxConnections: config.resp.maxConnections,
+        maxConnections: this.#maxConnections,
         stallMs: config.resp.stallMs,
+        minBytesPerSecond: config.resp.minBytesPerSecond,
       });
       this.#lmListener = this.#lm.listen(config.lm.listen);
     }

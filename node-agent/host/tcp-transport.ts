@@ -4,7 +4,7 @@
  * Invariants: one of Bun and `#sip` reads a socket, never both; while it is paused neither does; a socket that sips is disarmed
  * before it is closed; an end or an error is always left to Bun.
  */
-import type { Socket } from 'bun';
+import type { Socket, TCPSocketListener } from 'bun';
 import type { Fd } from '#core/brand.ts';
 import { KvtierError } from '#core/errors.ts';
 import type { ConnectionHandler, Listener, Transport, TransportSocket } from '#ports/transport.ts';
@@ -181,30 +181,53 @@ export class TcpTransport implements Transport {
   listen(address: { readonly host: string; readonly port: number }, accept: (socket: TransportSocket) => ConnectionHandler): Listener {
     const readiness = this.#readiness;
     try {
-      const server = Bun.listen<Connection>({
-        hostname: address.host,
-        port: address.port,
-        socket: {
-          open(socket) {
-            socket.setNoDelay(true);
-            // A peer whose machine is gone is noticed although nobody waits for its bytes.
-            socket.setKeepAlive(true, KEEP_ALIVE_MS);
-            const host = new HostSocket(socket, readiness);
-            socket.data = { host };
-            host.attach(accept(host));
+      const listenOn = (port: number): TCPSocketListener<Connection> =>
+        Bun.listen<Connection>({
+          hostname: address.host,
+          port,
+          socket: {
+            open(socket) {
+              socket.setNoDelay(true);
+              // A peer whose machine is gone is noticed although nobody waits for its bytes.
+              socket.setKeepAlive(true, KEEP_ALIVE_MS);
+              const host = new HostSocket(socket, readiness);
+              socket.data = { host };
+              host.attach(accept(host));
+            },
+            data: (socket, chunk) => socket.data.host.handler?.onData(chunk),
+            drain: (socket) => socket.data.host.handler?.onDrain(),
+            close: (socket) => socket.data.host.onClose(),
+            end: (socket) => void socket.end(),
+            // Bun calls this for what our own handlers threw: a bug, which must not end as a closed socket.
+            error: (_, problem) =>
+              queueMicrotask(() => {
+                throw problem;
+              }),
           },
-          data: (socket, chunk) => socket.data.host.handler?.onData(chunk),
-          drain: (socket) => socket.data.host.handler?.onDrain(),
-          close: (socket) => socket.data.host.onClose(),
-          end: (socket) => void socket.end(),
-          // Bun calls this for what our own handlers threw: a bug, which must not end as a closed socket.
-          error: (_, problem) =>
-            queueMicrotask(() => {
-              throw problem;
-            }),
+        });
+      let server = listenOn(address.port);
+      let paused = false;
+      const { port } = server;
+      return {
+        host: address.host,
+        port,
+        pause() {
+          paused = true;
+          server.stop(false);
         },
-      });
-      return { host: address.host, port: server.port, stop: () => server.stop(false) };
+        resume() {
+          if (!paused) return true;
+          try {
+            server = listenOn(port);
+            paused = false;
+            return true;
+          } catch {
+            // In use by another program, or no descriptor after all: the caller tries again.
+            return false;
+          }
+        },
+        stop: () => server.stop(false),
+      };
     } catch (problem) {
       throw new KvtierError('ADDRESS_IN_USE', `Cannot listen on ${address.host}:${address.port}: ${String(problem)}`, {
         context: { host: address.host, port: address.port },

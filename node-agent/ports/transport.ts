@@ -34,6 +34,10 @@ export interface Listener {
   readonly host: string;
   /** The port that was bound, also where 0 was asked for. */
   readonly port: number;
+  /** Accepts nobody until `resume`; connections that are open stay. */
+  pause(): void;
+  /** On the same port. False where it cannot be had now; true where it was not paused. */
+  resume(): boolean;
   /** No new connections; those that are open stay. */
   stop(): void;
 }

@@ -276,7 +276,12 @@ export class SimNetwork implements Transport, SocketIo {
 
   listen(address: { readonly host: string; readonly port: number }, accept: (socket: TransportSocket) => ConnectionHandler): Listener {
     this.#accept = accept;
-    return { host: address.host, port: address.port, stop: () => void (this.#accept = undefined) };
+    const close = (): void => void (this.#accept = undefined);
+    const resume = (): boolean => {
+      this.#accept = accept;
+      return true;
+    };
+    return { host: address.host, port: address.port, pause: close, resume, stop: close };
   }
 
   /** Undefined where nobody listens. */

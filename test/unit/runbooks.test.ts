@@ -27,7 +27,7 @@ const reasons = [
   'Shared memory is full: ',
   'catalog: ',
   '; lower --ram (the tier does not shrink by itself) or raise the limit of the cgroup',
-  ' RESP connections at most and not ',
+  ' connections at most and not ',
   'are in use, no connections are accepted; ',
 ];
 

@@ -71,6 +71,10 @@ export class LmConnection implements ConnectionHandler {
     return this.#closed;
   }
 
+  get minBytesPerSecond(): number {
+    return this.#server.options.minBytesPerSecond ?? 0;
+  }
+
   get stallMs(): number {
     return this.#server.options.stallMs;
   }

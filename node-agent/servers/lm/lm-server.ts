@@ -25,6 +25,8 @@ export interface LmServerOptions {
   readonly maxConnections: number;
   /** A connection that is in the middle of a request, a payload or a reply and moves no byte for this long is closed. */
   readonly stallMs: number;
+  /** As in the RESP door. */
+  readonly minBytesPerSecond?: number;
 }
 
 /** One client: an address, over all of its sockets. */

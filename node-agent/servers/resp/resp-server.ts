@@ -6,7 +6,6 @@ import type { CacheDoor, LeaseOwner } from '#cache/door.ts';
 import type { BlockHash } from '#core/checksum.ts';
 import type { Clock } from '#core/clock.ts';
 import type { Authenticate } from '#core/credential.ts';
-import { KvtierError } from '#core/errors.ts';
 import type { Logger } from '#core/logger.ts';
 import type { SocketIo } from '#ports/io-pool.ts';
 import type { ConnectionHandler, Listener, Transport, TransportSocket } from '#ports/transport.ts';
@@ -82,7 +81,6 @@ export class RespServer {
   readonly #connections = new Set<RespConnection>();
   readonly #groups = new Map<string, ClientGroup>();
   #listener: Listener | undefined;
-  #paused = false;
   #nextConnection = 1;
   #nextGroup = 1;
   #cancelSweep: (() => void) | undefined;
@@ -217,27 +215,6 @@ export class RespServer {
       receivedBytes: this.receivedBytes,
       sentBytes: this.sentBytes,
     };
-  }
-
-  /** Accepts nobody until `resumeAccepting`; connections stay. */
-  pauseAccepting(): void {
-    this.#listener?.stop();
-    this.#paused = true;
-  }
-
-  /** On the same port. False where it cannot be had. */
-  resumeAccepting(): boolean {
-    if (!this.#paused || this.#listener === undefined) return true;
-    const { host, port } = this.#listener;
-    try {
-      this.#listener = this.options.transport.listen({ host, port }, (socket) => this.#accept(socket));
-      this.#paused = false;
-      return true;
-    } catch (problem) {
-      if (!(problem instanceof KvtierError)) throw problem;
-      this.options.logger.warn(problem.message, {});
-      return false;
-    }
   }
 
   /** No new connections. */

@@ -24,7 +24,7 @@ describe('the limit of open files', () => {
     const agent = await cleanup.agent({ launcher: ['prlimit', '--nofile=456:456'] });
     const health = await agent.client.readiness();
     expect(health.state).toBe('degraded');
-    expect(health.reasons.join()).toMatch(/descriptors: 100 RESP connections at most and not 1024, since 456 files may be open; raise/);
+    expect(health.reasons.join()).toMatch(/descriptors: 100 connections at most and not 1024, since 456 files may be open; raise/);
     hold(agent.resp, 200);
     await until('all are accepted or refused', async () => {
       const door = (await agent.client.stats()).doors.find((row) => row.door === 'resp');
