@@ -18,6 +18,11 @@ describe('the mark of a folder', () => {
     expect(readFolderMark(fileSystem, '/d')).toEqual(mark);
   });
 
+  test('that is JSON of any other kind, or none, is none', () => {
+    for (const text of ['null', '1', '"x"', '[]', '[1]', 'true', '', '{', '\ufeffnull', '{"format":2}'])
+      expect(reading(text), text).toBeUndefined();
+  });
+
   test('with a number below zero or one that is not whole is none', () => {
     for (const number of ['-1', '-0', '1.5', '1e300', 'null', '"3"', '9007199254740992']) {
       expect(reading(`{"format":1,"id":"0123456789abcdef","epoch":${number},"journalSequence":0}`), number).toBeUndefined();

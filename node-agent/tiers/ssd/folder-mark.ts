@@ -20,8 +20,8 @@ export function readFolderMark(fileSystem: FileSystem, folder: string): FolderMa
   const bytes = fileSystem.readFile(`${folder}/${MARK_NAME}`);
   if (bytes === undefined) return undefined;
   try {
-    const mark = JSON.parse(new TextDecoder().decode(bytes)) as Partial<FolderMark>;
-    if (mark.format !== 1 || typeof mark.id !== 'string' || !/^[0-9a-f]{16}$/.test(mark.id)) return undefined;
+    const mark = JSON.parse(new TextDecoder().decode(bytes)) as Partial<FolderMark> | null;
+    if (mark?.format !== 1 || typeof mark.id !== 'string' || !/^[0-9a-f]{16}$/.test(mark.id)) return undefined;
     if (!isCount(mark.epoch) || !isCount(mark.journalSequence)) return undefined;
     return mark as FolderMark;
   } catch (problem) {
