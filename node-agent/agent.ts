@@ -3,7 +3,8 @@
  * nothing here decides anything about chunks.
  *
  * Order of the start: lock the data directory, threads, RAM, journal and folders, catalog, doors, agent.json. Order of the end:
- * stop accepting, let transfers end, write what is dirty, close the catalog and the journal, unmap.
+ * stop accepting, let transfers end, write what is dirty, close the catalog and the journal, unmap. The RAM tier stays in shared memory
+ * for the next agent, unless ram.keep says otherwise.
  */
 import { createApi } from '#api/app.ts';
 import { createAuthenticate } from '#api/credentials.ts';
@@ -12,7 +13,8 @@ import { Cache } from '#cache/cache.ts';
 import type { CacheLimits } from '#cache/cache-state.ts';
 import { ChunkIndex } from '#cache/chunk-index.ts';
 import { NamespaceTable } from '#cache/namespace-table.ts';
-import { markFolders, openStore } from '#cache/recovery.ts';
+import { markTiers, openStore } from '#cache/recovery.ts';
+import type { FolderSetup } from '#cache/recovery.ts';
 import { createSqliteCatalogStore } from '#catalog/sqlite-catalog-store.ts';
 import { AGENT_FILE_NAME, formatAgentFile } from '#cli/agent-file.ts';
 import type { Output } from '#cli/deps.ts';
@@ -156,7 +158,8 @@ class Agent {
     this.#options.stdout.write(
       renderStartScreen({ version: this.#options.version, loaded: this.#options.loaded, doors: this.#addresses(), readyMs, warnings }),
     );
-    this.#logger.info('Ready', { readyMs: Math.round(readyMs), loadedChunks: cache.chunkCount });
+    const { keptChunks } = cache.recovery.progress;
+    this.#logger.info('Ready', { readyMs: Math.round(readyMs), loadedChunks: cache.chunkCount, keptChunks });
   }
 
   /** A process that was killed holds its lock until the kernel has unmapped its arenas; a restart that is quick waits for it. */
@@ -201,14 +204,19 @@ class Agent {
   }
 
   #startRam(pool: HostIoPool): void {
-    const { ram } = this.#config;
-    const sharedMemory = new HostSharedMemory(ram.shmDir, { hugepages: ram.hugepages });
+    const { ram, dataDir } = this.#config;
+    const bootId = readBootId();
+    // Without the id of the boot nothing tells memory from what a file system made of it.
+    const keeps = ram.keep && bootId !== '';
+    const sharedMemory = new HostSharedMemory(ram.shmDir, { hugepages: ram.hugepages, dataDir, keeps });
     const orphans = sharedMemory.removeOrphans();
     if (orphans > 0) this.#logger.info(`Removed ${formatBytes(orphans)} of shared memory whose agent is gone`, {});
     this.#ram = new RamTier({
       sharedMemory,
       capacityBytes: ram.sizeBytes,
       maxChunkBytes: ram.maxChunkBytes,
+      keep: keeps ? { hash: this.#options.hash, bootId } : undefined,
+      checksumMemory: (address, sizeBytes) => pool.checksumMemory(address, sizeBytes),
       populate: (address, sizeBytes) => pool.populate(address, sizeBytes),
       onArena: (address, sizeBytes) => pool.registerArena(address, sizeBytes),
       onGrowth: () => this.#cache?.ramGrew(),
@@ -230,16 +238,14 @@ class Agent {
       direct: config.ssd.direct,
       onFolderLost: (folder) => this.#cache?.folderLost(folder),
     });
-    const folders = config.ssd.folders.map((folder) => ({
-      path: folder.path,
-      capacityBytes: folder.sizeBytes,
-      floorBytes: config.ssd.freeSpaceFloorBytes,
-    }));
+    if (this.#ram === undefined) throw new KvtierError('TIER_UNAVAILABLE', 'Cannot start the cache: there is no RAM tier');
+    const ram = this.#ram;
     const opened = await openStore({
       fileSystem,
+      ram,
       ssd,
       journalPath: `${config.dataDir}/journal`,
-      folders,
+      folders: this.#folders(),
       hash,
       clock: hostClock,
       logger: this.#log.room('cache'),
@@ -250,12 +256,11 @@ class Agent {
       this.#findings.push(finding);
       this.#logger.warn(finding, {});
     }
-    if (this.#ram === undefined) throw new KvtierError('TIER_UNAVAILABLE', 'Cannot start the cache: there is no RAM tier');
     const cache = new Cache(
       {
         index: new ChunkIndex(hostRng),
         namespaces: new NamespaceTable({ ttlOf: (descriptor) => ttlOf(config.ttl, descriptor) }),
-        ram: this.#ram,
+        ram,
         ssd,
         ramOrder: new LeafLru(),
         ssdOrder: new LeafLru(),
@@ -273,7 +278,7 @@ class Agent {
       },
       {
         epoch: opened.epoch,
-        markFolders: (journalSequence) => markFolders(fileSystem, ssd.folders, { epoch: opened.epoch, journalSequence }),
+        markFolders: (journalSequence) => markTiers({ fileSystem, ram, ssd }, { epoch: opened.epoch, journalSequence }),
       },
     );
     this.#cache = cache;
@@ -285,6 +290,11 @@ class Agent {
     };
     await cache.start();
     return cache;
+  }
+
+  #folders(): readonly FolderSetup[] {
+    const { ssd } = this.#config;
+    return ssd.folders.map(({ path, sizeBytes }) => ({ path, capacityBytes: sizeBytes, floorBytes: ssd.freeSpaceFloorBytes }));
   }
 
   #limits(): CacheLimits {
@@ -459,7 +469,7 @@ class Agent {
     this.#fileSystem.writeFileAtomic(`${this.#config.dataDir}/${AGENT_FILE_NAME}`, new TextEncoder().encode(text));
   }
 
-  /** After a start that failed: gives back what it took, above all the shared memory, which would outlive the process. */
+  /** After a start that failed: gives back what it took, above all the shared memory, unless that holds what a former agent left. */
   async abandon(): Promise<void> {
     if (this.#lock === undefined) return;
     try {
@@ -485,7 +495,11 @@ class Agent {
     const lostBytes = await this.#close(startedAtMs + drainMs);
     this.#lag.stop();
     this.#watch?.stop();
-    if (lostBytes > 0) this.#logger.warn(`Stopped: ${lostBytes} bytes were only in RAM and are gone`, { lostBytes });
+    if (lostBytes > 0 && this.#ram?.keeps === true)
+      this.#logger.warn(`Stopped: ${lostBytes} bytes are only in RAM, where the next agent finds them unless the machine is booted`, {
+        lostBytes,
+      });
+    else if (lostBytes > 0) this.#logger.warn(`Stopped: ${lostBytes} bytes were only in RAM and are gone`, { lostBytes });
     else this.#logger.info('Stopped: nothing was only in RAM', { lostBytes });
   }
 
@@ -498,7 +512,7 @@ class Agent {
     this.#http?.stop();
     await this.#readiness?.close();
     await this.#pool?.close();
-    await this.#ram?.close();
+    await this.#ram?.close({ keep: true });
     this.#lock?.release();
     return lostBytes;
   }

@@ -77,7 +77,7 @@ export class TenantControl implements CacheControl {
         writeLatencyMs: { p50: 0, p99: 0 },
       },
       catalog: { state: stats.catalog.state, reason: '', queuedChanges: 0, droppedChanges: 0, walBytes: 0 },
-      recovery: { done: stats.recovery.done, adoptedFiles: 0, droppedFiles: 0, loadedRows: 0 },
+      recovery: { done: stats.recovery.done, adoptedFiles: 0, droppedFiles: 0, loadedRows: 0, keptChunks: 0 },
     };
   }
 

@@ -28,4 +28,6 @@ export class CacheCounters {
   admittedChunks = 0;
   skippedChunks = 0;
   shedChunks = 0;
+  /** Chunks that a former process left in RAM and whose bytes were not right. */
+  keptMismatches = 0;
 }

@@ -4,7 +4,8 @@
  *
  * Invariants (checkInvariants): a chunk has at least one replica; it is in a tier's eviction order exactly if it has a replica there;
  * a RAM slot belongs to one chunk; dirty means in RAM and not on SSD; dirtyBytes and the namespaces' counters are sums over the
- * chunks; a chunk's lease count equals its leases alive; and those of pins and quotas.
+ * chunks; a chunk's lease count equals its leases alive; and those of pins and quotas. What shared memory says of a slot (`remember`) is
+ * wiped before its chunk leaves it.
  */
 import { assert } from '#core/assert.ts';
 import type { EntryIndex, Generation, NamespaceId, SlotIndex } from '#core/brand.ts';
@@ -18,14 +19,28 @@ import type { CatalogReplica, CatalogStore } from '#ports/catalog-store.ts';
 import type { RamTier } from '#tiers/ram/ram-tier.ts';
 import type { SsdTier } from '#tiers/ssd/ssd-tier.ts';
 import { CacheCounters } from './cache-counters.ts';
+import { catalogRow } from './catalog-row.ts';
 import type { ChunkIndex } from './chunk-index.ts';
 import { Expiry } from './expiry.ts';
-import { DECLINED, DIRTY, HAS_METADATA, HELD_IN_RAM, LIMITED, PINNED, PROBED_ON_SSD, QUEUED, UNLINKING, WRITING } from './flags.ts';
+import {
+  DECLINED,
+  DIRTY,
+  HAS_METADATA,
+  HELD_IN_RAM,
+  LIMITED,
+  PINNED,
+  PROBED_ON_SSD,
+  QUEUED,
+  UNLINKING,
+  UNVERIFIED,
+  WRITING,
+} from './flags.ts';
 import { ROW_LIMIT } from './key-arena.ts';
 import { LeaseTable } from './lease-table.ts';
 import type { NamespaceTable } from './namespace-table.ts';
 import { Pins } from './pins.ts';
 import { Quotas } from './quotas.ts';
+import { rememberSlot } from './remember-slot.ts';
 import type { Tombstones } from './tombstones.ts';
 
 export type SsdAdmission = 'idle' | 'demote' | 'through' | 'off';
@@ -131,6 +146,11 @@ export class CacheState {
     this.quotas = new Quotas(this);
   }
 
+  /** Every generation of this run is above it, those of former runs are below. */
+  get epochStart(): number {
+    return this.#generationEpoch;
+  }
+
   /** Generations of this run: epoch * 2^32 + counter, 2^32 of them. */
   beginEpoch(epoch: number): void {
     this.#generationEpoch = epoch * 2 ** 32;
@@ -196,7 +216,7 @@ export class CacheState {
     this.#ramOrder.insert(entry, sizeBytes);
     this.ramBytes += sizeBytes;
     this.namespaces.addRamBytes(this.index.namespaceOf(entry), sizeBytes);
-    if (dirty) this.#setDirty(entry);
+    if (dirty) this.becomeDirty(entry);
     if (this.has(entry, LIMITED | PINNED)) this.#attached(entry, 'ram');
   }
 
@@ -210,7 +230,16 @@ export class CacheState {
     if (this.has(entry, PINNED)) this.pins.detached(entry, tier);
   }
 
-  #setDirty(entry: EntryIndex): void {
+  /**
+   * Tells shared memory what is in the chunk's slot, so that the next process finds it: once all of it is decided and before anybody
+   * hears of it, and again when something of it changes.
+   */
+  remember(entry: EntryIndex): void {
+    if (this.ram.keeps) rememberSlot(this, entry);
+  }
+
+  /** RAM alone has it. */
+  becomeDirty(entry: EntryIndex): void {
     assert(!this.has(entry, DIRTY), `chunk ${entry} becomes dirty once`);
     this.set(entry, DIRTY);
     this.dirtyBytes += this.index.sizeBytes(entry);
@@ -227,6 +256,8 @@ export class CacheState {
     const slot = this.index.ramSlot(entry) as SlotIndex;
     if (slot < 0) return;
     const sizeBytes = this.index.sizeBytes(entry);
+    this.ram.forget(slot);
+    if (this.has(entry, UNVERIFIED)) this.clear(entry, UNVERIFIED);
     this.#clearDirty(entry);
     this.#slotOwner[slot] = -1;
     this.index.setRamSlot(entry, -1);
@@ -278,7 +309,7 @@ export class CacheState {
       });
     }
     if (options.declined === true) this.set(entry, DECLINED);
-    if (this.index.ramSlot(entry) >= 0) this.#setDirty(entry);
+    if (this.index.ramSlot(entry) >= 0) this.becomeDirty(entry);
     if (this.has(entry, LIMITED | PINNED)) this.#detached(entry, 'ssd');
   }
 
@@ -388,6 +419,7 @@ export class CacheState {
   use(entry: EntryIndex): void {
     this.index.setLastUsedAtMs(entry, this.clock.nowMs());
     this.index.setHitCount(entry, this.index.hitCount(entry) + 1);
+    if (this.index.ramSlot(entry) >= 0) this.ram.noteUse(this.index.ramSlot(entry) as SlotIndex, this.index.lastUsedAtMs(entry));
     if (this.has(entry, DECLINED)) {
       this.clear(entry, DECLINED);
       if (this.isDirty(entry)) this.onDirty(entry);
@@ -440,26 +472,7 @@ export class CacheState {
   }
 
   catalogPut(entry: EntryIndex): void {
-    const parent = this.index.parent(entry);
-    this.catalog.enqueue({
-      kind: 'put',
-      chunk: {
-        generation: this.index.generation(entry),
-        namespace: this.namespaces.descriptor(this.index.namespaceOf(entry)),
-        key: this.index.keyOf(entry).slice(),
-        sizeBytes: this.index.sizeBytes(entry),
-        checksum: this.index.checksum(entry),
-        createdAtMs: this.index.createdAtMs(entry),
-        expiresAtMs: this.index.expiresAtMs(entry),
-        lastUsedAtMs: this.index.lastUsedAtMs(entry),
-        hitCount: this.index.hitCount(entry),
-        parentGeneration: parent < 0 ? undefined : this.index.generation(parent as EntryIndex),
-        tokenCount: undefined,
-        redisMetadata: this.metadata.get(entry),
-        lmBlock: this.lmBlocks.get(entry),
-        replicas: this.replicas(entry),
-      },
-    });
+    this.catalog.enqueue({ kind: 'put', chunk: catalogRow(this, entry) });
   }
 
   catalogReplicas(entry: EntryIndex): void {
@@ -505,6 +518,7 @@ export class CacheState {
   outdateFile(entry: EntryIndex): void {
     if (this.index.ramSlot(entry) < 0 || (this.index.ssdFolder(entry) < 0 && !this.isWriting(entry))) {
       // Not written yet; or on SSD alone and without a twin so far, and then the catalog keeps it.
+      this.remember(entry);
       this.catalogPut(entry);
       return;
     }
@@ -516,6 +530,7 @@ export class CacheState {
     this.catalog.enqueue({ kind: 'remove', generation: this.index.generation(entry) });
     this.detachSsd(entry);
     this.renew(entry);
+    this.remember(entry);
     this.catalogPut(entry);
   }
 

@@ -25,10 +25,11 @@ import type {
   ScanPage,
   TenantUsage,
 } from './door.ts';
-import { PINNED, PROBED_ON_SSD } from './flags.ts';
+import { PINNED, PROBED_ON_SSD, UNVERIFIED } from './flags.ts';
 import { Invalidator } from './invalidator.ts';
 import { Puts } from './puts.ts';
 import { RamSpace } from './ram-space.ts';
+import { RamVerifier } from './ram-verifier.ts';
 import { Recovery } from './recovery.ts';
 import { SsdReader } from './ssd-reader.ts';
 import { SsdWriter } from './ssd-writer.ts';
@@ -47,6 +48,7 @@ export class Cache implements CacheDoor {
   readonly #writer: SsdWriter;
   readonly #reader: SsdReader;
   readonly #invalidator: Invalidator;
+  readonly #verifier: RamVerifier;
   #cancelHousekeeping: (() => void) | undefined;
   #adoption: Promise<void> = Promise.resolve();
   #turn = 0;
@@ -59,6 +61,8 @@ export class Cache implements CacheDoor {
     this.#space = new RamSpace(state);
     this.#puts = new Puts(state, this.#space);
     this.#writer = new SsdWriter(state);
+    this.#verifier = new RamVerifier(state);
+    this.#writer.verify = (entry) => this.#verifier.verify(entry);
     this.#reader = new SsdReader(state, this.#space);
     this.#invalidator = new Invalidator(state, this.#puts);
     this.#invalidator.onDurable = () => options.markFolders(state.tombstones.sequence);
@@ -229,13 +233,24 @@ export class Cache implements CacheDoor {
     state.counters.lookups += 1;
     const entry = this.#find(namespace, key);
     if (entry === undefined) return this.#miss();
-    if (state.index.ramSlot(entry) >= 0) return this.#handle(entry, state.takeProbedOnSsd(entry) ? 'ssd' : 'ram', owner);
-    return this.#openFromSsd(entry, owner);
+    if (state.index.ramSlot(entry) < 0) return this.#openFromSsd(entry, owner);
+    if (state.has(entry, UNVERIFIED)) return this.#openUnverified(entry, owner);
+    return this.#handle(entry, state.takeProbedOnSsd(entry) ? 'ssd' : 'ram', owner);
   }
 
   #miss(): undefined {
     this.#state.counters.misses += 1;
     return undefined;
+  }
+
+  /** What a former process left in RAM is served once its checksum was found right; else SSD has it, or nobody. */
+  async #openUnverified(entry: EntryIndex, owner: LeaseOwner | undefined): Promise<ReadHandle | undefined> {
+    const state = this.#state;
+    const ref = { entry, generation: state.index.generation(entry) };
+    const isRight = await this.#verifier.verify(entry);
+    if (!state.isSame(ref)) return this.#miss();
+    if (isRight && state.index.ramSlot(entry) >= 0) return this.#handle(entry, state.takeProbedOnSsd(entry) ? 'ssd' : 'ram', owner);
+    return state.index.ssdFolder(entry) >= 0 ? await this.#openFromSsd(entry, owner) : this.#miss();
   }
 
   async #openFromSsd(entry: EntryIndex, owner: LeaseOwner | undefined): Promise<ReadHandle | undefined> {
@@ -330,6 +345,7 @@ export class Cache implements CacheDoor {
     if (!state.isSame(parent) || !state.isSame(child) || parent.entry === child.entry) return;
     if (state.index.parent(child.entry as EntryIndex) === parent.entry) return;
     if (!state.setParent(child.entry as EntryIndex, parent.entry as EntryIndex)) return;
+    state.remember(child.entry as EntryIndex);
     state.catalog.enqueue({ kind: 'parent', generation: child.generation, parentGeneration: parent.generation });
   }
 

@@ -87,7 +87,13 @@ export interface CacheStats {
   readonly quotas: { readonly tenants: number; readonly evictions: { readonly ram: number; readonly ssd: number } };
   readonly io: IoStats;
   readonly catalog: CatalogStats;
-  readonly recovery: { readonly done: boolean; readonly adoptedFiles: number; readonly droppedFiles: number; readonly loadedRows: number };
+  readonly recovery: {
+    readonly done: boolean;
+    readonly adoptedFiles: number;
+    readonly droppedFiles: number;
+    readonly loadedRows: number;
+    readonly keptChunks: number;
+  };
 }
 
 /** Chunks, and their payload bytes. */

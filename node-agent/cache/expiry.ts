@@ -7,6 +7,7 @@
  * - the expiry that came with a put is in the header of its file and in the catalog's row;
  * - one that comes later and is sooner is in the journal before it is acknowledged, by generation; from then on every change is;
  * - a later one goes to the catalog and to the header, if that is not written yet: a crash may take it back to what it was before.
+ * - what is in RAM has its latest expiry in shared memory, which a process that is killed leaves behind.
  * So what the journal says of a generation counts, and else row and header, which are never later than what was acknowledged.
  *
  * The clock (expiry-clock.ts) must not be behind after a crash of what it was when somebody saw that a chunk is over. So before a chunk
@@ -38,6 +39,8 @@ export interface ExpiryHost {
   readonly counters: CacheCounters;
   readonly logger: Logger;
   remove(entry: EntryIndex): void;
+  /** Tells shared memory what is in the chunk's slot now. */
+  remember(entry: EntryIndex): void;
 }
 
 /** Removed before the event loop gets a turn: about 2 ms. */
@@ -110,6 +113,7 @@ export class Expiry {
     const sooner = atMs !== 0 && (before === 0 || atMs < before);
     if (sooner || tombstones.journaledExpiry(generation) !== undefined) tombstones.expire(generation, atMs);
     index.setExpiresAtMs(entry, atMs);
+    this.#host.remember(entry);
     catalog.enqueue({ kind: 'expiry', generation, expiresAtMs: atMs });
   }
 

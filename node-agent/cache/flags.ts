@@ -23,3 +23,5 @@ export const PINNED = PINNED_SOFT | PINNED_HARD;
 export const HELD_IN_RAM = 1024;
 /** Its tenant has a quota: the chunk is in the tenant's own orders. */
 export const LIMITED = 2048;
+/** Its bytes in RAM are those that a former process left, and their checksum has not been looked at. */
+export const UNVERIFIED = 4096;

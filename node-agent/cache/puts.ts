@@ -12,6 +12,7 @@ import { KvtierError } from '#core/errors.ts';
 import { sameLmBlock } from '#core/lm-block.ts';
 import type { LmBlock } from '#core/lm-block.ts';
 import type { PinMode } from '#core/pin-mode.ts';
+import { UNVERIFIED } from './flags.ts';
 import type { CacheState } from './cache-state.ts';
 import type { CommitOptions, CommitOutcome, PutRejected, PutRejection, PutRequest, PutTicket } from './door.ts';
 import type { RamSpace } from './ram-space.ts';
@@ -238,6 +239,7 @@ export class Puts {
     if (pin !== undefined) state.pins.takeOver(entry, pin);
     state.attachRam(entry, ticket.slot, true);
     this.#linkParent(entry, { ...options, isNew: true });
+    state.remember(entry);
     state.touch(entry);
     state.catalogPut(entry);
     state.namespaces.release(ticket.namespace);
@@ -260,13 +262,15 @@ export class Puts {
     }
   }
 
-  /** Same bytes again: nothing is rewritten. A chunk that was on SSD only gets the RAM copy for free. */
+  /** Same bytes again: nothing is rewritten. A chunk that was on SSD only, or left in RAM by a former process, gets the copy for free. */
   #touchExisting(ticket: Ticket, entry: EntryIndex, options: CommitOptions): CommitOutcome {
     const state = this.#state;
     state.counters.duplicatePuts += 1;
-    if (state.index.ramSlot(entry) < 0) {
+    if (state.index.ramSlot(entry) < 0 || state.has(entry, UNVERIFIED)) {
       this.#close(ticket);
-      state.attachRam(entry, ticket.slot, false);
+      state.detachRam(entry);
+      state.attachRam(entry, ticket.slot, state.index.ssdFolder(entry) < 0);
+      state.remember(entry);
       state.catalogReplicas(entry);
       state.namespaces.release(ticket.namespace);
     } else this.abort(ticket);

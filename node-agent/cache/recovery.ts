@@ -1,9 +1,9 @@
 /**
- * What a start brings back: the journal says what is dead, the catalog what is likely there, the folders' names what is there, and
- * the headers of files without a row the rest. Ready before the last step ends.
+ * What a start brings back: the journal says what is dead, shared memory what is in RAM still, the catalog what is likely on SSD, the
+ * folders' names what is there, and the headers of files without a row the rest. Ready before the last step ends.
  *
  * Nothing is believed that the journal cannot vouch for: no journal, a damaged one, one that is shorter than a folder remembers, or
- * a folder that missed a run, and the files go.
+ * a folder that missed a run, and the files go. The RAM tier is judged as a folder is.
  *
  * Invariants: a chunk that is taken in has a file with its generation in its name and is not dead; of two files of one key the newer
  * wins and the other is unlinked; until adoption is done every deletion and overwrite is journaled (tombstones.ts).
@@ -20,8 +20,11 @@ import { readFolderMark, writeFolderMark } from '#tiers/ssd/folder-mark.ts';
 import type { FolderMark } from '#tiers/ssd/folder-mark.ts';
 import type { ChunkFileHeader } from '#tiers/ssd/chunk-file.ts';
 import type { SsdFolder } from '#tiers/ssd/ssd-folder.ts';
+import type { RamTier } from '#tiers/ram/ram-tier.ts';
 import type { SsdTier } from '#tiers/ssd/ssd-tier.ts';
 import type { CacheState } from './cache-state.ts';
+import { restoreRam, settleRam, takeFile } from './ram-recovery.ts';
+import type { ParentLink } from './ram-recovery.ts';
 import { Tombstones } from './tombstones.ts';
 
 export interface FolderSetup {
@@ -42,6 +45,8 @@ export interface OpenedStore {
 /** Opens the journal, judges each folder, begins a new epoch. The folders are ready for files when it returns. */
 export async function openStore(deps: {
   fileSystem: FileSystem;
+  /** Started. */
+  ram: RamTier;
   ssd: SsdTier;
   journalPath: string;
   folders: readonly FolderSetup[];
@@ -50,16 +55,19 @@ export async function openStore(deps: {
   logger: Logger;
   bootId: string;
 }): Promise<OpenedStore> {
-  const { fileSystem, ssd } = deps;
+  const { fileSystem, ram, ssd } = deps;
   const findings: string[] = [];
   const probes = deps.folders.map((setup) => lookAtFolder(fileSystem, setup.path));
   const failure = probes.find((probe) => probe.problem !== undefined)?.problem;
   if (failure !== undefined && probes.every((probe) => probe.problem !== undefined)) throw failure;
   const marks = probes.map((probe) => probe.mark);
-  const minimumSequence = Math.max(0, ...marks.map((mark) => mark?.journalSequence ?? 0));
+  const everyMark = [...marks, ram.keptMark].filter((mark) => mark !== undefined);
+  const minimumSequence = Math.max(0, ...everyMark.map((mark) => mark.journalSequence));
   const { journal, replay } = Journal.open(fileSystem, deps.journalPath, deps.hash, { minimumSequence });
-  if (replay.state === 'damaged') findings.push(`The journal is damaged (${replay.problem}): what was on SSD is dropped`);
-  const epoch = Math.max(replay.highestEpoch, ...marks.map((mark) => mark?.epoch ?? 0)) + 1;
+  if (replay.state === 'damaged') findings.push(`The journal is damaged (${replay.problem}): what was in RAM and on SSD is dropped`);
+  const epoch = Math.max(replay.highestEpoch, ...everyMark.map((mark) => mark.epoch)) + 1;
+  if (replay.state !== 'ok') ram.forgetKept('there is no journal that vouches for it');
+  else if ((ram.keptMark?.epoch ?? 0) < replay.highestEpoch) ram.forgetKept('it missed a run of this agent');
   for (const [index, setup] of deps.folders.entries()) {
     const mark = marks[index];
     const trusted = replay.state === 'ok' && mark !== undefined && mark.epoch >= replay.highestEpoch;
@@ -74,7 +82,7 @@ export async function openStore(deps: {
     }
   }
   // Marks first: a crash between them and the start record leaves marks ahead of the journal, which says that nothing was missed.
-  for (const problem of markFolders(fileSystem, ssd.folders, { epoch, journalSequence: journal.sequence })) {
+  for (const problem of markTiers({ fileSystem, ram, ssd }, { epoch, journalSequence: journal.sequence })) {
     findings.push(`${problem.message}: without its mark, this folder's files are dropped at the next start`);
   }
   const tombstones = new Tombstones(
@@ -113,8 +121,17 @@ function randomId(): string {
   return Array.from(crypto.getRandomValues(new Uint8Array(8)), (byte) => byte.toString(16).padStart(2, '0')).join('');
 }
 
+/** Says in each tier that it took part in this run, and how far the journal was. Answers whose mark could not be written. */
+export function markTiers(
+  tiers: { readonly fileSystem: FileSystem; readonly ram: RamTier; readonly ssd: SsdTier },
+  mark: { epoch: number; journalSequence: number },
+): KvtierError[] {
+  tiers.ram.setMark(mark);
+  return markFolders(tiers.fileSystem, tiers.ssd.folders, mark);
+}
+
 /** Writes the marks of the folders that are on. Those that could not be written stay behind, which costs their files at most. */
-export function markFolders(
+function markFolders(
   fileSystem: FileSystem,
   folders: readonly SsdFolder[],
   mark: { epoch: number; journalSequence: number },
@@ -137,17 +154,13 @@ export interface RecoveryProgress {
   adoptedFiles: number;
   droppedFiles: number;
   loadedRows: number;
-}
-
-interface ParentLink {
-  readonly entry: EntryIndex;
-  readonly generation: number;
-  readonly parentGeneration: number;
+  /** Chunks that were in RAM when the former process ended, and are again. */
+  keptChunks: number;
 }
 
 export class Recovery {
   readonly #state: CacheState;
-  readonly progress: RecoveryProgress = { done: false, adoptedFiles: 0, droppedFiles: 0, loadedRows: 0 };
+  readonly progress: RecoveryProgress = { done: false, adoptedFiles: 0, droppedFiles: 0, loadedRows: 0, keptChunks: 0 };
   readonly #uncatalogued: { folder: SsdFolder; generations: number[] }[] = [];
   /** What headers say of parents, kept until all are read: a parent may be read after its child. */
   readonly #links: ParentLink[] = [];
@@ -167,8 +180,10 @@ export class Recovery {
       state.catalog.open(),
     ]);
     const byId = new Map(state.ssd.folders.map((folder, index) => [folder.id, { folder, names: listings[index] ?? new Set<number>() }]));
-    const entries = new Map<number, EntryIndex>();
     const parents: ParentLink[] = [];
+    const entries = restoreRam(state, parents);
+    const kept = [...entries];
+    this.progress.keptChunks = kept.length;
     for await (const rows of catalog.chunks) {
       for (const row of rows) {
         const entry = this.#takeRow(row, byId);
@@ -181,6 +196,7 @@ export class Recovery {
       const parent = entries.get(link.parentGeneration);
       if (parent !== undefined && state.isSame({ entry: link.entry, generation: link.generation })) state.setParent(link.entry, parent);
     }
+    settleRam(state, kept, byId);
     for (const { folder, names } of byId.values())
       if (names.size > 0) this.#uncatalogued.push({ folder, generations: [...names].sort((a, b) => a - b) });
     for (const record of state.tombstones.invalidations) {
@@ -207,7 +223,7 @@ export class Recovery {
   /** One judge for rows and headers. Undefined where the file is dead or older than what is known; it is unlinked then. */
   #take(folder: SsdFolder, found: Omit<CatalogChunk, 'replicas' | 'tokenCount' | 'parentGeneration'>): EntryIndex | undefined {
     const state = this.#state;
-    const { index, namespaces, tombstones, ssd, ram } = state;
+    const { index, namespaces, tombstones, ram } = state;
     const namespace = namespaces.intern(found.namespace);
     try {
       const facts = { namespace: found.namespace, key: namespaces.wholeKey(namespace, found.key), createdAtMs: found.createdAtMs };
@@ -222,20 +238,36 @@ export class Recovery {
         this.#drop(folder, found);
         return undefined;
       }
+      if (known >= 0 && index.generation(known as EntryIndex) === found.generation) return this.#join(folder, known as EntryIndex, found);
       if (known >= 0) state.remove(known as EntryIndex);
       const entry = state.insert({ ...found, namespace, expiresAtMs });
       index.setLastUsedAtMs(entry, found.lastUsedAtMs);
       index.setHitCount(entry, found.hitCount);
       if (found.redisMetadata !== undefined) state.setMetadata(entry, found.redisMetadata);
       if (found.lmBlock !== undefined) state.setLmBlock(entry, found.lmBlock);
-      folder.adopt(ssd.fileBytes(found.sizeBytes));
-      folder.chunkCount += 1;
-      state.attachSsd(entry, folder.index);
+      takeFile(state, entry, folder);
       state.quotas.recovered(entry);
       return entry;
     } finally {
       namespaces.release(namespace);
     }
+  }
+
+  /** The very chunk is known: from RAM, or from a file of the same name in another folder, which is one too many. */
+  #join(
+    folder: SsdFolder,
+    known: EntryIndex,
+    found: Omit<CatalogChunk, 'replicas' | 'tokenCount' | 'parentGeneration'>,
+  ): EntryIndex | undefined {
+    const state = this.#state;
+    if (state.index.ssdFolder(known) >= 0 || state.isWriting(known)) {
+      this.#drop(folder, found);
+      return undefined;
+    }
+    state.index.setHitCount(known, Math.max(found.hitCount, state.index.hitCount(known)));
+    takeFile(state, known, folder);
+    state.quotas.recovered(known);
+    return known;
   }
 
   #drop(folder: SsdFolder, found: { generation: number; namespace: CatalogChunk['namespace']; key: Uint8Array }): void {

@@ -161,6 +161,7 @@ export class SsdReader {
     else state.setLmBlock(entry, lm);
     room.tenant.reservedRamBytes -= sizeBytes;
     state.attachRam(entry, slot, false);
+    state.remember(entry);
     state.touch(entry);
     state.counters.promotions += 1;
     state.catalogReplicas(entry);

@@ -16,7 +16,7 @@ import { Fifo } from '#core/fifo.ts';
 import type { ChunkFileHeader } from '#tiers/ssd/chunk-file.ts';
 import type { SsdFolder } from '#tiers/ssd/ssd-folder.ts';
 import type { CacheState } from './cache-state.ts';
-import { DECLINED, PINNED_HARD, QUEUED, UNFIT, UNLINKING, WRITING } from './flags.ts';
+import { DECLINED, PINNED_HARD, QUEUED, UNFIT, UNLINKING, UNVERIFIED, WRITING } from './flags.ts';
 
 interface Queued {
   readonly entry: EntryIndex;
@@ -43,7 +43,8 @@ export class SsdWriter {
   #cancelTick: (() => void) | undefined;
   #tokens = 0;
   #tokensAtMs = 0;
-  #stopped = false;
+  /** Also before `start`: what recovery finds is not written while it looks. */
+  #stopped = true;
   #idleWaiters: (() => void)[] = [];
   /** Written by `drain`: they stay on SSD. */
   readonly #drained = new Set<EntryIndex>();
@@ -66,6 +67,7 @@ export class SsdWriter {
   }
 
   start(): void {
+    this.#stopped = false;
     const tick = (): void => {
       if (this.#stopped) return;
       this.pump();
@@ -253,6 +255,8 @@ export class SsdWriter {
 
   /** Loads under way hold the chunk through this hook. */
   isLoading: (entry: EntryIndex) => boolean = () => false;
+  /** False where what a former process left in RAM is not what it should be; the chunk is out of RAM then. */
+  verify: (entry: EntryIndex) => Promise<boolean> = () => Promise.resolve(true);
 
   #mayLeaveSsd(entry: EntryIndex): boolean {
     return this.#state.index.leaseCount(entry) === 0 && !this.#state.has(entry, PINNED_HARD) && !this.isLoading(entry);
@@ -284,7 +288,11 @@ export class SsdWriter {
     ram.retain(slot);
     state.set(entry, WRITING);
     this.#running += 1;
-    const outcome = await ssd.write(folder, this.#header(entry), { address: ram.address(slot), sync });
+    const header = this.#header(entry);
+    const isWrong = state.has(entry, UNVERIFIED) && !(await this.verify(entry));
+    const outcome = isWrong
+      ? ({ ok: false, reason: 'failed' } as const)
+      : await ssd.write(folder, header, { address: ram.address(slot), sync });
     this.#running -= 1;
     tenant.writingSsdBytes -= sizeBytes;
     tenants.release(tenant);

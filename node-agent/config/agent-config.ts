@@ -43,6 +43,8 @@ export interface AgentConfig {
     readonly maxChunkBytes: number;
     readonly shmDir: string;
     readonly hugepages: boolean;
+    /** The tier outlives the process. */
+    readonly keep: boolean;
   };
   readonly ssd: {
     /** Sum of the folders; 0 where the tier is off. */

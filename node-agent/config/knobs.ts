@@ -159,6 +159,12 @@ export const configSchema = z.strictObject({
     defaultText: '`/dev/shm`',
     description: 'Shared-memory file system that backs the RAM tier.',
   }),
+  'ram.keep': knob(types.choice(['on', 'off']), 'on', {
+    shape: 'choice',
+    hint: 'on|off',
+    defaultText: '`on`',
+    description: 'Leave the RAM tier in shared memory when the agent ends, however it ends, and take it over at the next start.',
+  }),
   'ram.hugepages': knob(types.toggle(), false, {
     shape: 'boolean',
     hint: '',

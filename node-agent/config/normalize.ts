@@ -129,7 +129,7 @@ function ramSection(input: NormalizeInput, notes: Notes): AgentConfig['ram'] {
       `${named(input, 'ram.maxChunk', formatBytes(maxChunkBytes))} is more than a quarter of the RAM tier (${formatBytes(sizeBytes)}): at most ${formatBytes(Math.floor(sizeBytes / 4))} is allowed`,
     );
   }
-  return { sizeBytes, maxChunkBytes, shmDir, hugepages: values['ram.hugepages'] };
+  return { sizeBytes, maxChunkBytes, shmDir, hugepages: values['ram.hugepages'], keep: values['ram.keep'] === 'on' };
 }
 
 function checkFolderPaths(dirs: readonly SsdDir[], notes: Notes): void {

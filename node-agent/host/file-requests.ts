@@ -20,6 +20,7 @@ export type FileRequest =
       readonly direct: boolean;
     }
   | { readonly kind: 'checksum'; readonly path: string; readonly sizeBytes: number }
+  | { readonly kind: 'memory'; readonly address: number; readonly sizeBytes: number }
   | { readonly kind: 'headers'; readonly paths: readonly string[] }
   | { readonly kind: 'unlink'; readonly path: string }
   | { readonly kind: 'rename'; readonly from: string; readonly to: string }

@@ -225,6 +225,11 @@ function handle(request: Exclude<FileRequest, { kind: 'arena' }>): FileResponse 
       return readChunk(request);
     case 'checksum':
       return checksumFile(request.path, request.sizeBytes);
+    case 'memory': {
+      const hasher = new BlockHasher(views, request.address, request.sizeBytes);
+      hasher.advance(request.sizeBytes);
+      return { ok: true, checksum: hasher.finish() };
+    }
     case 'headers':
       return { ok: true, headers: request.paths.map(readHeader) };
     case 'unlink':

@@ -462,6 +462,12 @@ export class HostIoPool implements IoPool {
     return done(await this.files.submit({ kind: 'populate', address, sizeBytes }, 'background'));
   }
 
+  /** Checksum of a payload that lies in mapped memory; undefined where the thread that looked is gone. */
+  async checksumMemory(address: Address, sizeBytes: number): Promise<bigint | undefined> {
+    const response = await this.files.submit({ kind: 'memory', address, sizeBytes }, 'demand');
+    return response.ok ? response.checksum : undefined;
+  }
+
   /** fdatasync off the main thread. */
   async syncFile(fd: Fd): Promise<{ readonly ok: true } | IoFailure> {
     return done(await this.files.submit({ kind: 'fdatasync', fd }, 'demand'));

@@ -1,8 +1,24 @@
 /**
  * Arenas as files under /dev/shm. An arena's owner is alive while it holds a flock on the file; process ids mean nothing across
- * containers. Names: kvtier-<tag>-<n>.arena, the tag being this process' random one.
+ * containers. Names: kvtier-<tag>-<name>.arena.
+ *
+ * The tag of memory that is kept over a restart is that of its data directory, so that nobody else finds it and there is never more than
+ * one generation of it; a link kvtier-<tag>.owner leads back to the directory. What nobody locks is garbage, unless that link leads to a
+ * data directory that still is the one the tag was made of. Memory that is not kept has a random tag and no link.
  */
-import { mkdirSync, readdirSync, statfsSync, statSync, unlinkSync } from 'node:fs';
+import {
+  existsSync,
+  fstatSync,
+  mkdirSync,
+  readdirSync,
+  readlinkSync,
+  realpathSync,
+  statfsSync,
+  statSync,
+  symlinkSync,
+  unlinkSync,
+} from 'node:fs';
+import { createHash } from 'node:crypto';
 import { assert } from '#core/assert.ts';
 import type { Address, Fd } from '#core/brand.ts';
 import { KvtierError, errnoName } from '#core/errors.ts';
@@ -28,7 +44,11 @@ import {
   viewOf,
 } from './libc.ts';
 
-const arenaName = /^kvtier-[0-9a-f]{12}-[a-z0-9-]+\.arena$/;
+const arenaName = /^kvtier-([0-9a-f]{12})-[a-z0-9-]+\.arena$/;
+const ownerName = /^kvtier-([0-9a-f]{12})\.owner$/;
+/** A process that was killed holds its locks until the kernel is done with it. */
+const LOCK_TRIES = 100;
+const LOCK_PAUSE_MS = 10;
 
 function unavailable(action: string, path: string): KvtierError {
   return new KvtierError('SHARED_MEMORY_UNAVAILABLE', `${action} ${path}: ${errnoName(errno())}`, { context: { path } });
@@ -41,14 +61,12 @@ class HostArena implements Arena {
   readonly sizeBytes: number;
   #closed = false;
 
-  constructor(path: string, sizeBytes: number, hugepages: boolean) {
+  /** Takes over the descriptor, which is locked. */
+  constructor(path: string, fd: number, options: { readonly sizeBytes: number; readonly hugepages: boolean }) {
+    const { sizeBytes, hugepages } = options;
     this.path = path;
-    this.sizeBytes = sizeBytes;
-    const fd = libc.open(addressOf(cString(path)), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0o600);
-    if (fd < 0) throw unavailable('Cannot create arena', path);
     this.fd = fd as Fd;
-    if (libc.flock(fd, LOCK_EX | LOCK_NB) !== 0) throw unavailable('Cannot lock arena', path);
-    if (libc.ftruncate(fd, sizeBytes) !== 0) throw unavailable('Cannot size arena', path);
+    this.sizeBytes = sizeBytes;
     const address = Number(libc.mmap(null, sizeBytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0));
     if (address <= 0 || !Number.isSafeInteger(address)) throw unavailable('Cannot map arena', path);
     this.address = address as Address;
@@ -67,11 +85,11 @@ class HostArena implements Arena {
     return viewOf(this.address + offsetBytes, lengthBytes);
   }
 
-  close(): void {
+  close(options: { readonly keep: boolean } = { keep: false }): void {
     if (this.#closed) return;
     this.#closed = true;
     libc.munmap(asPointer(this.address), this.sizeBytes);
-    libc.unlink(addressOf(cString(this.path)));
+    if (!options.keep) libc.unlink(addressOf(cString(this.path)));
     libc.close(this.fd);
   }
 }
@@ -80,13 +98,23 @@ export class HostSharedMemory implements SharedMemory {
   readonly #directory: string;
   readonly #tag: string;
   readonly #hugepages: boolean;
+  /** The tag of memory that is kept for the data directory, whether or not this process keeps any. */
+  readonly #dataTag: string | undefined;
 
-  constructor(directory: string, options: { hugepages?: boolean } = {}) {
+  /**
+   * `dataDir` exists and is locked by the caller. `keeps`: arenas may be kept for the next process on it; otherwise they are not, and what
+   * was kept is garbage.
+   */
+  constructor(directory: string, options: { hugepages?: boolean; dataDir?: string; keeps?: boolean } = {}) {
     this.#directory = directory;
     this.#hugepages = options.hugepages ?? false;
-    this.#tag = Array.from(crypto.getRandomValues(new Uint8Array(6)), (byte) => byte.toString(16).padStart(2, '0')).join('');
+    const dataDir = options.dataDir === undefined ? undefined : realpathSync(options.dataDir);
+    this.#dataTag = tagOf(dataDir);
+    const keeps = options.keeps === true && dataDir !== undefined;
+    this.#tag = keeps && this.#dataTag !== undefined ? this.#dataTag : randomTag();
     try {
       mkdirSync(directory, { recursive: true, mode: 0o700 });
+      if (keeps) this.#linkOwner(dataDir);
     } catch (problem) {
       throw new KvtierError('SHARED_MEMORY_UNAVAILABLE', `Cannot use ${directory} for shared memory: ${String(problem)}`, {
         cause: problem,
@@ -94,8 +122,55 @@ export class HostSharedMemory implements SharedMemory {
     }
   }
 
+  #linkOwner(dataDir: string): void {
+    const path = this.#ownerPath(this.#tag);
+    if (ownerOf(path) === dataDir) return;
+    remove(path);
+    symlinkSync(dataDir, path);
+  }
+
+  #ownerPath(tag: string): string {
+    return `${this.#directory}/kvtier-${tag}.owner`;
+  }
+
+  #path(name: string): string {
+    return `${this.#directory}/kvtier-${this.#tag}-${name}.arena`;
+  }
+
   create(name: string, sizeBytes: number): Arena {
-    return new HostArena(`${this.#directory}/kvtier-${this.#tag}-${name}.arena`, sizeBytes, this.#hugepages);
+    const path = this.#path(name);
+    const left = this.#lockedFile(path);
+    if (left >= 0) {
+      remove(path);
+      libc.close(left);
+    }
+    const fd = libc.open(addressOf(cString(path)), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0o600);
+    if (fd < 0) throw unavailable('Cannot create arena', path);
+    if (libc.flock(fd, LOCK_EX | LOCK_NB) !== 0) throw unavailable('Cannot lock arena', path);
+    if (libc.ftruncate(fd, sizeBytes) !== 0) throw unavailable('Cannot size arena', path);
+    return new HostArena(path, fd, { sizeBytes, hugepages: this.#hugepages });
+  }
+
+  open(name: string): Arena | undefined {
+    const path = this.#path(name);
+    const fd = this.#lockedFile(path);
+    if (fd < 0) return undefined;
+    const { size } = fstatSync(fd);
+    if (size > 0) return new HostArena(path, fd, { sizeBytes: size, hugepages: this.#hugepages });
+    libc.close(fd);
+    return undefined;
+  }
+
+  /** A descriptor with the lock, or -1 where there is no such file, or another process holds it. */
+  #lockedFile(path: string): number {
+    const fd = libc.open(addressOf(cString(path)), O_RDWR | O_CLOEXEC, 0);
+    if (fd < 0) return -1;
+    for (let tries = 0; tries < LOCK_TRIES; tries += 1) {
+      if (libc.flock(fd, LOCK_EX | LOCK_NB) === 0) return fd;
+      Bun.sleepSync(LOCK_PAUSE_MS);
+    }
+    libc.close(fd);
+    return -1;
   }
 
   freeBytes(): number {
@@ -105,17 +180,57 @@ export class HostSharedMemory implements SharedMemory {
 
   removeOrphans(): number {
     let removedBytes = 0;
-    for (const name of readdirSync(this.#directory)) {
-      if (!arenaName.test(name)) continue;
+    const living = new Set<string>([this.#tag]);
+    const names = readdirSync(this.#directory);
+    for (const name of names) {
+      const tag = arenaName.exec(name)?.[1];
+      if (tag === undefined || tag === this.#tag || this.#isKept(tag)) continue;
       const path = `${this.#directory}/${name}`;
       const fd = libc.open(addressOf(cString(path)), O_RDWR | O_CLOEXEC, 0);
       if (fd < 0) continue; // another user's: not ours to remove
       if (libc.flock(fd, LOCK_EX | LOCK_NB) === 0) {
         removedBytes += statSync(path).blocks * 512;
         unlinkSync(path);
-      }
+      } else living.add(tag);
       libc.close(fd);
+    }
+    for (const name of names) {
+      const tag = ownerName.exec(name)?.[1];
+      if (tag !== undefined && !living.has(tag) && !this.#isKept(tag)) remove(`${this.#directory}/${name}`);
     }
     return removedBytes;
   }
+
+  /** Somebody may resume it: the directory that its tag was made of is there, and has been an agent's. */
+  #isKept(tag: string): boolean {
+    if (tag === this.#dataTag) return false;
+    const dataDir = ownerOf(this.#ownerPath(tag));
+    return dataDir !== undefined && tagOf(dataDir) === tag && existsSync(`${dataDir}/journal`);
+  }
+}
+
+function randomTag(): string {
+  return Array.from(crypto.getRandomValues(new Uint8Array(6)), (byte) => byte.toString(16).padStart(2, '0')).join('');
+}
+
+/** By path and inode: a copy, or another directory in its place, has another one. Undefined where there is no such directory. */
+function tagOf(dataDir: string | undefined): string | undefined {
+  const stats = dataDir === undefined ? undefined : statSync(dataDir, { throwIfNoEntry: false });
+  if (dataDir === undefined || stats === undefined) return undefined;
+  return createHash('sha256').update(`${dataDir}\0${stats.dev}\0${stats.ino}`).digest('hex').slice(0, 12);
+}
+
+function ownerOf(path: string): string | undefined {
+  try {
+    return readlinkSync(path);
+  } catch (problem) {
+    // No such link, or not a link: nobody says whose memory it is.
+    if (problem instanceof Error) return undefined;
+    throw problem;
+  }
+}
+
+/** Another user's file stays. */
+function remove(path: string): void {
+  libc.unlink(addressOf(cString(path)));
 }

@@ -11,15 +11,17 @@ export interface Arena {
   allocate(offsetBytes: number, lengthBytes: number): boolean;
   /** A view of at most 4 GiB; valid until `close`. */
   view(offsetBytes: number, lengthBytes: number): Uint8Array;
-  /** Unmaps and removes the file. */
-  close(): void;
+  /** Unmaps and gives up the lock. The file goes, unless `keep` leaves it for the next process. */
+  close(options?: { readonly keep: boolean }): void;
 }
 
 export interface SharedMemory {
-  /** Creates an arena of `sizeBytes`, sparse, mode 0600, locked while this process lives. */
+  /** Creates an arena of `sizeBytes`, sparse, mode 0600, locked while this process lives. What a former process left under the name goes. */
   create(name: string, sizeBytes: number): Arena;
+  /** Maps and locks the arena that a former process left under the name, contents and all; undefined where there is none or another holds it. */
+  open(name: string): Arena | undefined;
   /** Free bytes of the file system behind it. */
   freeBytes(): number;
-  /** Removes arenas whose owner is gone (nobody holds their lock); returns how many bytes. */
+  /** Removes arenas whose owner is gone (nobody holds their lock) and that nobody will resume; returns how many bytes. */
   removeOrphans(): number;
 }

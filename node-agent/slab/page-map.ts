@@ -160,6 +160,13 @@ export class PageMap {
     return this.#binHead[this.#topBin] as number;
   }
 
+  /** True where these pages are free, and therefore of one run. */
+  isFree(first: number, pages: number): boolean {
+    if (!(first >= 0 && first + pages <= this.owner.length)) return false;
+    for (let page = first; page < first + pages; page += 1) if (this.owner[page] !== PAGE_FREE) return false;
+    return true;
+  }
+
   /** Gives `pages` free pages from `first` on, all of one run, to a slab. */
   take(first: number, pages: number, slab: number): void {
     const run = this.#runStart(first);

@@ -16,9 +16,20 @@
 import { assert } from '#core/assert.ts';
 import type { Address, SlotIndex } from '#core/brand.ts';
 import { BLOCK_BYTES, KiB, MiB } from '#core/bytes.ts';
+import { grownFloat, grownInt } from './grown.ts';
+import type { SlabClassStats, SlabStats } from './slab-stats.ts';
 import { PAGE_FREE, PageMap } from './page-map.ts';
 import { ReclaimPlanner } from './reclaim-planner.ts';
-import { coarseClassBytes, fineClassBytes, LARGE_MIN_BYTES, slabShape, type SlabShape, slotsInRun, WASTE_LIMIT } from './slab-geometry.ts';
+import {
+  coarseClassBytes,
+  fineClassBytes,
+  LARGE_MIN_BYTES,
+  slabShape,
+  type SlabShape,
+  type SlotPlace,
+  slotsInRun,
+  WASTE_LIMIT,
+} from './slab-geometry.ts';
 
 const NONE = -1;
 /** In `slotPrevious`: the slot is free (in its slab's free list), or belongs to no slab. */
@@ -31,29 +42,6 @@ const FINE_CLASS_LIMIT = 256;
 const MAX_CLASSES = 512;
 /** Slot sizes stay below 2^31 so that class arithmetic may use 32-bit operations. */
 const MAX_SLOT_BYTES = 2 ** 30;
-
-export interface SlabClassStats {
-  readonly classBytes: number;
-  readonly slabCount: number;
-  readonly slotCount: number;
-  readonly usedSlotCount: number;
-}
-
-export interface SlabStats {
-  /** All pages, absent ones included. */
-  readonly capacityBytes: number;
-  readonly absentBytes: number;
-  readonly freePageBytes: number;
-  /** Capacity of the used slots, rounding to the class included. */
-  readonly usedSlotBytes: number;
-  /** Room in slabs that have other slots in use. */
-  readonly freeSlotBytes: number;
-  /** Ends of slabs that hold no slot. */
-  readonly wasteBytes: number;
-  readonly usedSlotCount: number;
-  readonly slabCount: number;
-  readonly classes: readonly SlabClassStats[];
-}
 
 /**
  * Page size for a tier: at most 262,144 pages up to 512 GiB (16 bytes of tables each), and at least 1024 from 4 MiB on, so that
@@ -216,6 +204,46 @@ export class SlabAllocator {
     return this.#planner.plan({ classBytes, shape: this.#shape, slotHeat, isLocked });
   }
 
+  /** Where a used slot lies: all that `restoreSlot` needs, in another process too if its arenas and page size are the same. */
+  placeOf(slot: SlotIndex, place: SlotPlace): void {
+    this.#assertUsed(slot, 'locate');
+    const slab = this.#slotSlab[slot] as number;
+    place.firstPage = this.#slabFirstPage[slab] as number;
+    place.pages = this.#slabPages[slab] as number;
+    place.slots = this.#slabSlots[slab] as number;
+    place.classBytes = this.#classBytes[this.#slabClass[slab] as number] as number;
+    place.ordinal = this.#slotOrdinal[slot] as number;
+  }
+
+  /**
+   * Takes the slot at a place that a former allocator gave out, before any other use. Places of one slab come in the order of their ordinals.
+   * -1 where the place contradicts the arenas, the pages available, or what was restored before; nothing has changed then.
+   */
+  restoreSlot(place: Readonly<SlotPlace>): SlotIndex | -1 {
+    const { firstPage, pages, slots, classBytes, ordinal } = place;
+    let slab = this.#pages.owner[firstPage] ?? NONE;
+    if (slab < 0) {
+      const isShape =
+        slots > 0 && pages > 0 && pages <= this.#pages.largestArenaPages && slots * classBytes <= pages * this.#pages.pageBytes;
+      const isClass = classBytes > 0 && classBytes <= MAX_SLOT_BYTES && fineClassBytes(classBytes) === classBytes;
+      const hasClass = this.#classByBytes.has(classBytes) || this.#classByBytes.size < MAX_CLASSES;
+      if (!isShape || !isClass || !hasClass || ordinal >= slots || !this.#pages.isFree(firstPage, pages)) return NONE;
+      this.#shape.slots = slots;
+      this.#shape.pages = pages;
+      slab = this.#beginSlab(classBytes, firstPage);
+    } else {
+      const isSame = this.#slabFirstPage[slab] === firstPage && this.#slabPages[slab] === pages && this.#slabSlots[slab] === slots;
+      const carved = this.#slabCarved[slab] as number;
+      if (!isSame || this.#classBytes[this.#slabClass[slab] as number] !== classBytes || ordinal < carved || ordinal >= slots) return NONE;
+    }
+    while ((this.#slabCarved[slab] as number) < ordinal) this.#carveFree(slab);
+    const gap = this.#slabFreeHead[slab] as number;
+    this.#slabFreeHead[slab] = NONE;
+    const slot = this.#takeSlot(slab);
+    this.#slabFreeHead[slab] = gap;
+    return slot;
+  }
+
   forEachUsedSlot(visit: (slot: SlotIndex) => void): void {
     for (let slab = 0; slab < this.#slabCount; slab += 1) {
       if (this.#slabClass[slab] === NONE) continue;
@@ -318,7 +346,11 @@ export class SlabAllocator {
 
   #createSlab(classBytes: number): number {
     const firstPage = this.#place(classBytes);
-    if (firstPage === NONE) return NONE;
+    return firstPage === NONE ? NONE : this.#beginSlab(classBytes, firstPage);
+  }
+
+  /** A slab of the shape in #shape at `firstPage`; its first slot must be taken at once. */
+  #beginSlab(classBytes: number, firstPage: number): number {
     let slab = this.#unusedSlab;
     if (slab !== NONE) this.#unusedSlab = this.#slabNext[slab] as number;
     else {
@@ -393,6 +425,15 @@ export class SlabAllocator {
     this.#slotOrdinal[slot] = this.#slabCarved[slab] as number;
     this.#slabCarved[slab] = (this.#slabCarved[slab] as number) + 1;
     return slot;
+  }
+
+  /** Gives the next place of a slab to its free list: it was free when a former process ended. */
+  #carveFree(slab: number): void {
+    const slot = this.#carveSlot(slab);
+    this.#slotGeneration[slot] = Math.max(1, this.#slotGeneration[slot] as number);
+    this.#slotPrevious[slot] = FREE;
+    this.#slotNext[slot] = this.#slabFreeHead[slab] as number;
+    this.#slabFreeHead[slab] = slot;
   }
 
   #createClass(classBytes: number): number {
@@ -542,16 +583,4 @@ export class SlabAllocator {
       assert(partial.size === 0, `Class of ${classBytes} bytes lists slabs that are not its own`);
     }
   }
-}
-
-function grownInt(array: Int32Array<ArrayBuffer>, length: number): Int32Array<ArrayBuffer> {
-  const grown = new Int32Array(length);
-  grown.set(array);
-  return grown;
-}
-
-function grownFloat(array: Float64Array<ArrayBuffer>, length: number): Float64Array<ArrayBuffer> {
-  const grown = new Float64Array(length);
-  grown.set(array);
-  return grown;
 }

@@ -23,6 +23,15 @@ export interface SlabShape {
   minPages: number;
 }
 
+/** Where a slot lies: its slab's pages, numbered over all arenas, and its place in the slab. */
+export interface SlotPlace {
+  firstPage: number;
+  pages: number;
+  slots: number;
+  classBytes: number;
+  ordinal: number;
+}
+
 /** Exact class: size rounded up to 4 KiB; below 16 KiB the geometric class. */
 export function fineClassBytes(sizeBytes: number): number {
   return sizeBytes < LARGE_MIN_BYTES ? coarseClassBytes(sizeBytes) : roundUp(sizeBytes, BLOCK_BYTES);

@@ -32,6 +32,23 @@ describe('Cache, whatever happens to it', () => {
     }));
   });
 
+  it('explains every read over crashes that leave the RAM tier in shared memory', async () => {
+    await runSeeds(60, (seed) => ({
+      steps: 250,
+      ramBytes: seed % 2 === 0 ? 256 * KiB : MiB,
+      maxChunkBytes: 64 * KiB,
+      ssdBytes: seed % 3 === 0 ? [300 * KiB, 200 * KiB] : [64 * MiB],
+      crashes: 0.03,
+      keyCount: seed % 3 === 0 ? 30 : 12,
+      admission: (['demote', 'through', 'idle', 'off'] as const)[seed % 4] ?? 'idle',
+      keep: true,
+    }));
+  });
+
+  it('explains every read over such crashes while devices fail, and journals and catalogs are lost', async () => {
+    await runSeeds(30, () => ({ steps: 250, ramBytes: 512 * KiB, ssdBytes: [MiB, MiB], crashes: 0.03, faults: true, keep: true }));
+  });
+
   it('explains every read while scans of invalidations stand still between two rows', async () => {
     await runSeeds(30, () => ({ steps: 250, ramBytes: 512 * KiB, crashes: 0.01, keyCount: 20, limits: { scanRows: 2 } }));
   });

@@ -66,6 +66,8 @@ export async function startAgent(options: AgentStart = {}): Promise<RunningAgent
     options.lmPort === undefined ? 'off' : `127.0.0.1:${options.lmPort}`,
     ...sizes,
     ...ssd,
+    // Tests of what SSD brings back would find it all in RAM; and nobody resumes a data directory that a test has removed.
+    ...(options.flags?.includes('--ram-keep') === true ? [] : ['--ram-keep', 'off']),
     ...(options.token === undefined ? [] : ['--token', options.token]),
     ...(options.flags ?? []),
   ];

@@ -169,6 +169,12 @@ export class KillOracle {
     this.violations.push(`Key ${read.key}: EXISTS answers yes at ${read.begin}, but nothing that was put may be there`);
   }
 
+  /** The version that must be there if nothing was lost in any life; undefined where anything may be. */
+  kept(key: number): number | undefined {
+    const { last, lastChangeEnd } = this.#history(key);
+    return last === undefined || !last.acknowledged || last.dead || last.begin < lastChangeEnd ? undefined : last.version;
+  }
+
   /** The version that must be there if this life has lost nothing; undefined where anything may be, or a former life put it. */
   required(key: number): number | undefined {
     const { last, lastChangeEnd } = this.#history(key);

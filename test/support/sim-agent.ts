@@ -15,8 +15,9 @@ import type { CacheLimits, SsdAdmission } from '#cache/cache-state.ts';
 import { ChunkIndex } from '#cache/chunk-index.ts';
 import type { CacheControl } from '#cache/control.ts';
 import { NamespaceTable } from '#cache/namespace-table.ts';
-import { markFolders, openStore } from '#cache/recovery.ts';
+import { markTiers, openStore } from '#cache/recovery.ts';
 import { MiB } from '#core/bytes.ts';
+import { checksum } from '#core/checksum.ts';
 import type { BlockHash } from '#core/checksum.ts';
 import type { Logger } from '#core/logger.ts';
 import { LeafLru } from '#policy/leaf-lru.ts';
@@ -47,6 +48,8 @@ export interface SimAgentOptions {
   readonly stallMs?: number;
   /** Names with a token each, `token-of-NAME`; then there are an admin's and a reader's token too, `token-of-admin` and `token-of-read`. */
   readonly tenants?: readonly string[];
+  /** The RAM tier outlives the process, as with ram.keep. */
+  readonly keep?: boolean;
 }
 
 /** One process, from its start to its end. */
@@ -117,6 +120,9 @@ export class SimAgent {
     return this.#life?.ready === true;
   }
 
+  /** Of the machine: outlives a process. */
+  readonly #memory = new SimSharedMemory();
+
   #logger(): Logger {
     const keep = (message: string): void => {
       this.log.push(message);
@@ -163,13 +169,16 @@ export class SimAgent {
     this.lives += 1;
     const ramBytes = this.#options.ramBytes ?? 4 * MiB;
     const logger = this.#logger();
-    const memory = new SimSharedMemory();
+    const memory = this.#memory;
+    if (this.#options.keep !== true) memory.boot();
     const io = new SimFileIo({ disk: this.disk, memory, clock: this.clock, hash });
     // The tiers call the cache that is made of them; until it is there, nobody listens.
     const ram = new RamTier({
       sharedMemory: memory,
       capacityBytes: ramBytes,
       maxChunkBytes: this.#options.maxChunkBytes ?? ramBytes / 4,
+      keep: this.#options.keep === true ? { hash, bootId: 'sim' } : undefined,
+      checksumMemory: (address, sizeBytes) => Promise.resolve(checksum(memory.at(address, sizeBytes), hash)),
       populate: () => Promise.resolve({ ok: true }),
       onArena: () => {},
       onGrowth: () => life.cache?.ramGrew(),
@@ -207,7 +216,17 @@ export class SimAgent {
       capacityBytes,
       floorBytes: options.floorBytes ?? 0,
     }));
-    const opened = await openStore({ fileSystem: disk, ssd, journalPath: '/data/journal', folders, hash, clock, logger, bootId: 'sim' });
+    const opened = await openStore({
+      fileSystem: disk,
+      ram,
+      ssd,
+      journalPath: '/data/journal',
+      folders,
+      hash,
+      clock,
+      logger,
+      bootId: 'sim',
+    });
     const cache = new Cache(
       {
         index: new ChunkIndex(this.rng),
@@ -223,7 +242,10 @@ export class SimAgent {
         logger,
         limits: this.#limits(),
       },
-      { epoch: opened.epoch, markFolders: (journalSequence) => markFolders(disk, ssd.folders, { epoch: opened.epoch, journalSequence }) },
+      {
+        epoch: opened.epoch,
+        markFolders: (journalSequence) => markTiers({ fileSystem: disk, ram, ssd }, { epoch: opened.epoch, journalSequence }),
+      },
     );
     life.cache = cache;
     cache.control.parseKey = (key, tenant) => {
@@ -273,6 +295,7 @@ export class SimAgent {
   /** SIGKILL. What was written stays, what waited is lost. */
   kill(): void {
     this.#life?.io.kill(this.rng);
+    this.#memory.endProcess();
     this.#life = undefined;
     this.clock.dropTimers();
     this.disk.data.kill();

@@ -163,7 +163,7 @@ export class SimCacheControl implements CacheControl {
         writeLatencyMs: latency,
       },
       catalog: { state: 'ok', reason: '', queuedChanges: 0, droppedChanges: 0, walBytes: 0 },
-      recovery: { done: true, adoptedFiles: 0, droppedFiles: 0, loadedRows: 0 },
+      recovery: { done: true, adoptedFiles: 0, droppedFiles: 0, loadedRows: 0, keptChunks: 0 },
       ...this.overrides,
     };
   }

@@ -1,6 +1,6 @@
 /**
  * The real cache core on simulated ports: one process life after another on one disk. `crash` ends a life as SIGKILL does: memory is
- * gone, written bytes stay, jobs under way end at a random point. Nothing moves unless the test moves it: I/O by `step`, time by
+ * gone (with `keep` what was in shared memory is not), written bytes stay, jobs under way end at a random point. Nothing moves unless the test moves it: I/O by `step`, time by
  * `advance`.
  */
 import { Cache } from '#cache/cache.ts';
@@ -8,7 +8,7 @@ import type { CacheLimits, SsdAdmission } from '#cache/cache-state.ts';
 import { ChunkIndex } from '#cache/chunk-index.ts';
 import type { CommitOptions, CommitOutcome, PutRejected, PutTicket, ReadHandle } from '#cache/door.ts';
 import { NamespaceTable } from '#cache/namespace-table.ts';
-import { markFolders, openStore } from '#cache/recovery.ts';
+import { markTiers, openStore } from '#cache/recovery.ts';
 import { checksum } from '#core/checksum.ts';
 import type { BlockHash } from '#core/checksum.ts';
 import { MiB } from '#core/bytes.ts';
@@ -36,6 +36,8 @@ export interface SimCacheOptions {
   readonly admission?: SsdAdmission;
   readonly limits?: Partial<CacheLimits>;
   readonly logger?: Logger;
+  /** The RAM tier outlives the process, as with ram.keep. Default false. */
+  readonly keep?: boolean;
 }
 
 interface Life {
@@ -56,7 +58,10 @@ export class SimCache {
   readonly clock = new SimClock();
   readonly disk = new SimDisk();
   readonly catalogDisk = new SimCatalogDisk();
+  /** Of the machine: outlives a process. */
+  readonly memory = new SimSharedMemory();
   readonly log: string[] = [];
+  bootId = 'sim';
   #options: SimCacheOptions;
   readonly #keys = new KeyParser();
   #life: Life | undefined;
@@ -104,7 +109,8 @@ export class SimCache {
       warn: (message) => void this.log.push(message),
       error: (message) => void this.log.push(message),
     };
-    const memory = new SimSharedMemory();
+    const { memory } = this;
+    if (options.keep !== true) memory.boot();
     const io = new SimFileIo({ disk, memory, clock, hash: simHash });
     // The tiers call the cache that is made of them; until it is there, nobody listens.
     const running: { cache?: Cache } = {};
@@ -112,6 +118,8 @@ export class SimCache {
       sharedMemory: memory,
       capacityBytes: ramBytes,
       maxChunkBytes: options.maxChunkBytes ?? ramBytes / 4,
+      keep: options.keep === true ? { hash: simHash, bootId: this.bootId } : undefined,
+      checksumMemory: (address, sizeBytes) => Promise.resolve(checksum(memory.at(address, sizeBytes), simHash)),
       populate: () => Promise.resolve({ ok: true }),
       onArena: () => {},
       onGrowth: () => running.cache?.ramGrew(),
@@ -134,13 +142,14 @@ export class SimCache {
     }));
     const opened = await openStore({
       fileSystem: disk,
+      ram,
       ssd,
       journalPath: '/data/journal',
       folders,
       hash: simHash,
       clock,
       logger,
-      bootId: 'sim',
+      bootId: this.bootId,
     });
     const catalog = new SimCatalogStore(this.catalogDisk);
     const cache = new Cache(
@@ -168,7 +177,10 @@ export class SimCache {
           ...options.limits,
         },
       },
-      { epoch: opened.epoch, markFolders: (journalSequence) => markFolders(disk, ssd.folders, { epoch: opened.epoch, journalSequence }) },
+      {
+        epoch: opened.epoch,
+        markFolders: (journalSequence) => markTiers({ fileSystem: disk, ram, ssd }, { epoch: opened.epoch, journalSequence }),
+      },
     );
     running.cache = cache;
     cache.control.parseKey = (key) => {
@@ -184,7 +196,15 @@ export class SimCache {
     this.life.io.kill(this.rng);
     this.clock.dropTimers();
     this.disk.data.restart();
+    this.memory.endProcess();
     this.#life = undefined;
+  }
+
+  /** SIGKILL, and the machine is booted: shared memory is gone too. What was written stays. */
+  reboot(): void {
+    this.crash();
+    this.memory.boot();
+    this.bootId += '.';
   }
 
   /** One step of I/O. False where no job is under way. */

@@ -1,4 +1,7 @@
-/** Arenas in ordinary buffers under addresses that mean nothing to the machine: what is not an arena cannot be touched. */
+/**
+ * Shared memory at addresses that mean nothing to the machine: what is not an arena cannot be touched. The files outlive a process, as
+ * under /dev/shm: `endProcess` unmaps, `boot` forgets.
+ */
 import type { Address, Fd } from '#core/brand.ts';
 import type { Arena, SharedMemory } from '#ports/shared-memory.ts';
 
@@ -6,44 +9,93 @@ const FIRST_ADDRESS = 2 ** 40;
 /** A gap between arenas, so that a transfer that leaves its arena is seen. */
 const GAP_BYTES = 2 ** 20;
 
+interface SimFile {
+  readonly bytes: Uint8Array;
+  /** Backed from the beginning. */
+  backedBytes: number;
+}
+
 export class SimSharedMemory implements SharedMemory {
   /** Bytes that all arenas together may back; `allocate` says no beyond it. */
   capacityBytes: number;
-  #backedBytes = 0;
   #nextAddress = FIRST_ADDRESS;
-  readonly #arenas: { address: number; bytes: Uint8Array }[] = [];
+  readonly #files = new Map<string, SimFile>();
+  /** Mapped by the process that runs. */
+  readonly #arenas: { readonly name: string; readonly address: number; readonly bytes: Uint8Array }[] = [];
 
   constructor(capacityBytes = Number.MAX_SAFE_INTEGER) {
     this.capacityBytes = capacityBytes;
   }
 
   create(name: string, sizeBytes: number): Arena {
-    const bytes = new Uint8Array(sizeBytes);
+    const file = { bytes: new Uint8Array(sizeBytes), backedBytes: 0 };
+    this.#files.set(name, file);
+    return this.#map(name, file);
+  }
+
+  open(name: string): Arena | undefined {
+    const file = this.#files.get(name);
+    return file === undefined || this.#arenas.some((arena) => arena.name === name) ? undefined : this.#map(name, file);
+  }
+
+  #map(name: string, file: SimFile): Arena {
+    const { bytes } = file;
     const address = this.#nextAddress;
-    this.#nextAddress += Math.ceil(sizeBytes / GAP_BYTES) * GAP_BYTES + GAP_BYTES;
-    const own = { address, bytes };
+    this.#nextAddress += Math.ceil(bytes.length / GAP_BYTES) * GAP_BYTES + GAP_BYTES;
+    const own = { name, address, bytes };
     this.#arenas.push(own);
     return {
       path: `/sim-shm/${name}`,
       fd: -1 as Fd,
       address: address as Address,
-      sizeBytes,
-      allocate: (_offsetBytes, lengthBytes) => {
-        if (this.#backedBytes + lengthBytes > this.capacityBytes) return false;
-        this.#backedBytes += lengthBytes;
+      sizeBytes: bytes.length,
+      allocate: (offsetBytes, lengthBytes) => {
+        const more = Math.max(0, offsetBytes + lengthBytes - file.backedBytes);
+        if (this.#backedBytes() + more > this.capacityBytes) return false;
+        file.backedBytes += more;
         return true;
       },
       view: (offsetBytes, lengthBytes) => bytes.subarray(offsetBytes, offsetBytes + lengthBytes),
-      close: () => void this.#arenas.splice(this.#arenas.indexOf(own), 1),
+      close: (options = { keep: false }) => {
+        const at = this.#arenas.indexOf(own);
+        if (at >= 0) this.#arenas.splice(at, 1);
+        if (!options.keep) this.#files.delete(name);
+      },
     };
   }
 
+  #backedBytes(): number {
+    let sum = 0;
+    for (const file of this.#files.values()) sum += file.backedBytes;
+    return sum;
+  }
+
   freeBytes(): number {
-    return this.capacityBytes - this.#backedBytes;
+    return this.capacityBytes - this.#backedBytes();
   }
 
   removeOrphans(): number {
     return 0;
+  }
+
+  /** The process is gone, its files stay. */
+  endProcess(): void {
+    this.#arenas.length = 0;
+  }
+
+  /** The machine was booted. */
+  boot(): void {
+    this.endProcess();
+    this.#files.clear();
+  }
+
+  /** Contents of a file, to look at or to damage; undefined where there is none. */
+  file(name: string): Uint8Array | undefined {
+    return this.#files.get(name)?.bytes;
+  }
+
+  fileNames(): readonly string[] {
+    return [...this.#files.keys()];
   }
 
   /** The bytes at an address, as an I/O thread sees them. Throws where they are not wholly in one arena. */

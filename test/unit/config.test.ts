@@ -95,7 +95,7 @@ describe('defaults', () => {
       stallMs: 30_000,
     });
     expect(config.lm).toEqual({ listen: { host: '127.0.0.1', port: 7602 } });
-    expect(config.ram).toEqual({ sizeBytes: 4 * GiB, maxChunkBytes: 128 * MiB, shmDir: '/dev/shm', hugepages: false });
+    expect(config.ram).toEqual({ sizeBytes: 4 * GiB, maxChunkBytes: 128 * MiB, shmDir: '/dev/shm', hugepages: false, keep: true });
     expect(config.ssd).toEqual({
       sizeBytes: 20 * GiB,
       folders: [{ path: '/srv/.kvtier/ssd', sizeBytes: 20 * GiB }],

@@ -173,6 +173,8 @@ export class SsdTier {
    */
   async listGenerations(folder: SsdFolder): Promise<Set<number>> {
     const generations = new Set<number>();
+    // Waited for: a chunk that is still in RAM is written again under the name of the write that did not end.
+    const unlinks: Promise<unknown>[] = [];
     const shards = Array.from({ length: SHARDS }, (_, shard) => `${folder.path}/${shard.toString(16).padStart(2, '0')}`);
     const listings = await Promise.all(shards.map((path) => this.#options.files.list(path)));
     for (const [index, listing] of listings.entries()) {
@@ -183,9 +185,10 @@ export class SsdTier {
       for (const name of listing.names) {
         const generation = parseChunkFileName(name);
         if (generation !== undefined) generations.add(generation);
-        else void this.#options.files.unlink(`${shards[index] ?? ''}/${name}`);
+        else unlinks.push(this.#options.files.unlink(`${shards[index] ?? ''}/${name}`));
       }
     }
+    await Promise.all(unlinks);
     return generations;
   }
 

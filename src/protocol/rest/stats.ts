@@ -138,7 +138,14 @@ export const statsSchema = z
       .array(z.object({ tenant: z.string(), chunkCount: countSchema, bytes: tierBytesSchema, quota: quotaSchema.nullable() }))
       .meta({ description: 'Digests (a cache_salt is a secret), largest first, at most 100' }),
     catalog: catalogSchema,
-    recovery: z.object({ done: z.boolean(), adoptedFiles: countSchema, droppedFiles: countSchema, loadedRows: countSchema }),
+    recovery: z.object({
+      done: z.boolean(),
+      adoptedFiles: countSchema,
+      droppedFiles: countSchema,
+      loadedRows: countSchema,
+      /** Chunks that the former process had in RAM, and that are there still. */
+      keptChunks: countSchema,
+    }),
   })
   .meta({ id: 'Stats' });
 export type Stats = z.infer<typeof statsSchema>;
