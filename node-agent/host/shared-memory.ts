@@ -59,11 +59,17 @@ class HostArena implements Arena {
   readonly fd: Fd;
   readonly address: Address;
   readonly sizeBytes: number;
+  readonly #onRemoved: () => void;
   #closed = false;
 
   /** Takes over the descriptor, which is locked. */
-  constructor(path: string, fd: number, options: { readonly sizeBytes: number; readonly hugepages: boolean }) {
+  constructor(
+    path: string,
+    fd: number,
+    options: { readonly sizeBytes: number; readonly hugepages: boolean; readonly onRemoved: () => void },
+  ) {
     const { sizeBytes, hugepages } = options;
+    this.#onRemoved = options.onRemoved;
     this.path = path;
     this.fd = fd as Fd;
     this.sizeBytes = sizeBytes;
@@ -91,6 +97,7 @@ class HostArena implements Arena {
     libc.munmap(asPointer(this.address), this.sizeBytes);
     if (!options.keep) libc.unlink(addressOf(cString(this.path)));
     libc.close(this.fd);
+    if (!options.keep) this.#onRemoved();
   }
 }
 
@@ -148,7 +155,17 @@ export class HostSharedMemory implements SharedMemory {
     if (fd < 0) throw unavailable('Cannot create arena', path);
     if (libc.flock(fd, LOCK_EX | LOCK_NB) !== 0) throw unavailable('Cannot lock arena', path);
     if (libc.ftruncate(fd, sizeBytes) !== 0) throw unavailable('Cannot size arena', path);
-    return new HostArena(path, fd, { sizeBytes, hugepages: this.#hugepages });
+    return this.#map(path, fd, sizeBytes);
+  }
+
+  #map(path: string, fd: number, sizeBytes: number): Arena {
+    return new HostArena(path, fd, { sizeBytes, hugepages: this.#hugepages, onRemoved: () => this.#removeUnusedLink() });
+  }
+
+  /** The last arena took the link along that says whose they were. */
+  #removeUnusedLink(): void {
+    const isUsed = readdirSync(this.#directory).some((name) => arenaName.exec(name)?.[1] === this.#tag);
+    if (!isUsed) remove(this.#ownerPath(this.#tag));
   }
 
   open(name: string): Arena | undefined {
@@ -156,7 +173,7 @@ export class HostSharedMemory implements SharedMemory {
     const fd = this.#lockedFile(path);
     if (fd < 0) return undefined;
     const { size } = fstatSync(fd);
-    if (size > 0) return new HostArena(path, fd, { sizeBytes: size, hugepages: this.#hugepages });
+    if (size > 0) return this.#map(path, fd, size);
     libc.close(fd);
     return undefined;
   }
