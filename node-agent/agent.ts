@@ -123,6 +123,7 @@ class Agent {
       format: this.#config.log.format,
       write: (line) => options.stderr.write(line),
       secrets: [admin, read, ...tenants.values()].filter((token) => token !== undefined),
+      reveal: this.#config.tenants.reveal,
       color: options.stderr.isTerminal,
     });
     this.#logger = this.#log.room('agent');
@@ -374,6 +375,7 @@ class Agent {
         ...(this.#watch === undefined ? {} : { watch: () => (this.#watch as MachineWatch).counts() }),
       },
       tokens,
+      revealSalts: this.#config.tenants.reveal,
       hosts: [http.listen.host],
       maxBodyBytes: http.maxBodyBytes,
       metrics: this.#metrics,

@@ -12,6 +12,7 @@ import type { BlockHash } from '#core/checksum.ts';
 import { findLibrary, lookAtFolder, readLimits, tryPort } from '#host/doctor-probes.ts';
 import { HostIoPool } from '#host/io-pool.ts';
 import { readMachineFacts } from '#host/machine-facts.ts';
+import { shownKey } from '#telemetry/shown-names.ts';
 import { verifyOffline } from '#tiers/ssd/verify-offline.ts';
 
 /** Bun's xxHash3 takes a seed and answers an unsigned 64-bit bigint. */
@@ -39,7 +40,8 @@ const deps: CliDeps = {
   verifyOffline: async function* (folders) {
     const pool = await HostIoPool.start({ socketWorkers: 1, fileWorkers: 2, onCrash: die });
     try {
-      yield* verifyOffline(pool.files, folders, hash);
+      for await (const step of verifyOffline(pool.files, folders, hash))
+        yield { ...step, mismatches: step.mismatches.map((mismatch) => ({ ...mismatch, key: shownKey(mismatch.key) })) };
     } finally {
       await pool.close();
     }

@@ -7,7 +7,7 @@ import { definitions } from './route-definitions.ts';
 import { statsView } from './stats-view.ts';
 
 export function bindAgentRoutes(app: ApiApp, { deps, guarded }: { readonly deps: ApiDeps; readonly guarded: Guarded }): void {
-  const { agent, clock, control, metrics } = deps;
+  const { agent, clock, metrics } = deps;
   const document = (): ReturnType<ApiApp['getOpenAPI31Document']> =>
     app.getOpenAPI31Document({
       openapi: '3.1.0',
@@ -27,9 +27,10 @@ export function bindAgentRoutes(app: ApiApp, { deps, guarded }: { readonly deps:
   });
 
   app.openapi(guarded('metrics', definitions.metrics), async (context) => {
+    const shown = controlOf(deps, context);
     const text = await metrics.scrape(() => ({
-      stats: control.stats(),
-      namespaces: control.namespaces(),
+      stats: shown.stats(),
+      namespaces: shown.namespaces(),
       doors: agent.doors(),
       version: agent.version,
       state: agent.health().state,

@@ -2,10 +2,12 @@ import type { Context } from 'hono';
 import type { CacheControl } from '#cache/control.ts';
 import type { ApiEnv } from './app.ts';
 import type { ApiDeps } from './deps.ts';
+import { ShownControl } from './shown-control.ts';
 import { TenantControl } from './tenant-control.ts';
 
-/** The cache as the caller may see it: all of it, or a tenant's part. Every handler goes through here. */
-export function controlOf({ control }: ApiDeps, context: Context<ApiEnv>): CacheControl {
+/** The cache as the caller may see it: all of it or a tenant's part, salts by digest. Every handler goes through here. */
+export function controlOf({ control, revealSalts = false }: ApiDeps, context: Context<ApiEnv>): CacheControl {
   const { tenant } = context.get('credential');
-  return tenant === undefined ? control : new TenantControl(control, tenant);
+  const part = tenant === undefined ? control : new TenantControl(control, tenant);
+  return revealSalts ? part : new ShownControl(part);
 }

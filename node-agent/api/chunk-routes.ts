@@ -18,14 +18,16 @@ export function bindChunkRoutes(app: ApiApp, { deps, guarded }: { readonly deps:
   const { clock } = deps;
 
   app.openapi(guarded('lookup', definitions.lookup), (context) => {
-    const answers = controlOf(deps, context).lookup(context.req.valid('json').keys);
+    const { keys, tenant } = context.req.valid('json');
+    const answers = controlOf(deps, context).lookup(keys, { tenant });
     const hits = answers.findIndex(({ tier }) => tier === undefined);
     const rows = answers.map(({ key, tier, sizeBytes, reason }) => ({ key, tier: tier ?? null, sizeBytes: sizeBytes ?? null, reason }));
     return context.json({ hitCount: hits < 0 ? answers.length : hits, answers: rows }, 200);
   });
 
   app.openapi(guarded('prefetch', definitions.prefetch), async (context) => {
-    return context.json(await controlOf(deps, context).prefetch(context.req.valid('json').keys), 200);
+    const { keys, tenant } = context.req.valid('json');
+    return context.json(await controlOf(deps, context).prefetch(keys, { tenant }), 200);
   });
 
   app.openapi(guarded('persist', definitions.persist), async (context) => {
@@ -48,7 +50,7 @@ function bindListings(app: ApiApp, { deps, guarded }: { readonly deps: ApiDeps; 
   });
 
   app.openapi(guarded('tenants', definitions.tenants), (context) => {
-    const { rows, cursor } = pageOf(tenantViews(controlOf(deps, context)), { kind: 'tenants', ...context.req.valid('query') });
+    const { rows, cursor } = pageOf(tenantViews(controlOf(deps, context), deps), { kind: 'tenants', ...context.req.valid('query') });
     return context.json({ tenants: rows, cursor }, 200);
   });
 
@@ -75,20 +77,17 @@ function bindListings(app: ApiApp, { deps, guarded }: { readonly deps: ApiDeps; 
 }
 
 /** One run at a time: each reads the whole SSD. */
-function bindVerify(
-  app: ApiApp,
-  { deps: { clock, control, onBug }, guarded }: { readonly deps: ApiDeps; readonly guarded: Guarded },
-): void {
+function bindVerify(app: ApiApp, { deps, guarded }: { readonly deps: ApiDeps; readonly guarded: Guarded }): void {
   let running = false;
   app.openapi(guarded('verify', definitions.verify), async (context) => {
     if (running) throw new KvtierError('OVERLOADED', 'Cannot verify: a run is under way, and one at a time is allowed');
-    const progress = control.verify();
+    const progress = controlOf(deps, context).verify();
     running = true;
     const stream = await verifyStream(progress, {
-      clock,
+      clock: deps.clock,
       problemOf: (error) => {
         const { problem, bug } = problemOfError(error);
-        if (bug) onBug(error);
+        if (bug) deps.onBug(error);
         return problem;
       },
       onEnd: () => {

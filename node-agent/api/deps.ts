@@ -44,6 +44,8 @@ export interface ApiDeps {
   readonly agent: AgentInfo;
   /** None: open, and then the Host header must be loopback or one of `hosts`. */
   readonly tokens: Tokens;
+  /** Cache salts as they are in every answer; default false: by digest. */
+  readonly revealSalts?: boolean;
   /** Host names and addresses, besides loopback, under which this door is reached; without ports. */
   readonly hosts?: readonly string[];
   /** Largest request body; default restLimits.bodyBytes. */

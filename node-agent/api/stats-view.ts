@@ -1,4 +1,4 @@
-/** The cache's statistics as the REST API prints them. */
+/** The cache's statistics as the REST API prints them. Names of tenants are those that `control` gives: see shown-control.ts. */
 import type { CacheControl, NamespaceStats } from '#cache/control.ts';
 import { namespaceIdentity } from '#core/namespace.ts';
 import { restLimits } from '#protocol/rest/limits.ts';
@@ -6,7 +6,7 @@ import type { Namespace, Tenant } from '#protocol/rest/chunks.ts';
 import type { Quota } from '#protocol/rest/quotas.ts';
 import type { Stats } from '#protocol/rest/stats.ts';
 import { tenantDigest } from '#telemetry/tenant-digest.ts';
-import type { AgentInfo } from './deps.ts';
+import type { AgentInfo, ApiDeps } from './deps.ts';
 
 export function statsView(
   control: CacheControl,
@@ -38,7 +38,7 @@ export function statsView(
     tenantCount: tenants.length,
     tenants: tenants
       .slice(0, restLimits.statsGroups)
-      .map(({ name, chunkCount, bytes }) => ({ tenant: tenantDigest(name), chunkCount, bytes, quota: quotas.get(name) ?? null })),
+      .map(({ name, chunkCount, bytes }) => ({ tenant: name, chunkCount, bytes, quota: quotas.get(name) ?? null })),
   };
 }
 
@@ -62,11 +62,15 @@ export function namespaceViews(control: CacheControl): readonly { readonly order
 }
 
 /** Who has chunks or a quota, ordered by name, the order that pages follow. */
-export function tenantViews(control: CacheControl): readonly { readonly order: string; readonly row: Tenant }[] {
+export function tenantViews(
+  control: CacheControl,
+  { revealSalts = false }: Pick<ApiDeps, 'revealSalts'>,
+): readonly { readonly order: string; readonly row: Tenant }[] {
   const quotas = quotasByTenant(control);
   const rows = new Map(sums(control.namespaces(), (namespace) => namespace.descriptor.tenant).map((sum) => [sum.name, sum]));
+  const digestOf = revealSalts ? tenantDigest : (name: string): string => name;
   return [...new Set([...rows.keys(), ...quotas.keys()])]
-    .map((name) => ({ order: name, row: tenantRow(name, rows.get(name), quotas.get(name)) }))
+    .map((name) => ({ order: name, row: { ...tenantRow(name, rows.get(name), quotas.get(name)), digest: digestOf(name) } }))
     .toSorted(byOrder);
 }
 

@@ -186,7 +186,7 @@ export class SsdReader {
     if (failure.reason === 'failed') return 'refused';
     if (failure.reason === 'missing') {
       state.ssd.readErrors += 1;
-      state.logger.warn(`The file of ${state.wholeKey(entry)} is gone: ${failure.problem}`, {});
+      state.logger.warn(`The file of a chunk is gone: ${failure.problem}`, { key: state.wholeKey(entry) });
     }
     state.dropReplica(entry, { keepFile: !failure.fileStays });
     return state.index.ramSlot(entry) >= 0 ? 'loaded' : 'gone';

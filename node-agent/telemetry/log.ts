@@ -16,6 +16,8 @@ export interface LogOptions {
   readonly write: (line: string) => void;
   /** Values that must never be printed, such as the configured tokens. */
   readonly secrets?: readonly string[];
+  /** Cache salts as they are instead of their digests. */
+  readonly reveal?: boolean;
   /** ANSI colours in the pretty format. */
   readonly color?: boolean;
 }
@@ -34,7 +36,7 @@ const colors: Readonly<Record<string, number>> = { debug: 90, info: 36, warn: 33
  * to the second.
  */
 export function createLog(options: LogOptions): LogRoot {
-  const redact = createRedact(options.secrets ?? []);
+  const redact = createRedact(options.secrets ?? [], { reveal: options.reveal === true });
   const format = options.format === 'json' ? formatJson : formatPretty;
   configureSync({
     reset: true,

@@ -6,7 +6,6 @@ import type { CacheStats, FolderStats, NamespaceStats, PinSum } from '#cache/con
 import type { DoorStats, Health } from '#protocol/rest/stats.ts';
 import type { LagSummary } from './event-loop-lag.ts';
 import type { WatchCounts } from './machine-watch.ts';
-import { tenantDigest } from './tenant-digest.ts';
 
 /** Series per tenant or model; what is beyond, smallest first, is summed under `other`. */
 export const MAX_GROUP_LABELS = 100;
@@ -126,7 +125,8 @@ function add(groups: Map<string, Group>, label: string, { chunkCount, ram, ssd }
   groups.set(label, { chunkCount: group.chunkCount + chunkCount, ram: group.ram + ram, ssd: group.ssd + ssd });
 }
 
-const ofTenant = (namespace: NamespaceStats): string => tenantDigest(namespace.descriptor.tenant);
+/** As it is handed in: a digest, unless salts are to be shown. */
+const ofTenant = (namespace: NamespaceStats): string => namespace.descriptor.tenant;
 const ofModel = (namespace: NamespaceStats): string => (namespace.descriptor.model === '' ? 'opaque' : namespace.descriptor.model);
 
 function perGroup(label: 'tenant' | 'model', key: (namespace: NamespaceStats) => string, help: string): MetricDefinition[] {
@@ -428,5 +428,5 @@ export const metricDefinitions: readonly MetricDefinition[] = [
   ...doorMetrics,
   ...machineMetrics,
   ...perGroup('model', ofModel, `a model; the ${MAX_GROUP_LABELS} largest, the rest under other`),
-  ...perGroup('tenant', ofTenant, `a tenant, named by its digest; the ${MAX_GROUP_LABELS} largest, the rest under other`),
+  ...perGroup('tenant', ofTenant, `a tenant, a salt named by its digest; the ${MAX_GROUP_LABELS} largest, the rest under other`),
 ];

@@ -3,8 +3,7 @@
  * (a cache_salt is a secret) become the digest that metrics and statistics use too. Rooms must not log secrets; this is the
  * second line.
  */
-import { DEFAULT_TENANT } from '#core/namespace.ts';
-import { tenantDigest } from './tenant-digest.ts';
+import { shownKey, shownLabel, shownTenant } from './shown-names.ts';
 
 export const MASK = '********';
 
@@ -21,38 +20,41 @@ const tenantName = /^(tenant|cache[-_]?salt|salt)$/i;
 /** Of an object key it is `@` and the salt. */
 const tailName = /^key[-_]?tail$/i;
 const labelName = /^(namespace|label)$/i;
-/** LMCache's object key: model@rank@group@hash@salt; the salt is the last field. */
-const saltedKey = /(@[0-9a-f]{8}@[0-9a-f]{1,8}@[0-9a-f]{8,128})@([^@\s"']+)/gi;
+const keyName = /^(key|chain[-_]?from)$/i;
+/**
+ * LMCache's object key within a sentence: model@rank@group@hash@salt; the salt is the last field. A salt may hold blanks, which end it
+ * here: rooms hand keys in as fields.
+ */
+const saltedKey = /(@[0-9a-f]{8}@[0-9a-f]{1,8}@[0-9a-f]{1,2048})@([^@\s"']+)/gi;
 const bearer = /\b(Bearer)\s+\S+/gi;
 const userInfo = /\b(\w+:\/\/)[^\s/@]+@/g;
 
 export type Redact = (value: unknown, fieldName?: string) => unknown;
 
-function tenant(name: string): string {
-  return name === '' || name === DEFAULT_TENANT ? name : tenantDigest(name);
-}
-
-/** A redactor that also knows the process's own tokens. Returns plain data: text, numbers, booleans, null, lists, records. */
-export function createRedact(secrets: readonly string[] = []): Redact {
+/**
+ * A redactor that also knows the process's own tokens. Returns plain data: text, numbers, booleans, null, lists, records.
+ * `reveal`: salts are shown as they are; tokens never.
+ */
+export function createRedact(secrets: readonly string[] = [], { reveal = false }: { readonly reveal?: boolean } = {}): Redact {
   const parts = secrets.filter((secret) => secret.length >= MIN_PART_LENGTH);
   const wholes = new Set(secrets);
 
-  const text = (value: string): string => {
+  /** `whole`: salts have been taken out already. */
+  const text = (value: string, whole = false): string => {
     if (wholes.has(value)) return MASK;
     let shown = value.length > MAX_TEXT_LENGTH ? `${value.slice(0, MAX_TEXT_LENGTH)}…` : value;
     for (const secret of parts) shown = shown.replaceAll(secret, MASK);
-    return shown
-      .replace(bearer, (_, word: string) => `${word} ${MASK}`)
-      .replace(userInfo, (_, scheme: string) => `${scheme}${MASK}@`)
-      .replace(saltedKey, (_, key: string, salt: string) => `${key}@${tenant(salt)}`);
+    shown = shown.replace(bearer, (_, word: string) => `${word} ${MASK}`).replace(userInfo, (_, scheme: string) => `${scheme}${MASK}@`);
+    return reveal || whole ? shown : shown.replace(saltedKey, (_, key: string, salt: string) => `${key}@${shownTenant(salt)}`);
   };
 
   const named = (value: string, name: string): string => {
     if (secretName.test(name)) return value === '' ? '' : MASK;
-    if (tenantName.test(name)) return tenant(value);
-    if (tailName.test(name)) return value.startsWith('@') ? `@${tenant(value.slice(1))}` : text(value);
-    if (labelName.test(name)) return text(value.replace(/#(.+)$/s, (_, rest: string) => `#${tenant(rest)}`));
-    return text(value);
+    if (reveal) return text(value);
+    if (tenantName.test(name)) return shownTenant(value);
+    if (tailName.test(name)) return value.startsWith('@') ? `@${shownTenant(value.slice(1))}` : text(value);
+    if (labelName.test(name)) return text(shownLabel(value));
+    return keyName.test(name) ? text(shownKey(value), true) : text(value);
   };
 
   const walk = (value: unknown, name: string, seen: readonly unknown[]): unknown => {

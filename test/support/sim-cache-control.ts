@@ -54,7 +54,7 @@ interface Entry {
 
 const order: readonly TierName[] = ['hbm', 'ram', 'ssd'];
 
-/** A namespace of LMCache's object keys: `model@rank@hash@group[@salt]`. */
+/** A namespace of LMCache's object keys: `model@rank@group@hash[@salt]`. */
 export function simNamespace(fields: { readonly model: string; readonly tenant?: string; readonly rank?: string }): NamespaceDescriptor {
   const { model, tenant = 'default', rank = '00000001' } = fields;
   return {
@@ -66,8 +66,8 @@ export function simNamespace(fields: { readonly model: string; readonly tenant?:
     dtype: '',
     layer: '',
     tags: {},
-    keyPrefix: `${model}@${rank}@`,
-    keyTail: tenant === 'default' ? '@0' : `@0@${tenant}`,
+    keyPrefix: `${model}@${rank}@0@`,
+    keyTail: tenant === 'default' ? '' : `@${tenant}`,
   };
 }
 

@@ -235,7 +235,7 @@ describe('kvtier ls', () => {
     const { exit, out } = await cli.run('ls');
     expect(exit).toBe(0);
     expect(out.trim().split('\n')).toHaveLength(5);
-    expect(out).toMatch(/1000 B +ram .*meta\/llama-3@00000001@aa@0$/m);
+    expect(out).toMatch(/1000 B +ram .*meta\/llama-3@00000001@0@aa$/m);
     expect(out).toMatch(/ram\+ssd +0 +2 h ago/);
   });
 

@@ -2,7 +2,7 @@
 import { z } from 'zod';
 import { restLimits } from './limits.ts';
 import { quotaSchema } from './quotas.ts';
-import { countSchema, keyListSchema, keySchema, nameSchema, pinModeSchema, tierSchema } from './text.ts';
+import { countSchema, credentialTenantSchema, keyListSchema, keySchema, nameSchema, pinModeSchema, tierSchema } from './text.ts';
 import { timePointSchema } from './time-point.ts';
 
 const cursorSchema = z.string().min(1).max(restLimits.cursorLength).meta({ description: 'Opaque: the cursor of the page before' });
@@ -89,7 +89,7 @@ export type NamespacePage = z.infer<typeof namespacePageSchema>;
 export const tenantSchema = z
   .object({
     tenant: z.string(),
-    digest: z.string().meta({ description: 'How statistics, metrics and logs name the tenant' }),
+    digest: z.string().meta({ description: 'How statistics, metrics and logs name the tenant; so is `tenant`, unless salts are revealed' }),
     namespaceCount: countSchema,
     chunkCount: countSchema,
     bytes: tierBytesSchema,
@@ -101,7 +101,10 @@ export const tenantPageSchema = z.object({ tenants: z.array(tenantSchema), curso
 export type TenantPage = z.infer<typeof tenantPageSchema>;
 
 export const keysRequestSchema = z
-  .strictObject({ keys: keyListSchema.meta({ description: 'Whole keys in prefix order' }) })
+  .strictObject({
+    keys: keyListSchema.meta({ description: 'Whole keys in prefix order' }),
+    tenant: credentialTenantSchema.optional().meta({ description: 'Whose keys, for those who see all: @name of a tenant with a token' }),
+  })
   .meta({ id: 'KeysRequest' });
 
 export const lookupAnswerSchema = z.object({

@@ -136,7 +136,7 @@ export const statsSchema = z
     tenantCount: countSchema,
     tenants: z
       .array(z.object({ tenant: z.string(), chunkCount: countSchema, bytes: tierBytesSchema, quota: quotaSchema.nullable() }))
-      .meta({ description: 'Digests (a cache_salt is a secret), largest first, at most 100' }),
+      .meta({ description: 'Salts by digest (a cache_salt is a secret), largest first, at most 100' }),
     catalog: catalogSchema,
     recovery: z.object({
       done: z.boolean(),

@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { isCredentialTenant, tenantNameShape } from '#core/namespace.ts';
 import { restLimits } from './limits.ts';
 
 /**
@@ -15,6 +16,10 @@ export function boundedText(maxLength: number): z.ZodString {
 
 export const keySchema = boundedText(restLimits.keyLength).meta({ description: "A whole key in the client's own spelling" });
 export const nameSchema = boundedText(restLimits.nameLength);
+/** As `tenantOfCredential` spells it. */
+export const credentialTenantSchema = z.string().refine((text) => isCredentialTenant(text) && tenantNameShape.test(text.slice(1)), {
+  message: 'Not a tenant with a token; wanted @ and its name',
+});
 export const keyListSchema = z.array(keySchema).min(1).max(restLimits.keyCount);
 export const tierSchema = z.enum(['hbm', 'ram', 'ssd']);
 export const pinModeSchema = z.enum(['soft', 'hard']);

@@ -9,7 +9,7 @@ import * as known from '#testsupport/agent-chunks.ts';
 import { ByteClient } from '#testsupport/byte-client.ts';
 import { until } from '#testsupport/agent-probes.ts';
 
-const flags = ['--ssd-admission', 'demote'];
+const flags = ['--ssd-admission', 'demote', '--tenants-reveal'];
 let dataDir: string;
 let agent: RunningAgent;
 let client: ByteClient;

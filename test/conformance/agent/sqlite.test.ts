@@ -21,7 +21,7 @@ const shellTest = hasShell ? test : test.skip;
 let agent: RunningAgent;
 let client: ByteClient;
 beforeAll(async () => {
-  agent = await startAgent({ flags: ['--ssd-admission', 'demote'] });
+  agent = await startAgent({ flags: ['--ssd-admission', 'demote', '--tenants-reveal'] });
   client = await known.redisClient(agent);
   await known.store(client, all);
   await agent.client.persist({ model: 'org/alpha' });
