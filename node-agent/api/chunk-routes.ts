@@ -50,7 +50,7 @@ function bindListings(app: ApiApp, { deps, guarded }: { readonly deps: ApiDeps; 
   });
 
   app.openapi(guarded('tenants', definitions.tenants), (context) => {
-    const { rows, cursor } = pageOf(tenantViews(controlOf(deps, context), deps), { kind: 'tenants', ...context.req.valid('query') });
+    const { rows, cursor } = pageOf(tenantViews(controlOf(deps, context)), { kind: 'tenants', ...context.req.valid('query') });
     return context.json({ tenants: rows, cursor }, 200);
   });
 

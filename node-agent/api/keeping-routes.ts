@@ -2,7 +2,7 @@
 import { KvtierError } from '#core/errors.ts';
 import { toSelector } from '#protocol/rest/selector.ts';
 import type { ApiApp, Guarded } from './app.ts';
-import { controlOf } from './caller.ts';
+import { controlOf, shownName } from './caller.ts';
 import type { ApiDeps } from './deps.ts';
 import { definitions } from './route-definitions.ts';
 import { tenantView } from './stats-view.ts';
@@ -20,7 +20,7 @@ export function bindKeepingRoutes(app: ApiApp, { deps, guarded }: { readonly dep
   });
 
   app.openapi(guarded('quota', definitions.quota), (context) => {
-    const row = tenantView(controlOf(deps, context), context.req.valid('param').tenant);
+    const row = tenantView(controlOf(deps, context), shownName(deps, context.req.valid('param').tenant));
     if (row.chunkCount === 0 && row.quota === null)
       throw new KvtierError('NOT_FOUND', 'Cannot find this tenant: it has no chunk and no quota');
     return context.json(row, 200);
@@ -30,7 +30,7 @@ export function bindKeepingRoutes(app: ApiApp, { deps, guarded }: { readonly dep
     const { tenant } = context.req.valid('param');
     const { ramBytes, ssdBytes } = context.req.valid('json');
     await controlOf(deps, context).setQuota(tenant, { ramBytes, ssdBytes });
-    return context.json(tenantView(controlOf(deps, context), tenant), 200);
+    return context.json(tenantView(controlOf(deps, context), shownName(deps, tenant)), 200);
   });
 
   app.openapi(guarded('removeQuota', definitions.removeQuota), async (context) => {
@@ -38,10 +38,10 @@ export function bindKeepingRoutes(app: ApiApp, { deps, guarded }: { readonly dep
     if (
       !controlOf(deps, context)
         .quotas()
-        .some((quota) => quota.tenant === tenant)
+        .some((quota) => quota.tenant === shownName(deps, tenant))
     )
       throw new KvtierError('NOT_FOUND', 'Cannot take the quota of this tenant away: it has none');
     await controlOf(deps, context).setQuota(tenant, undefined);
-    return context.json(tenantView(controlOf(deps, context), tenant), 200);
+    return context.json(tenantView(controlOf(deps, context), shownName(deps, tenant)), 200);
   });
 }

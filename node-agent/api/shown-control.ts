@@ -59,6 +59,34 @@ export class ShownControl implements CacheControl {
     return this.#control.evict(tier, this.#meant(selector));
   }
 
+  pin(selector: Selector, mode: Parameters<CacheControl['pin']>[1]): ReturnType<CacheControl['pin']> {
+    return this.#control.pin(this.#meant(selector), mode);
+  }
+
+  unpin(selector: Selector): ReturnType<CacheControl['unpin']> {
+    return this.#control.unpin(this.#meant(selector));
+  }
+
+  quotas(): ReturnType<CacheControl['quotas']> {
+    return this.#control.quotas().map((quota) => ({ ...quota, tenant: shownTenant(quota.tenant) }));
+  }
+
+  /** Errors: NOT_FOUND for a digest of no salt that has chunks or a quota: a limit for the wrong tenant would be none. */
+  async setQuota(tenant: string, quota: Parameters<CacheControl['setQuota']>[1]): ReturnType<CacheControl['setQuota']> {
+    await this.#control.setQuota(this.#meantTenant(tenant), quota);
+  }
+
+  #meantTenant(name: string): string {
+    if (!digestShape.test(name)) return name;
+    const known = [
+      ...this.#control.namespaces().map(({ descriptor }) => descriptor.tenant),
+      ...this.#control.quotas().map(({ tenant }) => tenant),
+    ];
+    const meant = known.find((tenant) => tenant === name || shownTenant(tenant) === name);
+    if (meant === undefined) throw unknownDigest();
+    return meant;
+  }
+
   /**
    * Errors: NOT_FOUND for a digest of no salt that has chunks now. To answer that nothing matched would be final, and wrong where the
    * salt's first chunk is on its way or its file is not adopted yet; the salt itself always works.
@@ -67,11 +95,7 @@ export class ShownControl implements CacheControl {
     const meant = this.#meant(selector);
     const keys = [...(meant.keys ?? []), ...(meant.chainFrom === undefined ? [] : [meant.chainFrom])];
     const unknown = [meant.tenant ?? '', ...keys.map((key) => digestAtEnd.exec(key)?.[2] ?? ''), ownerDigest(meant.namespace)];
-    if (unknown.some((name) => digestShape.test(name) && !this.#isSalt(name)))
-      throw new KvtierError(
-        'NOT_FOUND',
-        'Cannot tell whose chunks the digest means: no chunk of that tenant is known; name the salt itself',
-      );
+    if (unknown.some((name) => digestShape.test(name) && !this.#isSalt(name))) throw unknownDigest();
     return await this.#control.invalidate(meant, options);
   }
 
@@ -127,6 +151,10 @@ export class ShownControl implements CacheControl {
       return salt === undefined ? key : `${match?.[1] ?? ''}${salt}`;
     });
   }
+}
+
+function unknownDigest(): KvtierError {
+  return new KvtierError('NOT_FOUND', 'Cannot tell whom the digest means: no chunk of that tenant is known; name the salt itself');
 }
 
 function ownerDigest(label: string | undefined): string {

@@ -5,8 +5,9 @@ import { restLimits } from '#protocol/rest/limits.ts';
 import type { Namespace, Tenant } from '#protocol/rest/chunks.ts';
 import type { Quota } from '#protocol/rest/quotas.ts';
 import type { Stats } from '#protocol/rest/stats.ts';
+import { digestShape } from '#telemetry/shown-names.ts';
 import { tenantDigest } from '#telemetry/tenant-digest.ts';
-import type { AgentInfo, ApiDeps } from './deps.ts';
+import type { AgentInfo } from './deps.ts';
 
 export function statsView(
   control: CacheControl,
@@ -62,15 +63,11 @@ export function namespaceViews(control: CacheControl): readonly { readonly order
 }
 
 /** Who has chunks or a quota, ordered by name, the order that pages follow. */
-export function tenantViews(
-  control: CacheControl,
-  { revealSalts = false }: Pick<ApiDeps, 'revealSalts'>,
-): readonly { readonly order: string; readonly row: Tenant }[] {
+export function tenantViews(control: CacheControl): readonly { readonly order: string; readonly row: Tenant }[] {
   const quotas = quotasByTenant(control);
   const rows = new Map(sums(control.namespaces(), (namespace) => namespace.descriptor.tenant).map((sum) => [sum.name, sum]));
-  const digestOf = revealSalts ? tenantDigest : (name: string): string => name;
   return [...new Set([...rows.keys(), ...quotas.keys()])]
-    .map((name) => ({ order: name, row: { ...tenantRow(name, rows.get(name), quotas.get(name)), digest: digestOf(name) } }))
+    .map((name) => ({ order: name, row: tenantRow(name, rows.get(name), quotas.get(name)) }))
     .toSorted(byOrder);
 }
 
@@ -80,9 +77,14 @@ export function tenantView(control: CacheControl, name: string): Tenant {
   return tenantRow(name, sums(own, () => name)[0], quotasByTenant(control).get(name));
 }
 
+/** A name that is a digest already is its own: salts are shown by digest unless they are revealed. */
+function digestOf(name: string): string {
+  return digestShape.test(name) ? name : tenantDigest(name);
+}
+
 function tenantRow(name: string, sum: Sum | undefined, quota: Quota | undefined): Tenant {
   const { namespaceCount, chunkCount, bytes } = sum ?? { namespaceCount: 0, chunkCount: 0, bytes: { ram: 0, ssd: 0 } };
-  return { tenant: name, digest: tenantDigest(name), namespaceCount, chunkCount, bytes: { ...bytes }, quota: quota ?? null };
+  return { tenant: name, digest: digestOf(name), namespaceCount, chunkCount, bytes: { ...bytes }, quota: quota ?? null };
 }
 
 function quotasByTenant(control: CacheControl): ReadonlyMap<string, Quota> {

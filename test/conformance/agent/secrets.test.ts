@@ -45,12 +45,15 @@ async function serveAll(salt: string, key: string): Promise<void> {
     lookup: { keys: ['absent'] },
     prefetch: { keys: [key] },
     persist: { selector: { keys: [key] } },
+    pin: { selector: { tenant: salt }, mode: 'soft' },
+    unpin: { selector: { keys: [key] } },
+    setQuota: { ramBytes: 1e9, ssdBytes: 1e9 },
     evict: { tier: 'ram', selector: { tenant: salt } },
     invalidate: { selector: { keyPrefix: key.slice(0, -2), tenant: salt }, reason: `by ${key.replace(`@${salt}`, '')}` },
   };
   for (const [name, route] of Object.entries(restRoutes)) {
     for (const token of [admin, reader, acme, 'wrong', undefined]) {
-      const path = route.path.replace('{id}', id).replace('{model}', 'untouched');
+      const path = route.path.replace('{id}', id).replace('{model}', 'untouched').replace('{tenant}', encodeURIComponent(salt));
       const answer = await call(route.method, path, token, bodies[name] ?? {});
       printed.push(`${name} ${answer.status} ${JSON.stringify([...answer.headers])} ${await answer.text()}`);
     }
