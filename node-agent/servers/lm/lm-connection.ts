@@ -288,7 +288,6 @@ export class LmConnection implements ConnectionHandler {
 
   /** A payload begins: find room, take what came with the request, let the pool fetch the rest. */
   #put(event: LmPutEvent): Promise<void> | undefined {
-    this.#setSips(event.sizeBytes >= SIP_AFTER_BYTES);
     const parsed = this.#key(event);
     if (parsed === undefined) {
       this.#refusePut();
@@ -309,6 +308,8 @@ export class LmConnection implements ConnectionHandler {
   /** Read to its end without a buffer. */
   #refusePut(): void {
     this.#server.refusedPuts += 1;
+    // A payload that is thrown away is not read in sips.
+    this.#setSips(false);
     this.#parser.skipPayload();
   }
 
@@ -334,6 +335,7 @@ export class LmConnection implements ConnectionHandler {
     const { cache } = this.#server.options;
     const { inference } = this.#client;
     const namespace = this.#namespaces.id(parsed.descriptor);
+    this.#setSips(event.sizeBytes >= SIP_AFTER_BYTES);
     const parent = inference.parentFor(namespace, this.#id, parsed.key);
     const outcome = cache.commit(put.ticket, put.value.checksum, {
       lmBlock: event.block,
