@@ -166,3 +166,40 @@ describe('LmParser', () => {
     expect(parser.isInside).toBe(false);
   });
 });
+
+describe('docs/formats/wire-lm.md', () => {
+  const page = readFileSync(new URL('../../docs/formats/wire-lm.md', import.meta.url), 'utf8');
+  const block = { fmt: 1, dtype: 3, shape: [2, 32, 256, 1024] } as const;
+  /** The hexadecimal digits of the examples, each up to where the page breaks off, in the order of the page. */
+  const examples = [...page.matchAll(/^(?:request|reply) ((?: +[0-9a-f]{2})+(?:\n {9}(?:[0-9a-f]{2} ?)+)*)/gm)].map((match) =>
+    (match[1] ?? '').replaceAll(/\s/g, ''),
+  );
+
+  test('has examples with the bytes of the code', () => {
+    const frames = [
+      encodeLmRequest('EXIST', utf8.encode('m@1@0@1f2e@bfloat16')),
+      LM_NO,
+      encodeLmRequest('PUT', utf8.encode('k'), { length: 32 * 1024 * 1024, block }),
+      encodeLmReply(LM_SUCCESS, 32 * 1024 * 1024, block),
+    ].map(hexOf);
+    expect(examples).toHaveLength(4);
+    for (const [index, example] of examples.entries()) expect(frames[index]?.slice(0, example.length), `example ${index}`).toBe(example);
+    expect(examples.map((example) => example.length / 2)).toEqual([58, LM_REPLY_BYTES, 36, LM_REPLY_BYTES]);
+  });
+
+  test('has tables whose fields follow one another from the first byte to the last', () => {
+    const tables = [...page.matchAll(/\| offset \| size \| field \|\n\|---\|---\|---\|\n((?:\|.*\n)+)/g)].map((match) =>
+      (match[1] ?? '').trimEnd().split('\n'),
+    );
+    const ends = tables.map((rows) => {
+      let end = 0;
+      for (const row of rows) {
+        const [, offset, size] = row.split('|').map((cell) => cell.trim());
+        expect(Number(offset), row).toBe(end);
+        end += Number(size);
+      }
+      return end;
+    });
+    expect(ends).toEqual([LM_REQUEST_BYTES, LM_REPLY_BYTES]);
+  });
+});

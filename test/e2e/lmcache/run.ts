@@ -9,6 +9,8 @@
 //    same. lmcache server is started anew each time, because its client never reconnects, and its L1 is gone with it:
 //    what these runs read is ours.
 //
+// C. LMCache's lm:// connector: objects stored before B, loaded again after each restart of the peer. Not with `--peer redis`.
+//
 // Why a second run asks for the same chunks, and how its bytes are judged: README.md, "How bench server is seeded".
 // Prints one line per check and last `N passed, N failed`; exit code 1 on a failure.
 // KVTIER_E2E_AGENT replaces the start of the agent's command line (default: this bun, node-agent/main.ts).
@@ -77,6 +79,8 @@ interface Peer {
   readonly name: string;
   readonly host: string;
   readonly port: number;
+  /** Of the lm:// door; undefined where there is none. */
+  readonly lmPort?: number;
   start(): Promise<void>;
   /** Sends the signal and resolves to the exit code once the process is gone (null when a signal ended it). */
   stop(signal: 'SIGTERM' | 'SIGKILL'): Promise<number | null>;
@@ -106,7 +110,7 @@ function total(tree: unknown, name: string, inside = false): number | undefined 
 
 interface AgentFile {
   readonly pid: number;
-  readonly doors: Record<'resp' | 'http', { readonly host: string; readonly port: number }>;
+  readonly doors: Record<'resp' | 'http' | 'lm', { readonly host: string; readonly port: number }>;
 }
 
 class KvtierPeer implements Peer {
@@ -121,12 +125,16 @@ class KvtierPeer implements Peer {
   get port(): number {
     return this.#agent?.doors.resp.port ?? 0;
   }
+  get lmPort(): number {
+    return this.#agent?.doors.lm.port ?? 0;
+  }
 
   async start(): Promise<void> {
     const before = this.#agent;
     const file = join(this.#dataDir, 'agent.json');
     const command = process.env['KVTIER_E2E_AGENT']?.split(' ') ?? [process.execPath, 'node-agent/main.ts'];
     const flags = ['--data-dir', this.#dataDir, '--http', '127.0.0.1:0', '--resp', `127.0.0.1:${this.port}`];
+    flags.push('--lm', `127.0.0.1:${this.lmPort}`);
     this.#child = Bun.spawn([...command, 'serve', ...flags, '--ram', '2GiB', '--ssd', '4GiB'], {
       cwd: root,
       stdout: Bun.file(join(work, `agent-${Date.now()}.log`)),
@@ -333,6 +341,32 @@ async function readingRun(peer: Peer, when: string, stack: string, expected: rea
   check(`${when}: ${peer.name} counts a hit for each of ${wantHits} reads`, hits >= wantHits, `${hits}`);
 }
 
+const python = join(process.env['KVTIER_E2E_VENV'] ?? join(process.env['HOME'] ?? '', '.cache/kvtier/lmcache-venv'), 'bin/python');
+
+/** A Python program of this folder, with its arguments; what it printed and how it ended. */
+async function pythonProgram(name: string, ...args: string[]): Promise<Run> {
+  const child = Bun.spawn([python, join(here, name), ...args], { stdout: 'pipe', stderr: 'ignore' });
+  const output = await new Response(child.stdout).text();
+  return { code: await child.exited, output };
+}
+
+/** C: objects of every format through LMCache's lm:// connector, in a process of its own each time. */
+async function lmObjects(peer: Peer, mode: 'store' | 'load', when: string): Promise<void> {
+  if (peer.lmPort === undefined) return;
+  const run = await pythonProgram('lm_objects.py', mode, `${peer.lmPort}`);
+  for (const line of run.output.split('\n').filter((text) => text.includes('WRONG'))) console.log(`    | ${line}`);
+  const claim = mode === 'store' ? 'stores objects of every format and loads them' : 'loads them with bytes, format, dtype and shape';
+  check(`C ${when}: the lm:// connector ${claim}`, run.code === 0, run.output.trimEnd().split('\n').at(-1));
+}
+
+/** The frames that the codec is tested with are those that this release writes. */
+async function lmVectors(): Promise<void> {
+  const run = await pythonProgram('lm_vectors.py');
+  const shown = (text: string): string => JSON.stringify({ ...(JSON.parse(text) as object), lmcache: '' });
+  const same = run.code === 0 && shown(run.output) === shown(readFileSync(join(root, 'test/fixtures/lm-frames.json'), 'utf8'));
+  check('the client writes the lm:// frames that our codec is tested with', same);
+}
+
 async function restart(peer: Peer, how: 'SIGTERM' | 'SIGKILL'): Promise<void> {
   const dirty = await until('dirtyBytes 0', 180, async () => ((await peer.dirtyBytes()) === 0 ? 0 : undefined)).catch(() => -1);
   check(`before ${how}: ${peer.name} shows dirtyBytes 0 over all tiers`, dirty === 0);
@@ -348,14 +382,10 @@ async function main(): Promise<void> {
   const ready = await script('setup.sh');
   if (!check('the real lmcache client is installed', ready.code === 0)) return;
   if (!options['skip-wire']) {
-    const python = join(process.env['KVTIER_E2E_VENV'] ?? join(process.env['HOME'] ?? '', '.cache/kvtier/lmcache-venv'), 'bin/python');
-    const child = Bun.spawn([python, join(here, 'wire_rules.py')], {
-      stdout: 'pipe',
-      stderr: 'ignore',
-    });
-    const output = await new Response(child.stdout).text();
+    const { code, output } = await pythonProgram('wire_rules.py');
     for (const line of output.split('\n').filter((l) => l.includes('FAIL'))) console.log(`    | ${line}`);
-    check('the client keeps the wire rules that our door relies on', (await child.exited) === 0, output.trimEnd().split('\n').at(-1));
+    check('the client keeps the wire rules that our door relies on', code === 0, output.trimEnd().split('\n').at(-1));
+    await lmVectors();
   }
   const peer: Peer = options.peer === 'redis' ? new RedisPeer() : new KvtierPeer();
   const stacks: string[] = [];
@@ -366,6 +396,7 @@ async function main(): Promise<void> {
       const bench = await script('bench-l2.sh', peer.host, `${peer.port}`);
       check('A: lmcache bench l2 stores, finds, loads and compares every object', bench.code === 0, `exit code ${bench.code}`);
     }
+    await lmObjects(peer, 'store', 'fresh');
     stacks.push('fresh');
     await startStack(peer, 'fresh');
     const stored = await storingRun('fresh');
@@ -376,6 +407,7 @@ async function main(): Promise<void> {
     for (const how of ['SIGTERM', 'SIGKILL'] as const) {
       await restart(peer, how); // the stack before it is still up, with its sockets in our process
       await script('server.sh', 'stop', dirOf(stacks.at(-1)!));
+      await lmObjects(peer, 'load', `after ${how}`);
       stacks.push(how);
       await startStack(peer, how);
       await readingRun(peer, `B after ${how}`, how, stored);
