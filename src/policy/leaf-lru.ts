@@ -60,6 +60,11 @@ export class LeafLru implements EvictionPolicy {
     this.#pushHottest(segment, entry);
   }
 
+  /** The same: to be recent is all there is. */
+  refresh(entry: number): void {
+    this.touch(entry);
+  }
+
   remove(entry: number): void {
     const segment = this.#segmentOf(entry);
     this.#unlink(segment, entry);
