@@ -40,7 +40,7 @@ import { readBootId, rememberSsdBudgets } from '#host/machine-facts.ts';
 import { HostSharedMemory } from '#host/shared-memory.ts';
 import { untilStopped } from '#host/signals.ts';
 import { TcpTransport } from '#host/tcp-transport.ts';
-import { LeafLru } from '#policy/leaf-lru.ts';
+import { createPolicy } from '#policy/create-policy.ts';
 import type { Listener } from '#ports/transport.ts';
 import { KeyParser, parseKey } from '#protocol/lmcache-key.ts';
 import type { DoorStats, Health } from '#protocol/rest/stats.ts';
@@ -257,14 +257,15 @@ class Agent {
       this.#findings.push(finding);
       this.#logger.warn(finding, {});
     }
+    const index = new ChunkIndex(hostRng);
     const cache = new Cache(
       {
-        index: new ChunkIndex(hostRng),
+        index,
         namespaces: new NamespaceTable({ ttlOf: (descriptor) => ttlOf(config.ttl, descriptor) }),
         ram,
         ssd,
-        ramOrder: new LeafLru(),
-        ssdOrder: new LeafLru(),
+        ramOrder: createPolicy(config.ram.policy, index.policyFacts),
+        ssdOrder: createPolicy(config.ssd.policy, index.policyFacts),
         catalog: createSqliteCatalogStore({
           path: `${config.dataDir}/catalog.db`,
           migrationsDir: `${import.meta.dir}/../migrations`,

@@ -41,9 +41,10 @@ import type { NamespaceTable } from './namespace-table.ts';
 import { Pins } from './pins.ts';
 import { Quotas } from './quotas.ts';
 import { rememberSlot } from './remember-slot.ts';
+import { SecondUse } from './second-use.ts';
 import type { Tombstones } from './tombstones.ts';
 
-export type SsdAdmission = 'idle' | 'demote' | 'through' | 'off';
+export type SsdAdmission = 'idle' | 'demote' | 'through' | 'second-use' | 'off';
 
 export interface CacheLimits {
   readonly ssdAdmission: SsdAdmission;
@@ -78,6 +79,13 @@ export interface CacheParts {
   readonly limits: CacheLimits;
 }
 
+/**
+ * What moves a chunk to the hot end. 'used': a request asked for it, which counts in both tiers. 'loaded': it came from SSD for the
+ * request that asks for it now, so that the use is one of the SSD copy, and what RAM had was the coming. 'stored': it came, or its
+ * chain was put in order; nobody used it.
+ */
+export type TouchReason = 'used' | 'loaded' | 'stored';
+
 /** A longer chain is cut: 2^13 chunks of 256 tokens are two million. Bounds what one touch and one link may cost, some 50 us. */
 const MAX_CHAIN = 1 << 13;
 
@@ -89,7 +97,7 @@ export class CacheState {
   readonly #ramOrder: EvictionPolicy;
   readonly #ssdOrder: EvictionPolicy;
   /** The chunk touched last, whose chain is not moved yet: the next touch may be of its child. See `touch`. */
-  #touched: { readonly entry: EntryIndex; readonly generation: number } | undefined;
+  #touched: { readonly entry: EntryIndex; readonly generation: number; readonly why: TouchReason } | undefined;
   readonly catalog: CatalogStore;
   readonly tombstones: Tombstones;
   readonly clock: Clock;
@@ -101,6 +109,8 @@ export class CacheState {
   readonly expiry: Expiry;
   readonly pins: Pins;
   readonly quotas: Quotas;
+  /** Under `second-use` admission alone. */
+  readonly secondUse: SecondUse | undefined;
   /** The redis:// twins. */
   readonly metadata = new Map<number, Uint8Array>();
   /** What clients of lm:// want back. */
@@ -131,6 +141,9 @@ export class CacheState {
     this.hash = parts.hash;
     this.logger = parts.logger;
     this.limits = parts.limits;
+    if (parts.limits.ssdAdmission === 'second-use') {
+      this.secondUse = new SecondUse(parts.index, (entry) => void (this.isDirty(entry) && this.onDirty(entry)));
+    }
     this.expiry = new Expiry(this);
     parts.tombstones.forEachLive = (visit) => this.index.forEach((entry) => visit(this.index.generation(entry)));
     this.leases = new LeaseTable({
@@ -344,6 +357,17 @@ export class CacheState {
     this.namespaces.release(namespace);
   }
 
+  /** As `remove`, for want of room: what comes again soon is used again. */
+  drop(entry: EntryIndex): void {
+    this.secondUse?.dropped(entry);
+    this.remove(entry);
+  }
+
+  /** False where store admission keeps the chunk from SSD until it is used again. */
+  isAdmitted(entry: EntryIndex): boolean {
+    return this.secondUse === undefined || this.secondUse.isAdmitted(entry);
+  }
+
   /**
    * The index is memory outside of the arenas, about 200 bytes a chunk, and a client that stores tiny values would fill a tier with
    * many millions of them. A million always fit, and as many as chunks of 4 KiB fill RAM and chunks of 256 KiB fill SSD.
@@ -372,26 +396,30 @@ export class CacheState {
    * Makes a chunk the hottest and its ancestors hotter still, so that a chain loses its tail before its head whatever the order in
    * which its chunks are used. The move waits: chunks touched from a prefix on, as clients do it, are moved together once.
    */
-  touch(entry: EntryIndex): void {
+  touch(entry: EntryIndex, why: TouchReason): void {
     const former = this.#touched;
-    if (former !== undefined && !(this.isSame(former) && this.index.parent(entry) === former.entry)) this.#moveTouched();
-    this.#touched = { entry, generation: this.index.generation(entry) };
+    if (former !== undefined && !(former.why === why && this.isSame(former) && this.index.parent(entry) === former.entry))
+      this.#moveTouched();
+    this.#touched = { entry, generation: this.index.generation(entry), why };
   }
 
   #moveTouched(): void {
     const touched = this.#touched;
     this.#touched = undefined;
     if (touched === undefined || !this.isSame(touched)) return;
+    const { why } = touched;
     let current: EntryIndex | -1 = touched.entry;
     for (let depth = 0; current >= 0 && depth < MAX_CHAIN; depth += 1) {
-      if (this.index.ramSlot(current as EntryIndex) >= 0) this.#touchIn('ram', current as EntryIndex);
-      if (this.index.ssdFolder(current as EntryIndex) >= 0) this.#touchIn('ssd', current as EntryIndex);
+      if (this.index.ramSlot(current as EntryIndex) >= 0) this.#touchIn('ram', current as EntryIndex, why === 'used');
+      if (this.index.ssdFolder(current as EntryIndex) >= 0) this.#touchIn('ssd', current as EntryIndex, why !== 'stored');
       current = this.index.parent(current as EntryIndex);
     }
   }
 
-  #touchIn(tier: 'ram' | 'ssd', entry: EntryIndex): void {
-    (tier === 'ram' ? this.#ramOrder : this.#ssdOrder).touch(entry);
+  #touchIn(tier: 'ram' | 'ssd', entry: EntryIndex, used: boolean): void {
+    const order = tier === 'ram' ? this.#ramOrder : this.#ssdOrder;
+    if (used) order.touch(entry);
+    else order.refresh(entry);
     if (this.has(entry, LIMITED)) this.quotas.touched(entry, tier);
   }
 
@@ -403,15 +431,16 @@ export class CacheState {
       current = this.index.parent(current as EntryIndex);
     }
     this.index.setParent(child, parent);
+    this.secondUse?.linked(child);
     return true;
   }
 
-  /** As `touch`, in SSD's order alone: for a chunk that just came to SSD without having been used. */
+  /** As a 'stored' touch, in SSD's order alone: for a chunk that just came to SSD without having been used. */
   touchSsdChain(entry: EntryIndex): void {
     this.#moveTouched();
     let current: EntryIndex | -1 = entry;
     for (let depth = 0; current >= 0 && depth < MAX_CHAIN; depth += 1) {
-      if (this.index.ssdFolder(current as EntryIndex) >= 0) this.#touchIn('ssd', current as EntryIndex);
+      if (this.index.ssdFolder(current as EntryIndex) >= 0) this.#touchIn('ssd', current as EntryIndex, false);
       current = this.index.parent(current as EntryIndex);
     }
   }
@@ -420,6 +449,7 @@ export class CacheState {
     this.index.setLastUsedAtMs(entry, this.clock.nowMs());
     this.index.setHitCount(entry, this.index.hitCount(entry) + 1);
     if (this.index.ramSlot(entry) >= 0) this.ram.noteUse(this.index.ramSlot(entry) as SlotIndex, this.index.lastUsedAtMs(entry));
+    this.secondUse?.used(entry);
     if (this.has(entry, DECLINED)) {
       this.clear(entry, DECLINED);
       if (this.isDirty(entry)) this.onDirty(entry);
@@ -560,6 +590,7 @@ export class CacheState {
     this.ramOrder.checkInvariants();
     this.ssdOrder.checkInvariants();
     this.leases.checkInvariants();
+    this.secondUse?.checkInvariants();
     this.expiry.checkInvariants();
     this.pins.checkInvariants();
     this.quotas.checkInvariants();

@@ -216,7 +216,7 @@ export class Cache implements CacheDoor {
     // Yes would be a promise that the read cannot keep: the device does not answer.
     if (outcome.tier === 'ssd' && state.ssd.isStalled(state.index.ssdFolder(entry))) return undefined;
     state.counters.probeHits += 1;
-    state.touch(entry);
+    state.touch(entry, 'used');
     if (owner !== undefined) {
       const lease = state.leases.take({ entry, sizeBytes: outcome.sizeBytes, tier: outcome.tier }, owner, state.clock.monotonicMs());
       if (lease?.isNew === true) state.index.setLeaseCount(entry, state.index.leaseCount(entry) + 1);
@@ -271,7 +271,7 @@ export class Cache implements CacheDoor {
     else state.counters.hitsSsd += 1;
     ram.retain(slot);
     state.use(entry);
-    state.touch(entry);
+    state.touch(entry, tier === 'ssd' ? 'loaded' : 'used');
     if (owner !== undefined) state.leases.release(entry, owner);
     let open = true;
     return {
@@ -368,7 +368,7 @@ export class Cache implements CacheDoor {
       const ref = chain[index];
       if (ref === undefined || !state.isSame(ref)) continue;
       const entry = ref.entry as EntryIndex;
-      if (entry !== covered) state.touch(entry);
+      if (entry !== covered) state.touch(entry, 'stored');
       covered = state.index.parent(entry);
     }
   }

@@ -15,6 +15,7 @@
 import { assert } from '#core/assert.ts';
 import type { EntryIndex, NamespaceId } from '#core/brand.ts';
 import type { Rng } from '#core/clock.ts';
+import type { EntryFacts } from '#policy/eviction-policy.ts';
 import { ExpiryColumn } from './expiry-column.ts';
 import { HashTable } from './hash-table.ts';
 import { KEY_LIMIT_BYTES, KEY_LIMIT_WORDS, KeyArena, ROW_LIMIT } from './key-arena.ts';
@@ -84,6 +85,12 @@ export class ChunkIndex {
   constructor(rng: Rng) {
     this.#seed = drawHashSeed(rng);
   }
+
+  /** What eviction policies ask about a live row. Its size and key stay as they are while it is in a tier. */
+  readonly policyFacts: EntryFacts = {
+    sizeOf: (entry) => this.sizeBytes(entry as EntryIndex),
+    identityOf: (entry) => this.hashOf(entry as EntryIndex),
+  };
 
   /** Live rows. */
   get entryCount(): number {
@@ -197,6 +204,11 @@ export class ChunkIndex {
   keyOf(entry: EntryIndex): Uint8Array {
     if (!this.isLive(entry)) assert(false, `Cannot read the key of row ${entry}: it is free`);
     return this.#arena.view(this.#u32(entry)[(entry & SEGMENT_MASK) * W32 + KEY_REF]!);
+  }
+
+  /** The keyed hash of namespace and key, below 2^32: the same for the same chunk as long as the process lives. */
+  hashOf(entry: EntryIndex): number {
+    return packAndHash(this.#seed, this.namespaceOf(entry), this.keyOf(entry), this.#words, 0);
   }
 
   keyEquals(entry: EntryIndex, key: Uint8Array): boolean {

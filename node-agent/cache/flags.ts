@@ -25,3 +25,5 @@ export const HELD_IN_RAM = 1024;
 export const LIMITED = 2048;
 /** Its bytes in RAM are those that a former process left, and their checksum has not been looked at. */
 export const UNVERIFIED = 4096;
+/** Under second-use admission: it was used again, or a chunk behind it was, so it may be written to SSD. */
+export const ADMITTED = 8192;

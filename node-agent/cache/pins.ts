@@ -36,7 +36,7 @@ const SCAN_LIMIT = 4096;
 /** An eviction order as the search for victims needs it. */
 export interface VictimOrder {
   victim(isEvictable: (entry: number) => boolean): number;
-  /** Makes the entry the hottest. */
+  /** Makes the entry the hottest of its standing, without calling it used. */
   reheat(entry: number): void;
 }
 
@@ -284,11 +284,7 @@ export class Pins {
     if (this.#pinned.size === 0) return order.victim(isEvictable, scanLimit) as EntryIndex | -1;
     const view = {
       victim: (mayGo: (entry: number) => boolean) => order.victim(mayGo, scanLimit),
-      // Out and in again: the hot end in whatever policy, also one to which a touch says something else.
-      reheat: (entry: number) => {
-        order.remove(entry);
-        order.insert(entry, state.index.sizeBytes(entry as EntryIndex));
-      },
+      reheat: (entry: number) => order.refresh(entry),
     };
     return this.victim(view, isEvictable, { tier, soft });
   }

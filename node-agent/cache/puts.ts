@@ -240,7 +240,8 @@ export class Puts {
     state.attachRam(entry, ticket.slot, true);
     this.#linkParent(entry, { ...options, isNew: true });
     state.remember(entry);
-    state.touch(entry);
+    state.secondUse?.stored(entry);
+    state.touch(entry, 'stored');
     state.catalogPut(entry);
     state.namespaces.release(ticket.namespace);
     return 'stored';
@@ -275,8 +276,9 @@ export class Puts {
       state.namespaces.release(ticket.namespace);
     } else this.abort(ticket);
     this.#linkParent(entry, { ...options, isNew: false });
+    state.secondUse?.used(entry);
     state.index.setLastUsedAtMs(entry, state.clock.nowMs());
-    state.touch(entry);
+    state.touch(entry, 'used');
     return this.#describe(entry, options.lmBlock) ? 'duplicate' : 'failed';
   }
 

@@ -164,7 +164,7 @@ export class RamSpace {
   /** True where a dirty chunk can still be written, so that waiting is better than dropping it. */
   ssdMayTake(entry: EntryIndex): boolean {
     const state = this.#state;
-    if (state.limits.ssdAdmission === 'off' || state.has(entry, UNFIT)) return false;
+    if (state.limits.ssdAdmission === 'off' || state.has(entry, UNFIT) || !state.isAdmitted(entry)) return false;
     return state.ssd.canEverFit(state.ssd.fileBytes(state.index.sizeBytes(entry)));
   }
 
@@ -184,7 +184,7 @@ export class RamSpace {
       if (victim < 0) return false;
       if (onSsd >= 0) counters.evictionsSsd += 1;
       else counters.evictionsRam += 1;
-      state.remove(victim as EntryIndex);
+      state.drop(victim as EntryIndex);
     }
     return true;
   }
@@ -201,7 +201,8 @@ export class RamSpace {
       return;
     }
     if (this.ssdMayTake(entry)) state.counters.droppedDirtyChunks += 1;
-    state.remove(entry);
+    else if (!state.isAdmitted(entry)) state.counters.skippedChunks += 1;
+    state.drop(entry);
   }
 
   #schedulePump(): void {

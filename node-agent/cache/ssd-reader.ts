@@ -162,7 +162,7 @@ export class SsdReader {
     room.tenant.reservedRamBytes -= sizeBytes;
     state.attachRam(entry, slot, false);
     state.remember(entry);
-    state.touch(entry);
+    state.touch(entry, 'stored');
     state.counters.promotions += 1;
     state.catalogReplicas(entry);
     return 'loaded';

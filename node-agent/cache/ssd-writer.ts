@@ -5,6 +5,8 @@
  * - `idle`: in the order of their commits (a client stores prefix first) once they are `idleAfter` old and no demand read waits; and
  *   the coldest at once when dirty chunks fill much of RAM or a put waits for room.
  * - `demote`: only the latter.
+ * - `second-use`: what was used again (second-use.ts), in the order in which that became known, prefix first, once it has been so for
+ *   `idleAfter` and no demand read waits; at once when such chunks are half of RAM's or a put waits for room.
  * - `off`: never.
  *
  * Invariants: at most `writesAtOnce` writes run; a chunk is written at most once at a time; its memory is retained until the write
@@ -96,7 +98,7 @@ export class SsdWriter {
       return;
     }
     // Under 'demote' chunks are found by their coldness alone.
-    if (limits.ssdAdmission === 'demote') return;
+    if (limits.ssdAdmission === 'demote' || !this.#state.isAdmitted(entry)) return;
     this.#push(entry, clock.monotonicMs());
     if (limits.ssdAdmission === 'through') this.pump();
   }
@@ -122,7 +124,7 @@ export class SsdWriter {
     while (this.#running < limits.writesAtOnce) {
       if (!this.#hasBudget()) return;
       const forQuota = this.#state.quotas.dirtyVictim((entry) => this.#mayWrite(entry));
-      const next = forQuota >= 0 ? forQuota : this.#underPressure() ? this.#coldestDirty() : this.#nextQueued();
+      const next = forQuota >= 0 ? forQuota : this.#next();
       if (next < 0) {
         this.#pressure = false;
         return;
@@ -131,8 +133,19 @@ export class SsdWriter {
     }
   }
 
+  #next(): EntryIndex | -1 {
+    if (!this.#underPressure()) return this.#nextQueued();
+    // What is not admitted is dirty too, and usually the coldest; all that is admitted and dirty is in the queue.
+    return this.#state.limits.ssdAdmission === 'second-use' ? this.#nextQueued({ atOnce: true }) : this.#coldestDirty();
+  }
+
   #underPressure(): boolean {
-    const { dirtyBytes, limits, ram } = this.#state;
+    const { dirtyBytes, limits, ram, ramBytes, ramOrder } = this.#state;
+    if (limits.ssdAdmission === 'second-use') {
+      // The queue is all that is dirty and admitted, in chunks of the mean size.
+      const queuedBytes = (this.#queue.length / Math.max(1, ramOrder.size)) * ramBytes;
+      return this.#pressure || queuedBytes > ram.backedBytes * DIRTY_SHARE;
+    }
     if (this.#pressure) return dirtyBytes > 0;
     const limit = limits.ssdAdmission === 'idle' ? DIRTY_SHARE : 1 - CLEAN_RESERVE;
     return dirtyBytes > ram.backedBytes * limit;
@@ -142,10 +155,10 @@ export class SsdWriter {
     return this.#state.ramOrder.victim((entry) => this.#mayWrite(entry as EntryIndex), 65_536) as EntryIndex | -1;
   }
 
-  #nextQueued(): EntryIndex | -1 {
+  #nextQueued({ atOnce } = { atOnce: this.#state.limits.ssdAdmission === 'through' }): EntryIndex | -1 {
     const { limits, clock, ssd } = this.#state;
-    if (limits.ssdAdmission === 'through' || !ssd.demandWaits()) {
-      const ageMs = limits.ssdAdmission === 'through' ? 0 : limits.ssdIdleAfterMs;
+    if (atOnce || !ssd.demandWaits()) {
+      const ageMs = atOnce ? 0 : limits.ssdIdleAfterMs;
       for (let head = this.#queue.peek(); head !== undefined && clock.monotonicMs() - head.atMs >= ageMs; head = this.#queue.peek()) {
         this.#queue.shift();
         if (!this.#state.isSame(head)) continue;
@@ -250,7 +263,7 @@ export class SsdWriter {
     state.counters.evictionsSsd += 1;
     state.detachSsd(entry, { declined: true, onUnlinked: () => this.pump() });
     if (state.index.ramSlot(entry) >= 0) state.catalogReplicas(entry);
-    else state.remove(entry);
+    else state.drop(entry);
   }
 
   /** Loads under way hold the chunk through this hook. */
@@ -420,7 +433,7 @@ export class SsdWriter {
     this.#drainedUntilMs = deadlineMs;
     const entries: EntryIndex[] = [];
     state.ramOrder.forEachColdest((entry) => {
-      if (state.isDirty(entry as EntryIndex)) entries.push(entry as EntryIndex);
+      if (state.isDirty(entry as EntryIndex) && state.isAdmitted(entry as EntryIndex)) entries.push(entry as EntryIndex);
       return true;
     });
     // Taken from the hot end. The order has a chain's prefix hotter than its suffix, so hottest first is prefix first.

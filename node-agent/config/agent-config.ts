@@ -15,6 +15,8 @@ export interface TokenValues {
   readonly tenants: ReadonlyMap<string, string>;
 }
 
+export type PolicyName = 'adaptive' | 'leaf-lru' | 'slru' | 'arc' | 'fifo';
+
 export interface AgentConfig {
   readonly configFile: string | undefined;
   readonly dataDir: string;
@@ -45,13 +47,15 @@ export interface AgentConfig {
     readonly hugepages: boolean;
     /** The tier outlives the process. */
     readonly keep: boolean;
+    readonly policy: PolicyName;
   };
   readonly ssd: {
     /** Sum of the folders; 0 where the tier is off. */
     readonly sizeBytes: number;
     /** Empty exactly where the tier is off. No folder twice or inside another. */
     readonly folders: readonly SsdFolder[];
-    readonly admission: 'idle' | 'demote' | 'through' | 'off';
+    readonly policy: PolicyName;
+    readonly admission: 'idle' | 'demote' | 'through' | 'second-use' | 'off';
     readonly idleAfterMs: number;
     /** 0: no limit. */
     readonly writeBudgetBytesPerSecond: number;

@@ -43,6 +43,11 @@ export const MIN_RAM_BYTES = 16 * MiB;
 export const MIN_FOLDER_BYTES = MiB;
 export const DEFAULT_MAX_CHUNK_BYTES = 128 * MiB;
 const MAX_BYTES = 2 ** 50;
+/** Those of src/policy/create-policy.ts; where agent.ts makes one, the compiler compares. */
+const policyNames = ['adaptive', 'leaf-lru', 'slru', 'arc', 'fifo'] as const;
+const policies =
+  'the least recently used with a share of its own for what was used again, which follows what comes back (adaptive), ' +
+  'the least recently used (leaf-lru), the same with 20 % for what was used again (slru), ARC as published (arc), the oldest (fifo)';
 const HOUR_MS = 3_600_000;
 
 /** The one schema. Key order is the order of the reference page. */
@@ -171,6 +176,12 @@ export const configSchema = z.strictObject({
     defaultText: '`false`',
     description: 'Ask the kernel to back the RAM tier with huge pages.',
   }),
+  'ram.policy': knob(types.choice(policyNames), 'adaptive', {
+    shape: 'choice',
+    hint: policyNames.join('|'),
+    defaultText: '`adaptive`',
+    description: `What leaves the RAM tier first: ${policies}.`,
+  }),
   'ssd.size': knob(types.size({ min: MIN_FOLDER_BYTES, max: MAX_BYTES, words: ['auto', 'off'] }), 'auto', {
     shape: 'size',
     hint: 'size|auto|off',
@@ -187,12 +198,18 @@ export const configSchema = z.strictObject({
     description:
       'Folder of the SSD tier with an optional capacity of its own; repeat it, one per device, and losing one loses only its chunks.',
   }),
-  'ssd.admission': knob(types.choice(['idle', 'demote', 'through', 'off']), 'idle', {
+  'ssd.policy': knob(types.choice(policyNames), 'adaptive', {
     shape: 'choice',
-    hint: 'idle|demote|through|off',
+    hint: policyNames.join('|'),
+    defaultText: '`adaptive`',
+    description: 'What leaves the SSD tier first; as ram.policy.',
+  }),
+  'ssd.admission': knob(types.choice(['idle', 'demote', 'through', 'second-use', 'off']), 'idle', {
+    shape: 'choice',
+    hint: 'idle|demote|through|second-use|off',
     defaultText: '`idle`',
     description:
-      'When a chunk is written to SSD: when it leaves RAM or the disk is quiet (idle), only when it leaves RAM (demote), at once (through), never (off).',
+      'When a chunk is written to SSD: when it leaves RAM or the disk is quiet (idle), only when it leaves RAM (demote), at once (through), when the disk is quiet after its second use (second-use), never (off).',
   }),
   'ssd.idleAfter': knob(types.duration({ min: 0, max: HOUR_MS }), 2000, {
     shape: 'duration',

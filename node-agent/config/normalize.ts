@@ -129,7 +129,14 @@ function ramSection(input: NormalizeInput, notes: Notes): AgentConfig['ram'] {
       `${named(input, 'ram.maxChunk', formatBytes(maxChunkBytes))} is more than a quarter of the RAM tier (${formatBytes(sizeBytes)}): at most ${formatBytes(Math.floor(sizeBytes / 4))} is allowed`,
     );
   }
-  return { sizeBytes, maxChunkBytes, shmDir, hugepages: values['ram.hugepages'], keep: values['ram.keep'] === 'on' };
+  return {
+    sizeBytes,
+    maxChunkBytes,
+    shmDir,
+    hugepages: values['ram.hugepages'],
+    keep: values['ram.keep'] === 'on',
+    policy: values['ram.policy'],
+  };
 }
 
 function checkFolderPaths(dirs: readonly SsdDir[], notes: Notes): void {
@@ -274,6 +281,7 @@ export function normalize(input: NormalizeInput, problems: string[]): Normalized
     ram,
     ssd: {
       ...ssd,
+      policy: values['ssd.policy'],
       admission: values['ssd.admission'],
       idleAfterMs: values['ssd.idleAfter'],
       ioDeadlineMs: values['ssd.ioDeadline'],

@@ -1,6 +1,7 @@
 /** The cache core against an oracle, on a simulated machine: seeds decide on everything. A failure prints its seed and its last steps. */
 import { describe, it } from 'vitest';
 import { KiB, MiB } from '#core/bytes.ts';
+import { policyNames } from '#policy/create-policy.ts';
 import { CacheModel } from '#testsupport/cache-model.ts';
 import type { ModelOptions } from '#testsupport/cache-model.ts';
 
@@ -28,7 +29,9 @@ describe('Cache, whatever happens to it', () => {
       ssdBytes: [300 * KiB, 200 * KiB],
       crashes: 0.01,
       keyCount: 30,
-      admission: (['demote', 'through', 'idle', 'off'] as const)[seed % 4] ?? 'idle',
+      admission: (['demote', 'through', 'idle', 'second-use', 'off'] as const)[seed % 5] ?? 'idle',
+      ramPolicy: policyNames[seed % policyNames.length] ?? 'adaptive',
+      ssdPolicy: policyNames[(seed >> 2) % policyNames.length] ?? 'adaptive',
     }));
   });
 

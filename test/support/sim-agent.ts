@@ -20,7 +20,7 @@ import { MiB } from '#core/bytes.ts';
 import { checksum } from '#core/checksum.ts';
 import type { BlockHash } from '#core/checksum.ts';
 import type { Logger } from '#core/logger.ts';
-import { LeafLru } from '#policy/leaf-lru.ts';
+import { createPolicy } from '#policy/create-policy.ts';
 import { KeyParser, parseKey } from '#protocol/lmcache-key.ts';
 import { RespServer } from '#servers/resp/resp-server.ts';
 import { Metrics } from '#telemetry/metrics.ts';
@@ -227,14 +227,15 @@ export class SimAgent {
       logger,
       bootId: 'sim',
     });
+    const index = new ChunkIndex(this.rng);
     const cache = new Cache(
       {
-        index: new ChunkIndex(this.rng),
+        index,
         namespaces: new NamespaceTable(),
         ram,
         ssd,
-        ramOrder: new LeafLru(),
-        ssdOrder: new LeafLru(),
+        ramOrder: createPolicy('adaptive', index.policyFacts),
+        ssdOrder: createPolicy('adaptive', index.policyFacts),
         catalog,
         tombstones: opened.tombstones,
         clock,

@@ -14,7 +14,8 @@ import type { BlockHash } from '#core/checksum.ts';
 import { MiB } from '#core/bytes.ts';
 import type { NamespaceId } from '#core/brand.ts';
 import type { Logger } from '#core/logger.ts';
-import { LeafLru } from '#policy/leaf-lru.ts';
+import { createPolicy } from '#policy/create-policy.ts';
+import type { PolicyName } from '#policy/create-policy.ts';
 import { KeyParser } from '#protocol/lmcache-key.ts';
 import { RamTier } from '#tiers/ram/ram-tier.ts';
 import { SsdTier } from '#tiers/ssd/ssd-tier.ts';
@@ -34,6 +35,8 @@ export interface SimCacheOptions {
   readonly ssdBytes?: readonly number[];
   readonly floorBytes?: number;
   readonly admission?: SsdAdmission;
+  readonly ramPolicy?: PolicyName;
+  readonly ssdPolicy?: PolicyName;
   readonly limits?: Partial<CacheLimits>;
   readonly logger?: Logger;
   /** The RAM tier outlives the process, as with ram.keep. Default false. */
@@ -152,14 +155,15 @@ export class SimCache {
       bootId: this.bootId,
     });
     const catalog = new SimCatalogStore(this.catalogDisk);
+    const index = new ChunkIndex(this.rng);
     const cache = new Cache(
       {
-        index: new ChunkIndex(this.rng),
+        index,
         namespaces: new NamespaceTable(),
         ram,
         ssd,
-        ramOrder: new LeafLru(),
-        ssdOrder: new LeafLru(),
+        ramOrder: createPolicy(options.ramPolicy ?? 'leaf-lru', index.policyFacts),
+        ssdOrder: createPolicy(options.ssdPolicy ?? 'leaf-lru', index.policyFacts),
         catalog,
         tombstones: opened.tombstones,
         clock,

@@ -95,10 +95,18 @@ describe('defaults', () => {
       stallMs: 30_000,
     });
     expect(config.lm).toEqual({ listen: { host: '127.0.0.1', port: 7602 } });
-    expect(config.ram).toEqual({ sizeBytes: 4 * GiB, maxChunkBytes: 128 * MiB, shmDir: '/dev/shm', hugepages: false, keep: true });
+    expect(config.ram).toEqual({
+      sizeBytes: 4 * GiB,
+      maxChunkBytes: 128 * MiB,
+      shmDir: '/dev/shm',
+      hugepages: false,
+      keep: true,
+      policy: 'adaptive',
+    });
     expect(config.ssd).toEqual({
       sizeBytes: 20 * GiB,
       folders: [{ path: '/srv/.kvtier/ssd', sizeBytes: 20 * GiB }],
+      policy: 'adaptive',
       admission: 'idle',
       idleAfterMs: 2000,
       ioDeadlineMs: 10_000,
@@ -447,7 +455,9 @@ describe('impossible combinations', () => {
     ['--ram', '1e3'],
     ['--resp-max-connections', '0'],
     ['--http-max-body', '1GiB'],
-    ['--ssd-admission', 'second-use'],
+    ['--ssd-admission', 'third-use'],
+    ['--ram-policy', 'lru'],
+    ['--ssd-policy', 'slru '],
     ['--log-level', 'loud'],
     ['--invalidate-webhook', 'ftp://h/'],
     ['--invalidate-webhook', 'http://'],
