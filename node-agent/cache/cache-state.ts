@@ -20,6 +20,8 @@ import type { RamTier } from '#tiers/ram/ram-tier.ts';
 import type { SsdTier } from '#tiers/ssd/ssd-tier.ts';
 import { CacheCounters } from './cache-counters.ts';
 import { catalogRow } from './catalog-row.ts';
+import { ChainTouches, MAX_CHAIN } from './chain-touches.ts';
+import type { TouchReason } from './chain-touches.ts';
 import type { ChunkIndex } from './chunk-index.ts';
 import { Expiry } from './expiry.ts';
 import {
@@ -79,16 +81,6 @@ export interface CacheParts {
   readonly limits: CacheLimits;
 }
 
-/**
- * What moves a chunk to the hot end. 'used': a request asked for it, which counts in both tiers. 'loaded': it came from SSD for the
- * request that asks for it now, so that the use is one of the SSD copy, and what RAM had was the coming. 'stored': it came, or its
- * chain was put in order; nobody used it.
- */
-export type TouchReason = 'used' | 'loaded' | 'stored';
-
-/** A longer chain is cut: 2^13 chunks of 256 tokens are two million. Bounds what one touch and one link may cost, some 50 us. */
-const MAX_CHAIN = 1 << 13;
-
 export class CacheState {
   readonly index: ChunkIndex;
   readonly namespaces: NamespaceTable;
@@ -96,8 +88,7 @@ export class CacheState {
   readonly ssd: SsdTier;
   readonly #ramOrder: EvictionPolicy;
   readonly #ssdOrder: EvictionPolicy;
-  /** The chunk touched last, whose chain is not moved yet: the next touch may be of its child. See `touch`. */
-  #touched: { readonly entry: EntryIndex; readonly generation: number; readonly why: TouchReason } | undefined;
+  readonly #touches: ChainTouches;
   readonly catalog: CatalogStore;
   readonly tombstones: Tombstones;
   readonly clock: Clock;
@@ -135,6 +126,12 @@ export class CacheState {
     this.ssd = parts.ssd;
     this.#ramOrder = parts.ramOrder;
     this.#ssdOrder = parts.ssdOrder;
+    this.#touches = new ChainTouches({
+      index: parts.index,
+      ram: parts.ramOrder,
+      ssd: parts.ssdOrder,
+      onLimited: (entry, tier) => this.quotas.touched(entry, tier),
+    });
     this.catalog = parts.catalog;
     this.tombstones = parts.tombstones;
     this.clock = parts.clock;
@@ -340,7 +337,7 @@ export class CacheState {
 
   /** Takes a chunk out of everything. Leases and readers keep their memory; nobody finds it any more. */
   remove(entry: EntryIndex): void {
-    this.#moveTouched();
+    this.#touches.settle();
     const namespace = this.index.namespaceOf(entry);
     this.catalog.enqueue({ kind: 'remove', generation: this.index.generation(entry) });
     this.leases.releaseEntry(entry);
@@ -378,49 +375,23 @@ export class CacheState {
 
   /** Moves what was touched last: for those who look at a tenant's own orders. */
   settleTouches(): void {
-    this.#moveTouched();
+    this.#touches.settle();
   }
 
   /** The orders as of now: for those who look for victims. */
   get ramOrder(): EvictionPolicy {
-    this.#moveTouched();
+    this.#touches.settle();
     return this.#ramOrder;
   }
 
   get ssdOrder(): EvictionPolicy {
-    this.#moveTouched();
+    this.#touches.settle();
     return this.#ssdOrder;
   }
 
-  /**
-   * Makes a chunk the hottest and its ancestors hotter still, so that a chain loses its tail before its head whatever the order in
-   * which its chunks are used. The move waits: chunks touched from a prefix on, as clients do it, are moved together once.
-   */
+  /** Makes a chunk the hottest and its ancestors hotter still. */
   touch(entry: EntryIndex, why: TouchReason): void {
-    const former = this.#touched;
-    if (former !== undefined && !(former.why === why && this.isSame(former) && this.index.parent(entry) === former.entry))
-      this.#moveTouched();
-    this.#touched = { entry, generation: this.index.generation(entry), why };
-  }
-
-  #moveTouched(): void {
-    const touched = this.#touched;
-    this.#touched = undefined;
-    if (touched === undefined || !this.isSame(touched)) return;
-    const { why } = touched;
-    let current: EntryIndex | -1 = touched.entry;
-    for (let depth = 0; current >= 0 && depth < MAX_CHAIN; depth += 1) {
-      if (this.index.ramSlot(current as EntryIndex) >= 0) this.#touchIn('ram', current as EntryIndex, why === 'used');
-      if (this.index.ssdFolder(current as EntryIndex) >= 0) this.#touchIn('ssd', current as EntryIndex, why !== 'stored');
-      current = this.index.parent(current as EntryIndex);
-    }
-  }
-
-  #touchIn(tier: 'ram' | 'ssd', entry: EntryIndex, used: boolean): void {
-    const order = tier === 'ram' ? this.#ramOrder : this.#ssdOrder;
-    if (used) order.touch(entry);
-    else order.refresh(entry);
-    if (this.has(entry, LIMITED)) this.quotas.touched(entry, tier);
+    this.#touches.touch(entry, why);
   }
 
   /** Sets the parent unless that would close a loop: inferred edges may be wrong, and a chain must end. */
@@ -435,14 +406,8 @@ export class CacheState {
     return true;
   }
 
-  /** As a 'stored' touch, in SSD's order alone: for a chunk that just came to SSD without having been used. */
   touchSsdChain(entry: EntryIndex): void {
-    this.#moveTouched();
-    let current: EntryIndex | -1 = entry;
-    for (let depth = 0; current >= 0 && depth < MAX_CHAIN; depth += 1) {
-      if (this.index.ssdFolder(current as EntryIndex) >= 0) this.#touchIn('ssd', current as EntryIndex, false);
-      current = this.index.parent(current as EntryIndex);
-    }
+    this.#touches.storedOnSsd(entry);
   }
 
   use(entry: EntryIndex): void {
@@ -532,7 +497,7 @@ export class CacheState {
 
   /** A new generation for the same bytes, so that a write under way for the old one leaves nothing. */
   renew(entry: EntryIndex): void {
-    this.#moveTouched();
+    this.#touches.settle();
     const generation = this.nextGeneration();
     if (this.#scans > 0) this.#renewed.set(generation, this.putGeneration(entry));
     this.index.setGeneration(entry, generation);

@@ -126,6 +126,6 @@ function orderChains(state: CacheState, coldestFirst: readonly EntryIndex[]): vo
   for (const leaf of coldestFirst) {
     if (hasChild.has(leaf)) continue;
     for (let current: EntryIndex | -1 = leaf; current >= 0 && touches > 0; current = index.parent(current as EntryIndex), touches -= 1)
-      if (index.ramSlot(current as EntryIndex) >= 0) ramOrder.touch(current);
+      if (index.ramSlot(current as EntryIndex) >= 0) ramOrder.refresh(current);
   }
 }

@@ -51,7 +51,8 @@ export class GhostQueue {
     this.#place(at);
     this.#tail += 1;
     this.#count += 1;
-    this.#bytes += this.#sizes[at]!;
+    // As it was rounded.
+    this.#bytes += this.#sizes[at] ?? 0;
   }
 
   /** Forgets an identity; the size that was remembered with it, or -1 where it was not there. */
