@@ -5,6 +5,7 @@ import { makeValue, readValue, SeededRandom } from './kill-values.ts';
 import { ConnectionLost, RespError, ValueClient } from './value-client.ts';
 
 const LEAST_BYTES = 100;
+const RECONNECT_MS = 50;
 /** Most values are small, so that many are on their way at any moment; some are of the sizes of KV chunks. */
 const SMALL_BYTES = 128 * 1024;
 const MOST_BYTES = 8 * 1024 * 1024;
@@ -48,6 +49,8 @@ export interface LoadOptions {
   readonly writers: number;
   /** Mean pause between invalidations; undefined for none. */
   readonly invalidationPauseMs: number | undefined;
+  /** A client that lost its connection makes another, until `stop`: for an agent that is ill-treated and lives. */
+  readonly reconnect?: boolean;
 }
 
 export interface Load {
@@ -102,14 +105,17 @@ class RunningLoad implements Load {
   }
 
   async #client(run: (client: ValueClient) => Promise<void>): Promise<void> {
-    try {
-      const client = await ValueClient.connect(this.#options.agent.resp);
-      await run(client);
-      client.close();
-    } catch (problem) {
-      // The agent was killed: what was under way is the oracle's business.
-      if (!(problem instanceof ConnectionLost)) throw problem;
-    }
+    do {
+      try {
+        const client = await ValueClient.connect(this.#options.agent.resp);
+        await run(client);
+        client.close();
+      } catch (problem) {
+        // The agent was killed, or cut us off: what was under way is the oracle's business.
+        if (!(problem instanceof ConnectionLost)) throw problem;
+        if (this.#options.reconnect === true) await new Promise((resolve) => setTimeout(resolve, RECONNECT_MS));
+      }
+    } while (this.#options.reconnect === true && !this.#stopped);
   }
 
   /** Each writer has keys of its own, so that the puts of one key never overlap; it reads everybody's. */
