@@ -14,7 +14,7 @@ export type FlatLmEvent =
     }
   | { readonly kind: 'error'; readonly message: string };
 
-export type PayloadChoice = 'take' | 'take-small' | 'elsewhere' | 'skip' | 'take-then-skip';
+export type PayloadChoice = 'take' | 'take-small' | 'elsewhere' | 'skip' | 'take-then-skip' | 'later';
 
 const names = ['', 'PUT', 'GET', 'EXIST', 'LIST', 'HEALTH'];
 const textOf = (bytes: Uint8Array): string => Buffer.from(bytes).toString('latin1');
@@ -50,7 +50,8 @@ export function modelLmEvents(input: Uint8Array, maxPayloadBytes: number): FlatL
 
 /**
  * Feeds `input` cut at `cuts`, each piece in one buffer that is overwritten as soon as the parser has allowed it. Payloads are taken as
- * `choices` say, by turns; 'elsewhere' takes from the pieces that were not pushed yet, as a socket would give them.
+ * `choices` say, by turns; 'elsewhere' takes from the pieces that were not pushed yet, as a socket would give them; 'later' lets a
+ * payload lie until the next piece is there, as a door that waits for room does.
  */
 export function driveLmParser(
   parser: LmParser,
@@ -100,6 +101,7 @@ export function driveLmParser(
       open = { event: flat, choice: plan.choices[puts % plan.choices.length] ?? 'take' };
       puts += 1;
       if (open.choice === 'skip') skip();
+      if (open?.choice === 'later') return;
     }
   };
   for (const end of ends) {
@@ -109,10 +111,11 @@ export function driveLmParser(
     offset = end;
     parser.push(piece);
     run();
-    if (plan.retain) parser.retain();
-    if (parser.unreadBytes === 0 || plan.retain) scratch.fill(0xee);
+    if (plan.retain || parser.unreadBytes > 0) parser.retain();
+    scratch.fill(0xee);
   }
-  run();
+  // What waits goes on when nothing more comes.
+  for (let turn = 0; turn <= puts; turn += 1) run();
   return events;
 }
 
