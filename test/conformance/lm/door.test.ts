@@ -282,3 +282,22 @@ test('chains follow the order in which a client asks and stores', async () => {
   expect(parents).toEqual([null, ...keys.slice(0, -1).map((key) => idOf.get(key) ?? null)]);
   client.destroy();
 });
+
+test('a lease that was taken through one door is not ended by a read through the other', async () => {
+  const fresh = await startAgent({ flags: ['--ram', '32MiB', '--ssd', 'off'], lmPort: 0 });
+  const lm = await LmClient.connect(fresh.lm);
+  const resp = await ByteClient.connect(fresh.resp);
+  const key = engineKey('e1');
+  const leases = async (): Promise<number> => (await fresh.client.stats()).leases;
+  lm.put(key, { bytes: pattern(1000, 1), block: blockOf(1) });
+  expect(await resp.send('EXISTS', key)).toBe(':1');
+  expect(await lm.ask('EXIST', key)).toBe(true);
+  expect(await leases()).toBe(2);
+  await lm.get(key);
+  expect(await leases()).toBe(1);
+  await resp.send('GET', key);
+  expect(await leases()).toBe(0);
+  lm.destroy();
+  resp.destroy();
+  expect(await fresh.stop(), fresh.output()).toBe(0);
+});
