@@ -6,10 +6,13 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 
 try {
-  const { host, port } = JSON.parse(readFileSync(join(process.env.KVTIER_DATA_DIR ?? '.kvtier', 'agent.json'), 'utf8')).doors.http;
+  const { doors, tls } = JSON.parse(readFileSync(join(process.env.KVTIER_DATA_DIR ?? '.kvtier', 'agent.json'), 'utf8'));
+  const { host, port } = doors.http;
   const reached = host === '0.0.0.0' ? '127.0.0.1' : host === '::' ? '::1' : host;
-  const answer = await fetch(`http://${reached.includes(':') ? `[${reached}]` : reached}:${port}/readyz`, {
+  const answer = await fetch(`${tls === true ? 'https' : 'http'}://${reached.includes(':') ? `[${reached}]` : reached}:${port}/readyz`, {
     signal: AbortSignal.timeout(2500),
+    // Nothing secret goes there: the question is whether this machine's own agent answers.
+    tls: { rejectUnauthorized: false },
   });
   console.log(`readyz: ${answer.status}`);
   process.exitCode = answer.ok ? 0 : 1;

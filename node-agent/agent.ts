@@ -40,6 +40,8 @@ import { readBootId, rememberSsdBudgets } from '#host/machine-facts.ts';
 import { HostSharedMemory } from '#host/shared-memory.ts';
 import { untilStopped } from '#host/signals.ts';
 import { TcpTransport } from '#host/tcp-transport.ts';
+import { readTlsFiles } from '#host/tls-files.ts';
+import type { TlsFiles } from '#host/tls-files.ts';
 import { createPolicy } from '#policy/create-policy.ts';
 import type { Listener } from '#ports/transport.ts';
 import { KeyParser, parseKey } from '#protocol/lmcache-key.ts';
@@ -103,6 +105,7 @@ class Agent {
   readonly #findings: string[] = [];
   #pool: HostIoPool | undefined;
   #readiness: Readiness | undefined;
+  #tls: TlsFiles | undefined;
   #fileSystem = new HostFileSystem(async (fd) => (await this.#pool?.syncFile(fd)) ?? { ok: false, errno: 9 });
   #lock: { release(): void } | undefined;
   #ram: RamTier | undefined;
@@ -131,6 +134,7 @@ class Agent {
 
   async start(startedAt: number): Promise<void> {
     const config = this.#config;
+    this.#tls = config.tls === undefined ? undefined : readTlsFiles(config.tls);
     this.#fileSystem.mkdir(config.dataDir);
     this.#lock = await this.#waitForLock(`${config.dataDir}/agent.lock`);
     if (this.#lock === undefined) {
@@ -316,13 +320,15 @@ class Agent {
   #startDoors(cache: Cache, pool: HostIoPool): void {
     const config = this.#config;
     this.#readiness = new Readiness(this.#options.onBug);
+    const tls = this.#tls;
+    // lm:// has no TLS: it is loopback's.
     const transport = new TcpTransport(this.#readiness);
     if (config.resp.listen !== undefined) {
       const authenticate = createAuthenticate(config.tokens);
       this.#resp = new RespServer({
         cache,
         sockets: pool.sockets,
-        transport,
+        transport: tls === undefined ? transport : new TcpTransport(this.#readiness, tls),
         clock: hostClock,
         logger: this.#log.room('resp'),
         hash: this.#options.hash,
@@ -354,7 +360,7 @@ class Agent {
       this.#lmListener = this.#lm.listen(config.lm.listen);
     }
     const app = createApi(this.#apiDeps(cache));
-    this.#http = listenHttp(config.http.listen, (request) => app.fetch(request));
+    this.#http = listenHttp(config.http.listen, (request) => app.fetch(request), tls);
   }
 
   #apiDeps(cache: Cache): ApiDeps {
@@ -468,6 +474,7 @@ class Agent {
       startedAt: new Date(this.#startedAtMs).toISOString(),
       doors: { http, ...(resp === undefined ? {} : { resp }), ...(lm === undefined ? {} : { lm }) },
       dataDir: this.#config.dataDir,
+      ...(this.#config.tls === undefined ? {} : { tls: true }),
     });
     this.#fileSystem.writeFileAtomic(`${this.#config.dataDir}/${AGENT_FILE_NAME}`, new TextEncoder().encode(text));
   }

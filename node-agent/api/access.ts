@@ -78,5 +78,5 @@ function isLoopback(hostname: string): boolean {
 /** `host:port` of an http origin; undefined for `null` and anything else. */
 function originHost(origin: string): string | undefined {
   const url = URL.parse(origin);
-  return url?.protocol === 'http:' && url.origin === origin.toLowerCase() ? url.host : undefined;
+  return (url?.protocol === 'http:' || url?.protocol === 'https:') && url.origin === origin.toLowerCase() ? url.host : undefined;
 }

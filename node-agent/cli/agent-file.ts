@@ -14,6 +14,8 @@ const agentFileSchema = z.object({
   /** Every door that is open, with the port that it really has. */
   doors: z.object({ http: addressSchema, resp: addressSchema.optional(), lm: addressSchema.optional() }),
   dataDir: z.string(),
+  /** HTTP and RESP speak TLS. */
+  tls: z.boolean().optional(),
 });
 export type AgentFile = z.infer<typeof agentFileSchema>;
 
@@ -38,7 +40,8 @@ export function parseAgentFile(text: string, path: string): AgentFile {
 }
 
 /** Base URL for a client on this machine: a door on every interface is reached on loopback. */
-export function localUrl(address: Address): string {
-  if (!isWildcard(address.host)) return `http://${formatAddress(address)}`;
-  return `http://${formatAddress({ host: address.host.includes(':') ? '::1' : '127.0.0.1', port: address.port })}`;
+export function localUrl(address: Address, { tls = false }: { readonly tls?: boolean | undefined } = {}): string {
+  const scheme = tls ? 'https' : 'http';
+  if (!isWildcard(address.host)) return `${scheme}://${formatAddress(address)}`;
+  return `${scheme}://${formatAddress({ host: address.host.includes(':') ? '::1' : '127.0.0.1', port: address.port })}`;
 }

@@ -49,7 +49,8 @@ function agentUrl(words: Words, deps: CliDeps, read: ReadValues): { readonly url
       `No agent is known: ${path} does not exist. Start one with \`kvtier serve\`, or name it with --url or --data-dir`,
     );
   }
-  return { url: localUrl(parseAgentFile(text, path).doors.http), source: path };
+  const file = parseAgentFile(text, path);
+  return { url: localUrl(file.doors.http, file), source: path };
 }
 
 /**

@@ -18,7 +18,7 @@ export interface StartScreenInput {
 export function renderStartScreen(input: StartScreenInput): string {
   const { loaded, doors } = input;
   const { config } = loaded;
-  const url = localUrl(doors.http);
+  const url = localUrl(doors.http, { tls: config.tls !== undefined });
   const rows: (readonly [string, string, string])[] = [
     [
       'RAM',

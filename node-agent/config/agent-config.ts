@@ -35,6 +35,8 @@ export interface AgentConfig {
   };
   /** Has no authentication. Shares the limits of `resp`. Undefined: the door is off. */
   readonly lm: { readonly listen: Address | undefined };
+  /** Absolute paths; undefined: HTTP and RESP are plain. */
+  readonly tls: { readonly certPath: string; readonly keyPath: string } | undefined;
   /** A read token or tenants' tokens never stand alone, and no two tokens are equal. */
   readonly tokens: TokenValues;
   /** True: cache salts are shown as they are. */

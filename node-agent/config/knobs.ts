@@ -101,6 +101,18 @@ export const configSchema = z.strictObject({
     defaultText: '`false`',
     description: 'Let the lm:// door listen beyond this machine, where everybody who reaches it reads and stores.',
   }),
+  'tls.cert': optionalKnob(types.text('a path'), {
+    shape: 'path',
+    hint: 'path',
+    defaultText: 'none',
+    description: 'Certificate chain in PEM with which HTTP and RESP speak TLS, and nothing else; read once at start, needs tls.key.',
+  }),
+  'tls.key': optionalKnob(types.text('a path'), {
+    shape: 'path',
+    hint: 'path',
+    defaultText: 'none',
+    description: 'Private key in PEM, without a passphrase, of tls.cert.',
+  }),
   token: optionalKnob(types.secret(), {
     shape: 'secret',
     hint: 'token',

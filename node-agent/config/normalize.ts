@@ -93,6 +93,20 @@ function checkTokens(input: NormalizeInput, notes: Notes): void {
   }
 }
 
+function tlsSection(input: NormalizeInput, notes: Notes): AgentConfig['tls'] {
+  const [cert, key] = [input.values['tls.cert'], input.values['tls.key']];
+  if (cert === undefined && key === undefined) return undefined;
+  if (cert === undefined || key === undefined) {
+    notes.problems.push(
+      cert === undefined
+        ? '--tls-key is given without --tls-cert: give both or none'
+        : '--tls-cert is given without --tls-key: give both or none',
+    );
+    return undefined;
+  }
+  return { certPath: absolute(input.cwd, cert), keyPath: absolute(input.cwd, key) };
+}
+
 function ramSection(input: NormalizeInput, notes: Notes): AgentConfig['ram'] {
   const { values, facts } = input;
   const shmDir = absolute(input.cwd, values['ram.shmDir']);
@@ -276,6 +290,7 @@ export function normalize(input: NormalizeInput, problems: string[]): Normalized
       minBytesPerSecond: values['resp.minRate'],
     },
     lm,
+    tls: tlsSection(input, notes),
     tokens: input.tokens,
     tenants: { reveal: values['tenants.reveal'] },
     ram,

@@ -19,6 +19,9 @@ size = "64GiB"
 [ssd]
 dir = ["/nvme0/kvtier:800GiB", "/nvme1/kvtier:800GiB"]
 admission = "idle"
+
+[tenants.acme]
+tokenFile = "/etc/kvtier/acme.token"
 \`\`\`
 
 - **Sizes**: \`64GiB\`, \`512MiB\`, or bytes as a number. \`GB\`, \`MB\` are powers of ten.
@@ -35,6 +38,8 @@ All problems are listed at once, with the values in them, and the exit code is 7
 
 - HTTP or RESP bound to anything but loopback (127.0.0.0/8, ::1, localhost) without an admin token.
 - A read token without an admin token, or equal to it; a token and a token file in one place.
+- A TLS certificate without a key, or the other way round; files that cannot be read, are no PEM, or do not belong together.
+- Tenants' tokens without an admin token, or one token for two; a name of a tenant with other characters than \`a-z 0-9 . _ -\`.
 - Two doors on one address.
 - A RAM tier larger than memory or than the free space of \`ram.shmDir\`; a default is lowered instead.
 - \`ram.maxChunk\` above a quarter of the RAM tier; the default is lowered instead.

@@ -1,5 +1,6 @@
 /** HTTP on Bun.serve. */
 import { KvtierError } from '#core/errors.ts';
+import type { TlsFiles } from './tls-files.ts';
 
 export interface HttpListener {
   readonly host: string;
@@ -16,10 +17,17 @@ export interface HttpListener {
 export function listenHttp(
   address: { readonly host: string; readonly port: number },
   handle: (request: Request) => Response | Promise<Response>,
+  tls?: TlsFiles,
 ): HttpListener {
   try {
     const serve = (port: number): ReturnType<typeof Bun.serve> =>
-      Bun.serve({ hostname: address.host, port, idleTimeout: 0, fetch: handle });
+      Bun.serve({
+        hostname: address.host,
+        port,
+        idleTimeout: 0,
+        fetch: handle,
+        ...(tls === undefined ? {} : { tls: { cert: tls.cert, key: tls.key } }),
+      });
     let server = serve(address.port);
     let paused = false;
     const port = server.port ?? address.port;

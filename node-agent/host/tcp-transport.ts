@@ -9,6 +9,7 @@ import type { Fd } from '#core/brand.ts';
 import { KvtierError } from '#core/errors.ts';
 import type { ConnectionHandler, Listener, Transport, TransportSocket } from '#ports/transport.ts';
 import type { Readiness } from './readiness.ts';
+import type { TlsFiles } from './tls-files.ts';
 import { EAGAIN, EINTR, SHUT_RDWR, addressOf, errno, libc } from './libc.ts';
 
 /** Quiet for so long, the kernel asks whether the peer is still there; some ten minutes later, by its defaults, it gives up. */
@@ -21,6 +22,7 @@ interface Connection {
 class HostSocket implements TransportSocket {
   readonly #socket: Socket<Connection>;
   readonly remoteAddress: string;
+  readonly direct: boolean;
   #closed = false;
   /** Undefined only while `accept` decides; it may close the socket, and Bun tells so before `accept` has returned. */
   #handler: ConnectionHandler | undefined;
@@ -34,9 +36,11 @@ class HostSocket implements TransportSocket {
   #lookMs = 0;
   #looking = false;
 
-  constructor(socket: Socket<Connection>, readiness: Readiness | undefined) {
+  /** Without `readiness` it does not sip; under TLS nobody but Bun may read it. */
+  constructor(socket: Socket<Connection>, { readiness, direct }: { readonly readiness: Readiness | undefined; readonly direct: boolean }) {
+    this.direct = direct;
     this.#socket = socket;
-    this.#readiness = readiness;
+    this.#readiness = direct ? readiness : undefined;
     this.remoteAddress = socket.remoteAddress;
   }
 
@@ -173,24 +177,29 @@ function isTransient(reason: number): boolean {
 export class TcpTransport implements Transport {
   readonly #readiness: Readiness | undefined;
 
-  /** Without `readiness` sockets do not sip. */
-  constructor(readiness?: Readiness) {
+  readonly #tls: TlsFiles | undefined;
+
+  /** Without `readiness` sockets do not sip; with `tls` they are not direct. */
+  constructor(readiness?: Readiness, tls?: TlsFiles) {
     this.#readiness = readiness;
+    this.#tls = tls;
   }
 
   listen(address: { readonly host: string; readonly port: number }, accept: (socket: TransportSocket) => ConnectionHandler): Listener {
     const readiness = this.#readiness;
+    const tls = this.#tls;
     try {
       const listenOn = (port: number): TCPSocketListener<Connection> =>
         Bun.listen<Connection>({
           hostname: address.host,
           port,
+          ...(tls === undefined ? {} : { tls: { cert: tls.cert, key: tls.key } }),
           socket: {
             open(socket) {
               socket.setNoDelay(true);
               // A peer whose machine is gone is noticed although nobody waits for its bytes.
               socket.setKeepAlive(true, KEEP_ALIVE_MS);
-              const host = new HostSocket(socket, readiness);
+              const host = new HostSocket(socket, { readiness, direct: tls === undefined });
               socket.data = { host };
               host.attach(accept(host));
             },

@@ -4,6 +4,11 @@ import type { Fd } from '#core/brand.ts';
 export interface TransportSocket {
   /** -1 once the socket is closed. Never hand it to another thread: SocketIo makes its own duplicate. */
   readonly fd: Fd;
+  /**
+   * True where the bytes on the wire are those of the connection, so that SocketIo may move them by `fd`. False under TLS: all goes
+   * through `write` and `onData`, and `sip` does nothing.
+   */
+  readonly direct: boolean;
   readonly remoteAddress: string;
   /** Bytes that the kernel took; the rest must be written again after `onDrain`. Nothing is buffered. */
   write(bytes: Uint8Array): number;

@@ -53,7 +53,14 @@ export interface TransferOwner {
   countReceived(bytes: number): void;
 }
 
-export class ValueTransfer {
+/** How values move: straight between socket and memory (below), or through the transport (relayed-transfer.ts). */
+export interface Transfers {
+  receive(ticket: PutTicket): ReceivedValue | Promise<ReceivedValue | undefined>;
+  sendNow(frame: ValueFrame): number;
+  send(frame: ValueFrame, sentBytes: number): Promise<boolean>;
+}
+
+export class ValueTransfer implements Transfers {
   readonly #socket: TransportSocket;
   readonly #sockets: SocketIo;
   readonly #hash: BlockHash;

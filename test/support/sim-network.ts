@@ -55,6 +55,7 @@ type Move = () => void;
 export class SimConnection implements TransportSocket {
   readonly id: number;
   readonly remoteAddress: string;
+  readonly direct = true;
   readonly #network: SimNetwork;
   readonly #peer: SimPeer;
   /** Written by the peer and still on its way. */

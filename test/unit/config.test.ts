@@ -198,6 +198,7 @@ describe('sources', () => {
       const value = knob.shape === 'choice' ? (knob.hint.split('|')[0] ?? '') : (sample[knob.shape] ?? '');
       const files: Record<string, string> = { '/p': 'secret\n', '/srv/c.toml': '' };
       const also = knob.key.startsWith('readToken') || knob.shape === 'tenants' ? ['--token', 'admin'] : [];
+      if (knob.key.startsWith('tls.')) also.push(knob.key === 'tls.cert' ? '--tls-key' : '--tls-cert', '/p');
       const parts = knob.key.split('.');
       files['/srv/c.toml'] = parts.length === 1 ? `${knob.key} = "${value}"\n` : `[${parts[0] ?? ''}]\n${parts[1] ?? ''} = "${value}"\n`;
       const roomy = { disk: { totalBytes: 2 ** 49 } };

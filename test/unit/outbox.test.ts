@@ -8,6 +8,7 @@ const stallMs = 1000;
 
 /** A kernel with room for so many bytes; a test makes more room and tells the outbox. */
 class NarrowSocket implements TransportSocket {
+  readonly direct = true;
   readonly fd = 7 as Fd;
   readonly remoteAddress = 'peer';
   readonly taken: number[] = [];

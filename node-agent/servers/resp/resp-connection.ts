@@ -18,8 +18,9 @@ import type { RespEvent, RespValueEvent } from '#protocol/resp/resp-parser.ts';
 import { reserveInChain } from '#servers/chained-put.ts';
 import { NamespaceRefs } from '#servers/namespace-refs.ts';
 import { Outbox } from '#servers/outbox.ts';
+import { RelayedTransfer } from '#servers/relayed-transfer.ts';
 import { NOW_BYTES, ValueTransfer } from '#servers/value-transfer.ts';
-import type { ReceivedValue, ValueFrame } from '#servers/value-transfer.ts';
+import type { ReceivedValue, Transfers, ValueFrame } from '#servers/value-transfer.ts';
 import { CommandRunner } from './commands.ts';
 import type { ClientGroup, RespServer } from './resp-server.ts';
 import type { SizeGuard } from './size-guard.ts';
@@ -63,7 +64,9 @@ export class RespConnection implements ConnectionHandler {
   /** When the last of them was there. */
   #streamedAtMs = 0;
   readonly #outbox: Outbox;
-  readonly #transfer: ValueTransfer;
+  readonly #transfer: Transfers;
+  /** Where values pass the transport: told of what arrives and of the end. */
+  readonly #relayed: RelayedTransfer | undefined;
   #closed = false;
   #closing = false;
   #sips = false;
@@ -85,7 +88,12 @@ export class RespConnection implements ConnectionHandler {
     this.#namespaces = new NamespaceRefs(server.options.cache);
     const { clock, stallMs } = server.options;
     this.#outbox = new Outbox(socket, { clock, stallMs, onSent: (bytes) => void (server.sentBytes += bytes) }, () => this.close());
-    this.#transfer = new ValueTransfer(socket, server.options, { owner: this, source: this.#parser, tailBytes: RESP_CRLF.length });
+    const { hash } = server.options;
+    this.#relayed = socket.direct
+      ? undefined
+      : new RelayedTransfer(socket, { outbox: this.#outbox, hash, clock }, { owner: this, source: this.#parser });
+    this.#transfer =
+      this.#relayed ?? new ValueTransfer(socket, server.options, { owner: this, source: this.#parser, tailBytes: RESP_CRLF.length });
     this.#commands = new CommandRunner(this);
   }
 
@@ -137,6 +145,7 @@ export class RespConnection implements ConnectionHandler {
     this.server.receivedBytes += chunk.length;
     this.#parser.push(chunk);
     if (!this.busy) this.#run();
+    else this.#relayed?.onArrival();
   }
 
   /** Closes a connection that holds room for values and sends nothing, or that has been quiet for `idleMs`. */
@@ -156,6 +165,7 @@ export class RespConnection implements ConnectionHandler {
     this.#closed = true;
     this.#closing = true;
     this.#outbox.onClose();
+    this.#relayed?.onClose();
     // A command that is in work settles what it holds; without one it is done here.
     if (!this.busy) this.#release();
   }
@@ -339,8 +349,9 @@ export class RespConnection implements ConnectionHandler {
     try {
       await this.flushed();
       if (this.#closed || this.#closing) return;
-      if (await this.#transfer.send(frame, sentBytes)) this.server.sentBytes += handle.sizeBytes;
-      else this.close();
+      if (!(await this.#transfer.send(frame, sentBytes))) this.close();
+      // What is relayed is counted as it is written.
+      else if (this.#relayed === undefined) this.server.sentBytes += handle.sizeBytes;
     } finally {
       handle.release();
     }
