@@ -56,7 +56,18 @@ describe('Cache, whatever happens to it', () => {
     await runSeeds(30, () => ({ steps: 250, ramBytes: 512 * KiB, crashes: 0.01, keyCount: 20, limits: { scanRows: 2 } }));
   });
 
+  it('explains every read while pins and quotas come and go', async () => {
+    await runSeeds(40, () => ({ steps: 250, ramBytes: 256 * KiB, maxChunkBytes: 64 * KiB, crashes: 0.02, keeping: true }));
+  });
+
   it('explains every read while devices fail, files rot and the journal cannot be written', async () => {
-    await runSeeds(50, () => ({ steps: 250, ramBytes: 512 * KiB, ssdBytes: [1 * MiB, 1 * MiB], crashes: 0.02, faults: true }));
+    await runSeeds(50, (seed) => ({
+      steps: 250,
+      ramBytes: 512 * KiB,
+      ssdBytes: [1 * MiB, 1 * MiB],
+      crashes: 0.02,
+      faults: true,
+      keeping: seed % 2 === 0,
+    }));
   });
 });

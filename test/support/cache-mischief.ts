@@ -1,6 +1,7 @@
 /** What goes wrong in a model run, and what operators ask for: random, out of the simulation's own seed. */
 import type { ChunkInfo } from '#cache/control.ts';
 import { KiB } from '#core/bytes.ts';
+import { KvtierError } from '#core/errors.ts';
 import type { Selector } from '#core/selector.ts';
 import type { CatalogChunk } from '#ports/catalog-store.ts';
 import type { SimCache } from './sim-cache.ts';
@@ -105,4 +106,38 @@ export class CrashMischief {
     if (damage === 'folderLost') disk.unlink('/ssd0/kv');
     return damage;
   }
+}
+
+/** A pin, an unpin or a quota, as some operator wants it. What the journal cannot take is refused, and that is an answer. */
+export async function keepSomething(sim: SimCache, selector: Selector): Promise<void> {
+  const { rng } = sim;
+  const { control } = sim.cache;
+  const order = rng.weighted({ soft: 2, hard: 3, unpin: 1, quota: 2, noQuota: 1 });
+  try {
+    if (order === 'soft' || order === 'hard') await control.pin(selector, order);
+    else if (order === 'unpin') await control.unpin(selector);
+    else if (order === 'noQuota') await control.setQuota('salt', undefined);
+    else await control.setQuota('salt', { ramBytes: rng.below(200 * KiB), ssdBytes: rng.chance(0.5) ? rng.below(200 * KiB) : undefined });
+  } catch (problem) {
+    if (!(problem instanceof KvtierError)) throw problem;
+  }
+}
+
+/** So that nothing is left that must stay in RAM, or may not go to SSD. */
+export async function endKeeping(sim: SimCache): Promise<void> {
+  for (;;) {
+    try {
+      await sim.run(sim.cache.control.unpin({ all: true }));
+      await sim.run(sim.cache.control.setQuota('salt', undefined));
+      return;
+    } catch (problem) {
+      if (!(problem instanceof KvtierError)) throw problem;
+      // A journal that has failed is rewritten by housekeeping.
+      await sim.quiet(3000, 500);
+    }
+  }
+}
+
+export async function drainIterable(iterable: AsyncIterable<unknown>): Promise<void> {
+  for await (const step of iterable) void step;
 }

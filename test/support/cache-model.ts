@@ -11,7 +11,7 @@ import { KiB } from '#core/bytes.ts';
 import type { Selector } from '#core/selector.ts';
 import { isVolatile, matchesStable } from '#core/selector.ts';
 import { KeyParser } from '#protocol/lmcache-key.ts';
-import { CrashMischief, injectFault, matchesLive, randomSelector } from './cache-mischief.ts';
+import { CrashMischief, drainIterable, endKeeping, injectFault, keepSomething, matchesLive, randomSelector } from './cache-mischief.ts';
 import { settle } from './sim-clock.ts';
 import { payloadOf, SimCache } from './sim-cache.ts';
 import type { SimCacheOptions } from './sim-cache.ts';
@@ -22,6 +22,8 @@ export interface ModelOptions extends SimCacheOptions {
   readonly crashes?: number;
   /** Device faults, lost catalogs and journals, damaged files. */
   readonly faults?: boolean;
+  /** Pins and quotas come and go. */
+  readonly keeping?: boolean;
   readonly keyCount?: number;
   /** Invariants are checked every so many steps. */
   readonly checkEvery?: number;
@@ -209,6 +211,7 @@ export class CacheModel {
       epoch: 0.2,
       crash: 100 * (this.#options.crashes ?? 0),
       fault: 2 * faults,
+      keep: this.#options.keeping === true ? 6 : 0,
     });
     if (action === 'put') return await this.#put();
     if (action === 'begin') return void this.#begin();
@@ -235,6 +238,7 @@ export class CacheModel {
     if (action === 'verify') return this.#inBackground('verify', drainIterable(this.sim.cache.control.verify()));
     if (action === 'epoch') return await this.#epoch();
     if (action === 'fault') return this.#fault();
+    if (action === 'keep') return this.#inBackground('keep', keepSomething(this.sim, this.#broadSelector()));
     await this.#crash();
   }
 
@@ -562,6 +566,7 @@ export class CacheModel {
     sim.io.faults.length = 0;
     sim.disk.deviceBytes.clear();
     sim.life.catalog.unlock();
+    if (this.#options.keeping === true) await endKeeping(sim);
     for (let round = 0; round < 45; round += 1) {
       if (round === 40) for (const key of this.#keys) await sim.get(key.name); // what was declined is written once it is used
       while (this.#held.length > 0) this.#release();
@@ -590,8 +595,4 @@ export class CacheModel {
       if (key.current === undefined || !this.#payload(key.current).equals(got)) throw new Error(`${key.name} is wrong at the end`);
     }
   }
-}
-
-async function drainIterable(iterable: AsyncIterable<unknown>): Promise<void> {
-  for await (const step of iterable) void step;
 }
