@@ -11,7 +11,7 @@ import { runCli } from '#testsupport/cli-process.ts';
 import { until } from '#testsupport/agent-probes.ts';
 
 const MiB = 1024 * 1024;
-const flags = ['--ram', '32MiB', '--ssd', '64MiB', '--ssd-idle-after', '100ms'];
+const flags = ['--ram', '32MiB', '--ssd', '64MiB', '--ssd-idle-after', '100ms', '--tenants-reveal'];
 
 let folder: string;
 let agent: RunningAgent;
