@@ -6,7 +6,7 @@ import { driveLmParser, modelLmEvents, type PayloadChoice } from '#testsupport/n
 import { demandEqual, type FuzzTarget } from './harness.ts';
 
 const maxPayloadBytes = 300;
-const choices: readonly PayloadChoice[] = ['take', 'take-small', 'elsewhere', 'skip', 'take-then-skip'];
+const choices: readonly PayloadChoice[] = ['take', 'take-small', 'elsewhere', 'skip', 'take-then-skip', 'later'];
 const int32 = fc.oneof(fc.integer({ min: -(2 ** 31), max: 2 ** 31 - 1 }), fc.integer({ min: -3, max: 9 }));
 const block = fc.record({ fmt: int32, dtype: int32, shape: fc.tuple(int32, int32, int32, int32) });
 const key = fc.oneof(

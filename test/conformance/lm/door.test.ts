@@ -301,3 +301,24 @@ test('a lease that was taken through one door is not ended by a read through the
   resp.destroy();
   expect(await fresh.stop(), fresh.output()).toBe(0);
 });
+
+test('objects that only RAM had come back with their blocks after kill -9, the latest block of each', async () => {
+  const own = mkdtempSync(join(tmpdir(), 'kvtier-lm-ram-'));
+  const kept = ['--ram', '64MiB', '--ram-keep', 'on', '--ssd', 'off'];
+  const start = (): Promise<RunningAgent> => startAgent({ flags: kept, dataDir: own, lmPort: 0 });
+  let running = await start();
+  const client = await LmClient.connect(running.lm);
+  await storeAll(client);
+  const changed: LmObject = { bytes: pattern(50_000, 1), block: blockOf(11) };
+  client.put(engineKey('f1'), { ...changed, block: blockOf(12) });
+  client.put(engineKey('f1'), changed);
+  await client.inStep();
+  await running.kill9();
+  running = await start();
+  await expectAll(running);
+  const again = await LmClient.connect(running.lm);
+  expectSame(await again.get(engineKey('f1')), changed, 'described twice');
+  again.destroy();
+  expect(await running.stop(), running.output()).toBe(0);
+  rmSync(own, { recursive: true, force: true });
+});
