@@ -368,9 +368,14 @@ const ioMetrics: readonly MetricDefinition[] = [
     read: ({ stats }) => (stats.recovery.done ? 1 : 0),
   }),
   labelled('gauge', 'kvtier_recovered_files', {
-    help: 'Files at the start: loaded by the catalog, adopted by their header, dropped',
+    help: 'Chunks at the start: loaded by the catalog, adopted by their header, dropped, kept in RAM',
     label: 'outcome',
-    read: ({ stats: { recovery } }) => ({ loaded: recovery.loadedRows, adopted: recovery.adoptedFiles, dropped: recovery.droppedFiles }),
+    read: ({ stats: { recovery } }) => ({
+      loaded: recovery.loadedRows,
+      adopted: recovery.adoptedFiles,
+      dropped: recovery.droppedFiles,
+      kept: recovery.keptChunks,
+    }),
   }),
 ];
 
