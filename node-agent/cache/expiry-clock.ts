@@ -9,19 +9,24 @@ import type { Clock } from '#core/clock.ts';
 
 export class ExpiryClock {
   readonly #clock: Clock;
-  /** Largest difference of wall clock and monotonic clock seen. */
-  #offsetMs: number;
+  /** Whole: when the wall clock was ahead last, and of the monotonic clock then. */
+  #wallMs: number;
+  #monotonicMs: number;
 
   constructor(clock: Clock, leastMs: number) {
     this.#clock = clock;
-    this.#offsetMs = leastMs - clock.monotonicMs();
+    this.#wallMs = Math.floor(leastMs);
+    this.#monotonicMs = clock.monotonicMs();
   }
 
   /** Whole milliseconds since 1970. Does not decrease. */
   nowMs(): number {
     const monotonicMs = this.#clock.monotonicMs();
-    const offsetMs = this.#clock.nowMs() - monotonicMs;
-    if (offsetMs > this.#offsetMs) this.#offsetMs = offsetMs;
-    return Math.floor(monotonicMs + this.#offsetMs);
+    const wallMs = Math.floor(this.#clock.nowMs());
+    const nowMs = this.#wallMs + Math.floor(monotonicMs - this.#monotonicMs);
+    if (wallMs <= nowMs) return nowMs;
+    this.#wallMs = wallMs;
+    this.#monotonicMs = monotonicMs;
+    return wallMs;
   }
 }

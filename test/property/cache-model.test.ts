@@ -52,6 +52,28 @@ describe('Cache, whatever happens to it', () => {
     await runSeeds(30, () => ({ steps: 250, ramBytes: 512 * KiB, ssdBytes: [MiB, MiB], crashes: 0.03, faults: true, keep: true }));
   });
 
+  it('explains every read of chunks that expire, over crashes and clocks that jump', async () => {
+    await runSeeds(60, (seed) => ({
+      steps: 300,
+      ramBytes: 256 * KiB,
+      maxChunkBytes: 64 * KiB,
+      crashes: 0.02,
+      expiries: true,
+      ...(seed % 3 === 0 ? { ssdBytes: [300 * KiB, 200 * KiB], keyCount: 30 } : {}),
+    }));
+  });
+
+  it('explains every read of chunks that expire while devices fail and the journal cannot be written', async () => {
+    await runSeeds(30, () => ({
+      steps: 250,
+      ramBytes: 512 * KiB,
+      ssdBytes: [1 * MiB, 1 * MiB],
+      crashes: 0.02,
+      faults: true,
+      expiries: true,
+    }));
+  });
+
   it('explains every read while scans of invalidations stand still between two rows', async () => {
     await runSeeds(30, () => ({ steps: 250, ramBytes: 512 * KiB, crashes: 0.01, keyCount: 20, limits: { scanRows: 2 } }));
   });

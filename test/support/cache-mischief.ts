@@ -4,6 +4,8 @@ import { KiB } from '#core/bytes.ts';
 import { KvtierError } from '#core/errors.ts';
 import type { Selector } from '#core/selector.ts';
 import type { CatalogChunk } from '#ports/catalog-store.ts';
+import { scanJournal } from '#catalog/journal-file.ts';
+import { simHash } from './sim-cache.ts';
 import type { SimCache } from './sim-cache.ts';
 
 /** A selector that may match some of the model's keys; `pickKey` gives one of these. */
@@ -82,6 +84,13 @@ function damageFile(sim: SimCache, kind: (typeof fileFaults)[number]): void {
   }
 }
 
+/** The journal up to about there. Not between two records: that is a power cut, which may bring back what was not synced. */
+function cutInside(journal: Uint8Array, length: number): Uint8Array {
+  let cut = length;
+  while (cut > 0 && scanJournal(journal.slice(0, cut), simHash).problem === undefined) cut -= 1;
+  return journal.slice(0, cut);
+}
+
 /** What a machine may lose besides the process. */
 export class CrashMischief {
   #backup = new Map<number, CatalogChunk>();
@@ -101,7 +110,7 @@ export class CrashMischief {
     if (damage === 'journalLost') disk.remove('/data/journal');
     if (damage === 'journalCut') {
       const journal = disk.readFile('/data/journal');
-      if (journal !== undefined) disk.data.plant('/data/journal', journal.slice(0, rng.below(journal.length)));
+      if (journal !== undefined) disk.data.plant('/data/journal', cutInside(journal, rng.below(journal.length)));
     }
     if (damage === 'folderLost') disk.unlink('/ssd0/kv');
     return damage;

@@ -12,6 +12,9 @@ import type { Selector } from '#core/selector.ts';
 import { isVolatile, matchesStable } from '#core/selector.ts';
 import { KeyParser } from '#protocol/lmcache-key.ts';
 import { CrashMischief, drainIterable, endKeeping, injectFault, keepSomething, matchesLive, randomSelector } from './cache-mischief.ts';
+import { keyName } from './cache-model-parts.ts';
+import type { Held, Invalidation, Key, LeaseClaim, Put, Read, Value } from './cache-model-parts.ts';
+import { ExpiryOracle } from './expiry-oracle.ts';
 import { settle } from './sim-clock.ts';
 import { payloadOf, SimCache } from './sim-cache.ts';
 import type { SimCacheOptions } from './sim-cache.ts';
@@ -24,71 +27,15 @@ export interface ModelOptions extends SimCacheOptions {
   readonly faults?: boolean;
   /** Pins and quotas come and go. */
   readonly keeping?: boolean;
+  /** Chunks that expire, and a wall clock that jumps. Off, so that older seeds mean what they meant. */
+  readonly expiries?: boolean;
   readonly keyCount?: number;
   /** Invariants are checked every so many steps. */
   readonly checkEvery?: number;
 }
 
-interface Value {
-  readonly id: number;
-  readonly sizeBytes: number;
-  readonly createdAtMs: number;
-  /** Number of the step that committed it. */
-  readonly order: number;
-}
-
-interface Key {
-  readonly name: string;
-  /** The value that the next read may give; undefined: only a miss. */
-  current: Value | undefined;
-}
-
-interface Put {
-  readonly key: Key;
-  readonly sizeBytes: number;
-  readonly id: number;
-  readonly startedAtMs: number;
-  /** An invalidation that matches it began after it and was acknowledged. */
-  doomed: boolean;
-  ticket: PutTicket | undefined;
-}
-
-interface Read {
-  readonly key: Key;
-  /** Values that were current at some moment since the call. */
-  readonly candidates: (Value | undefined)[];
-}
-
-interface Held {
-  readonly key: Key;
-  readonly handle: ReadHandle;
-  readonly value: Value;
-}
-
-interface Invalidation {
-  readonly selector: Selector;
-  /** Values that it must have removed when it is acknowledged, by key. */
-  readonly doomed: Map<Key, Value>;
-}
-
-interface LeaseClaim {
-  readonly value: Value;
-  readonly owner: number;
-  readonly untilMs: number;
-}
-
 const LEASE_MS = 30_000;
 const sizes = [0, 1, 100, 4096, 5000, 16 * KiB, 20 * KiB, 40 * KiB, 64 * KiB];
-const HASH = 'a1b2c3d4e5f60718';
-
-/** Keys of several namespaces: two models, a salted tenant, an opaque one. */
-function keyName(index: number): string {
-  const hash = `${HASH}${index.toString(16).padStart(16, '0')}`;
-  if (index % 4 === 0) return `opaque-${index}`;
-  if (index % 4 === 1) return `model-a@00000001@${hash}`;
-  if (index % 4 === 2) return `model-b@00000001@${hash}`;
-  return `model-a@00000001@${hash}@salt`;
-}
 
 export class CacheModel {
   readonly sim: SimCache;
@@ -102,6 +49,7 @@ export class CacheModel {
   readonly #invalidations = new Set<Invalidation>();
   readonly #leases = new Map<Key, LeaseClaim>();
   readonly #mischief = new CrashMischief();
+  readonly #expiry: ExpiryOracle;
   #background = 0;
   #nextValue = 1;
   #step = 0;
@@ -115,6 +63,7 @@ export class CacheModel {
   constructor(options: ModelOptions) {
     this.#options = options;
     this.sim = new SimCache(options);
+    this.#expiry = new ExpiryOracle(this.sim);
     this.#keys = Array.from({ length: options.keyCount ?? 12 }, (_, index) => ({ name: keyName(index), current: undefined }));
   }
 
@@ -147,6 +96,7 @@ export class CacheModel {
     if (this.#problem !== undefined) throw this.#problem;
     if (deep) {
       this.sim.check();
+      this.#expiry.inspect(this.#keys);
       for (const held of this.#held) this.#compare(held.key, held.handle, held.value);
     }
     this.#checkLeases();
@@ -162,7 +112,8 @@ export class CacheModel {
     const now = this.sim.clock.monotonicMs();
     if (this.#options.faults === true) return; // leases promise nothing about devices that break
     for (const [key, claim] of this.#leases) {
-      if (claim.untilMs <= now || key.current !== claim.value || this.#isBeingInvalidated(key)) this.#leases.delete(key);
+      const isOver = claim.untilMs <= now || this.#expiry.mayBeOver(key);
+      if (isOver || key.current !== claim.value || this.#isBeingInvalidated(key)) this.#leases.delete(key);
       else if (this.sim.peek(key.name) === undefined) throw new Error(`${key.name} is leased and gone`);
     }
   }
@@ -188,6 +139,7 @@ export class CacheModel {
   async #one(): Promise<void> {
     const { rng } = this.sim;
     const faults = this.#options.faults === true ? 1 : 0;
+    const expiries = this.#options.expiries === true ? 1 : 0;
     const action = rng.weighted({
       put: 16,
       begin: 6,
@@ -196,6 +148,8 @@ export class CacheModel {
       open: 20,
       release: 6,
       delete: 2,
+      expire: 4 * expiries,
+      jump: 0.8 * expiries,
       invalidate: 1.2,
       dryRun: 0.3,
       flush: 0.1,
@@ -220,6 +174,8 @@ export class CacheModel {
     if (action === 'open') return this.#open();
     if (action === 'release') return this.#release();
     if (action === 'delete') return this.#delete();
+    if (action === 'expire') return this.#expire(this.#key());
+    if (action === 'jump') return this.#note(this.#expiry.jump());
     if (action === 'invalidate') return await this.#invalidate(this.#selector());
     if (action === 'dryRun') return await this.#dryRun(this.#selector());
     if (action === 'flush') return await this.#invalidate({ all: true });
@@ -307,12 +263,15 @@ export class CacheModel {
     const onlyIf = rng.weighted({ always: 8, absent: 1, present: 1 });
     const parent = rng.chance(0.3) ? this.sim.peek(this.#key().name)?.ref : undefined;
     const there = this.sim.peek(key.name) !== undefined;
+    const expiry = this.#options.expiries === true ? this.#expiry.randomSpec() : undefined;
+    const expiresAtMs = this.#expiry.expected(expiry, this.sim.expiresAt(key.name));
     this.#puts.delete(put);
     const outcome = this.sim.commit(put.ticket as PutTicket, this.#payload(put), {
       ...(onlyIf === 'always' ? {} : { onlyIf }),
       ...(parent === undefined ? {} : { parent }),
+      ...(expiry === undefined ? {} : { expiry }),
     });
-    this.#note(`commit ${key.name} = ${put.id} ${onlyIf}: ${outcome}`);
+    this.#note(`commit ${key.name} = ${put.id} ${onlyIf} until ${expiresAtMs}: ${outcome}`);
     if (outcome === 'failed') {
       if (this.#options.faults !== true) throw new Error('A commit failed without a fault');
       return;
@@ -327,10 +286,13 @@ export class CacheModel {
     if (put.doomed) throw new Error(`${key.name} took value ${put.id}, whose put began before an invalidation that was acknowledged`);
     if (outcome === 'duplicate') {
       const same = key.current !== undefined && this.#payload(key.current).equals(this.#payload(put));
-      if (!same) throw new Error(`${key.name} took ${put.id} for a duplicate of ${key.current?.id}`);
+      if (!same || key.current === undefined) throw new Error(`${key.name} took ${put.id} for a duplicate of ${key.current?.id}`);
+      this.#expiry.acknowledged(key.current, expiresAtMs);
       return;
     }
-    this.#setCurrent(key, { id: put.id, sizeBytes: put.sizeBytes, createdAtMs: this.sim.clock.nowMs(), order: this.#step });
+    const value = { id: put.id, sizeBytes: put.sizeBytes, createdAtMs: this.sim.clock.nowMs(), order: this.#step };
+    this.#expiry.acknowledged(value, expiresAtMs);
+    this.#setCurrent(key, value);
   }
 
   #setCurrent(key: Key, value: Value | undefined): void {
@@ -350,6 +312,7 @@ export class CacheModel {
     if (key.current === undefined) throw new Error(`${key.name} should be gone, probe says ${outcome.sizeBytes} bytes in ${outcome.tier}`);
     if (outcome.sizeBytes !== key.current.sizeBytes)
       throw new Error(`${key.name} has ${key.current.sizeBytes} bytes, probe says ${outcome.sizeBytes}`);
+    this.#expiry.served(key, 'a probe');
     if (owner === undefined || this.sim.cache.holdings().leases === before) return;
     this.#leases.set(key, {
       value: key.current,
@@ -382,6 +345,7 @@ export class CacheModel {
       if (value === undefined) {
         throw new Error(`${key.name} gave ${view.length} bytes that are none of ${JSON.stringify(read.candidates)}: ${this.#whose(view)}`);
       }
+      if (value === key.current) this.#expiry.served(key, 'a read');
       this.#held.push({ key, handle, value });
     };
     this.#reads.add(read);
@@ -416,6 +380,15 @@ export class CacheModel {
     } catch (problem) {
       if (!(problem instanceof KvtierError) || this.#options.faults !== true) throw problem;
       this.#note(`delete ${key.name} failed: ${problem.code}`);
+    }
+  }
+
+  #expire(key: Key): void {
+    try {
+      if (this.#expiry.change(key, (text) => this.#note(text))) this.#setCurrent(key, undefined);
+    } catch (problem) {
+      if (!(problem instanceof KvtierError) || this.#options.faults !== true) throw problem;
+      this.#note(`expiry of ${key.name} failed: ${problem.code}`);
     }
   }
 
@@ -555,8 +528,12 @@ export class CacheModel {
     this.#invalidations.clear();
     this.#leases.clear();
     this.#background = 0;
-    this.#note(`crash, ${this.#mischief.damage(this.sim)}`);
+    const damage = this.#mischief.damage(this.sim);
+    this.#note(`crash, ${damage}`);
+    if (this.#options.expiries === true)
+      this.#expiry.crashed({ maySetBack: this.#options.faults !== true, journalGone: damage.startsWith('journal') });
     await this.sim.restart();
+    this.#expiry.restarted(this.#keys);
   }
 
   /** Everything is let go and everything under way ends: nothing may be left over. */
@@ -593,6 +570,7 @@ export class CacheModel {
       const got = await sim.get(key.name);
       if (got === undefined) continue;
       if (key.current === undefined || !this.#payload(key.current).equals(got)) throw new Error(`${key.name} is wrong at the end`);
+      this.#expiry.served(key, 'the end');
     }
   }
 }

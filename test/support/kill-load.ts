@@ -60,7 +60,15 @@ export interface Load {
   onInvalidated: () => void;
   /** Ends the clients after the operation each is in; resolves when they have. */
   stop(): Promise<void>;
-  readonly counts: { sets: number; deletes: number; gets: number; probes: number; invalidations: number; refused: number };
+  readonly counts: {
+    sets: number;
+    expiries: number;
+    deletes: number;
+    gets: number;
+    probes: number;
+    invalidations: number;
+    refused: number;
+  };
 }
 
 export function startLoad(options: LoadOptions): Load {
@@ -77,8 +85,14 @@ function sizeOf(random: SeededRandom): number {
   return random.next() < LARGE_SHARE ? random.logarithmic(SMALL_BYTES, MOST_BYTES) : random.logarithmic(LEAST_BYTES, SMALL_BYTES);
 }
 
+/** A fifth of the values end by themselves, most of them soon. */
+function ttlOf(random: SeededRandom): number | undefined {
+  if (random.next() < 0.8) return undefined;
+  return random.next() < 0.8 ? Math.round(random.logarithmic(1, 4000)) : 60_000;
+}
+
 class RunningLoad implements Load {
-  readonly counts = { sets: 0, deletes: 0, gets: 0, probes: 0, invalidations: 0, refused: 0 };
+  readonly counts = { sets: 0, expiries: 0, deletes: 0, gets: 0, probes: 0, invalidations: 0, refused: 0 };
   onInvalidation: () => void = () => undefined;
   onInvalidated: () => void = () => undefined;
   readonly #options: LoadOptions;
@@ -124,7 +138,8 @@ class RunningLoad implements Load {
     const own = Array.from({ length: keys.values }, (_, key) => key).filter((key) => key % writers === writer);
     while (!this.#stopped) {
       const dice = random.next();
-      if (dice < 0.5) await this.#set(client, random.pick(own), sizeOf(random));
+      if (dice < 0.46) await this.#set(client, random.pick(own), { sizeBytes: sizeOf(random), ttlMs: ttlOf(random) });
+      else if (dice < 0.5) await this.#expire(client, random.pick(own), random.next() < 0.3 ? undefined : (ttlOf(random) ?? 60_000));
       else if (dice < 0.6) await this.#delete(client, random.pick(own));
       else if (dice < 0.9) await readKey(client, this.#options, random.below(keys.names.length)).then(() => (this.counts.gets += 1));
       else await this.#probe(client, random.below(keys.values));
@@ -136,23 +151,37 @@ class RunningLoad implements Load {
     return key >= values - twins ? firstMetadata + key - (values - twins) : undefined;
   }
 
-  async #set(client: ValueClient, key: number, sizeBytes: number): Promise<void> {
+  async #set(client: ValueClient, key: number, value: { sizeBytes: number; ttlMs: number | undefined }): Promise<void> {
     const { oracle } = this.#options;
     const metadata = this.#metadataOf(key);
     this.counts.sets += 1;
     // The halves are one entry: a new value takes the old metadata away.
     const replaced = metadata === undefined ? undefined : oracle.beginRemoval((other) => other === metadata);
-    const stored = await this.#put(client, key, sizeBytes);
+    const stored = await this.#put(client, key, value);
     if (replaced !== undefined) oracle.endRemoval(replaced, stored);
-    if (metadata !== undefined && stored) await this.#put(client, metadata, METADATA_BYTES);
+    if (metadata !== undefined && stored) await this.#put(client, metadata, { sizeBytes: METADATA_BYTES, ttlMs: undefined });
   }
 
-  async #put(client: ValueClient, key: number, sizeBytes: number): Promise<boolean> {
+  async #put(client: ValueClient, key: number, value: { sizeBytes: number; ttlMs: number | undefined }): Promise<boolean> {
     const { oracle, keys } = this.#options;
-    const put = oracle.beginPut(key);
-    const stored = await this.#answered(client.command('SET', keys.names[key] ?? '', makeValue(key, put.version, sizeBytes)));
+    const put = oracle.beginPut(key, value.ttlMs);
+    const expiry = value.ttlMs === undefined ? [] : ['PX', String(value.ttlMs)];
+    const bytes = makeValue(key, put.version, value.sizeBytes);
+    const stored = await this.#answered(client.command('SET', keys.names[key] ?? '', bytes, ...expiry));
     oracle.endPut(put, stored);
     return stored;
+  }
+
+  /** Another end for what is there, or none. */
+  async #expire(client: ValueClient, key: number, ttlMs: number | undefined): Promise<void> {
+    const { oracle, keys } = this.#options;
+    const name = keys.names[key] ?? '';
+    const end = oracle.beginExpiry(key, ttlMs);
+    this.counts.expiries += 1;
+    let changed = false;
+    const asked = ttlMs === undefined ? client.command('PERSIST', name) : client.command('PEXPIRE', name, String(ttlMs));
+    if (!(await this.#answered(asked.then((answer) => (changed = answer === 1))))) return;
+    end(changed);
   }
 
   /** False for an error reply. */

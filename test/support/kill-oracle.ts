@@ -15,6 +15,12 @@ export interface Put {
   acknowledged: boolean;
   /** Its bytes were damaged on disk, or its file is not to be trusted. */
   dead: boolean;
+  /** How long it was put to live, ms; undefined: without an end. */
+  readonly ttlMs: number | undefined;
+  /** Wall clock from which nobody may read it; infinity without an end. */
+  expiresBy: number;
+  /** It had an end once, so that it may be gone. */
+  mayExpire: boolean;
 }
 
 export interface Removal {
@@ -36,6 +42,8 @@ interface KeyHistory {
 export interface ReadTicket {
   readonly key: number;
   readonly begin: number;
+  /** Wall clock. */
+  readonly beginMs: number;
   readonly floor: number;
   readonly seen: KeyHistory['seen'];
 }
@@ -76,9 +84,19 @@ export class KillOracle {
     return history;
   }
 
-  beginPut(key: number): Put {
+  beginPut(key: number, ttlMs?: number): Put {
     this.#version += 1;
-    const put: Put = { key, version: this.#version, begin: this.#tick(), end: Number.POSITIVE_INFINITY, acknowledged: false, dead: false };
+    const put: Put = {
+      key,
+      version: this.#version,
+      begin: this.#tick(),
+      end: Number.POSITIVE_INFINITY,
+      acknowledged: false,
+      dead: false,
+      ttlMs,
+      expiresBy: Number.POSITIVE_INFINITY,
+      mayExpire: ttlMs !== undefined,
+    };
     const history = this.#history(key);
     history.puts.set(put.version, put);
     history.last = put;
@@ -90,11 +108,31 @@ export class KillOracle {
   endPut(put: Put, acknowledged: boolean): void {
     put.end = this.#tick();
     put.acknowledged = acknowledged;
+    // Its time began before it was answered, or before the process that had it died.
+    if (put.ttlMs !== undefined) put.expiresBy = Date.now() + put.ttlMs;
     this.#openPuts.delete(put);
     if (!acknowledged) return;
     this.acknowledged += 1;
     const history = this.#history(put.key);
     history.floor = Math.max(history.floor, put.begin);
+  }
+
+  /** What the key has is about to get another end; `undefined`: none. Call the answer with whether it was acknowledged. */
+  beginExpiry(key: number, ttlMs: number | undefined): (acknowledged: boolean) => void {
+    const { last, puts } = this.#history(key);
+    // Also where nobody answers: a value that may have got a sooner end is not missed.
+    for (const put of puts.values()) put.mayExpire = true;
+    return (acknowledged) => {
+      if (!acknowledged) return;
+      const expiresBy = ttlMs === undefined ? Number.POSITIVE_INFINITY : Date.now() + ttlMs;
+      // Where the last put was refused, an earlier one may be what is there.
+      for (const put of puts.values()) put.expiresBy = put === last && put.acknowledged ? expiresBy : Math.max(put.expiresBy, expiresBy);
+    };
+  }
+
+  /** True where the version may be gone by itself. */
+  mayExpire(key: number, version: number): boolean {
+    return this.#history(key).puts.get(version)?.mayExpire === true;
   }
 
   beginRemoval(matches: (key: number) => boolean): Removal {
@@ -135,7 +173,7 @@ export class KillOracle {
 
   beginRead(key: number): ReadTicket {
     const { floor, seen } = this.#history(key);
-    return { key, begin: this.#tick(), floor, seen };
+    return { key, begin: this.#tick(), beginMs: Date.now(), floor, seen };
   }
 
   /** `version`: what was served, undefined for a miss, or a sentence about wrong bytes. */
@@ -154,6 +192,7 @@ export class KillOracle {
     const life = `version ${version}, put in [${put.begin}, ${put.end}]${put.acknowledged ? '' : ' unacknowledged'}`;
     if (put.dead) return `is ${life}, whose file was damaged`;
     if (put.end < read.floor) return `is ${life}, dead since an operation that began at ${read.floor}`;
+    if (read.beginMs > put.expiresBy) return `is ${life}, which expired ${read.beginMs - put.expiresBy} ms ago`;
     const { seen } = read;
     if (seen !== undefined && seen.version !== version && put.end < seen.begin)
       return `is ${life}, although version ${seen.version} was read at ${seen.begin}`;
@@ -178,7 +217,8 @@ export class KillOracle {
   /** The version that must be there if this life has lost nothing; undefined where anything may be, or a former life put it. */
   required(key: number): number | undefined {
     const { last, lastChangeEnd } = this.#history(key);
-    if (last === undefined || !last.acknowledged || last.dead || last.begin < Math.max(lastChangeEnd, this.#born)) return undefined;
+    if (last === undefined || !last.acknowledged || last.dead || last.mayExpire || last.begin < Math.max(lastChangeEnd, this.#born))
+      return undefined;
     return last.version;
   }
 }

@@ -296,6 +296,115 @@ describe('An expiry', () => {
     expect(now(sim)).toBeGreaterThan(at - TTL - 1000);
   });
 
+  it('that the sweep has found is over although the clock is set back over a crash', async () => {
+    for (const lost of [false, true]) {
+      const sim = await SimCache.start({});
+      put(sim, 1, { expiry: { ttlMs: TTL } });
+      await sim.run(sim.cache.control.persist({ all: true }));
+      sim.life.catalog.commit();
+      await sim.clock.advance(TTL - (now(sim) % 1) - 10_000);
+      await sim.clock.advance(10_500);
+      expect(sim.cache.chunkCount).toBe(0);
+      expect(sim.chunkFiles()).toHaveLength(1);
+      sim.crash();
+      if (lost) sim.catalogDisk.clear();
+      sim.clock.wallOffsetMs -= HOUR;
+      await sim.restart();
+      await expectGone(sim);
+      await sim.quiet(500);
+      await expectGone(sim);
+    }
+  });
+
+  it('that a start has found to be over stays so, although the clock is set back before its file is gone', async () => {
+    for (const lost of [false, true]) {
+      const sim = await SimCache.start({});
+      put(sim, 1, { expiry: { ttlMs: TTL } });
+      await sim.run(sim.cache.control.persist({ all: true }));
+      sim.life.catalog.commit();
+      sim.crash();
+      if (lost) sim.catalogDisk.clear();
+      sim.clock.wallOffsetMs += TTL;
+      await sim.restart();
+      for (let steps = 0; sim.cache.control.stats().expiredChunks === 0; steps += 1) {
+        expect(steps).toBeLessThan(10);
+        await sim.step();
+      }
+      expect(sim.chunkFiles()).toHaveLength(1);
+      sim.crash();
+      sim.clock.wallOffsetMs -= HOUR;
+      await sim.restart();
+      await sim.quiet(500);
+      await expectGone(sim);
+    }
+  });
+
+  it('that was brought forward holds over a rewritten journal', async () => {
+    const sim = await SimCache.start({});
+    put(sim, 1);
+    await sim.run(sim.cache.control.persist({ all: true }));
+    await sim.quiet(1000);
+    const at = now(sim) + TTL;
+    sim.expire(KEY, at);
+    // A journal whose sync fails is rewritten with what is still needed.
+    sim.disk.data.failNext('sync', 5, { path: '/data/journal' });
+    await expect(sim.run(sim.invalidate({ keys: ['other'] }))).rejects.toThrow(KvtierError);
+    await sim.quiet(3000);
+    await sim.run(sim.invalidate({ keys: ['another'] }));
+    sim.crash();
+    sim.catalogDisk.clear();
+    await sim.restart();
+    await sim.quiet(500);
+    expect(sim.expiresAt(KEY)).toBe(at);
+  });
+
+  it('that was brought forward and put off again is not shorter than it was over a crash, nor longer than it is', async () => {
+    const sim = await SimCache.start({});
+    put(sim, 1, { expiry: { ttlMs: HOUR } });
+    await sim.run(sim.cache.control.persist({ all: true }));
+    const at = sim.expiresAt(KEY) ?? 0;
+    sim.expire(KEY, at + HOUR);
+    for (const lost of [false, true]) {
+      sim.life.catalog.commit();
+      sim.crash();
+      if (lost) sim.catalogDisk.clear();
+      await sim.restart();
+      await sim.quiet(500);
+      // The catalog had it; without the catalog it is what the file says.
+      expect(sim.expiresAt(KEY)).toBe(lost ? at : at + HOUR);
+    }
+  });
+
+  it('goes along where the chunk gets another generation', async () => {
+    const sim = await SimCache.start({});
+    put(sim, 1);
+    await sim.run(sim.cache.control.persist({ all: true }));
+    const at = now(sim) + TTL;
+    sim.expire(KEY, at);
+    const found = sim.peek(KEY);
+    expect(found !== undefined && sim.cache.setMetadata(found.ref, new Uint8Array([1]))).toBe(true);
+    expect(sim.expiresAt(KEY)).toBe(at);
+    await sim.run(sim.cache.control.persist({ all: true }));
+    sim.crash();
+    sim.catalogDisk.clear();
+    await sim.restart();
+    await sim.quiet(500);
+    expect(sim.expiresAt(KEY)).toBe(at);
+  });
+
+  it('of a hard-pinned chunk comes all the same, and ends the pin', async () => {
+    const sim = await SimCache.start({});
+    put(sim, 1, { expiry: { ttlMs: TTL } });
+    await sim.run(sim.cache.control.persist({ all: true }));
+    await sim.run(sim.cache.control.pin({ keys: [KEY] }, 'hard'));
+    await sim.clock.advance(TTL);
+    await expectGone(sim);
+    await sim.quiet(1000);
+    put(sim, 2);
+    expect(sim.cache.control.chunks({}, { limit: 1 }).chunks[0]?.pinned).toBeUndefined();
+    sim.checkQuiet();
+  });
+
   it('is refused where the journal cannot be written, and then nothing has changed', async () => {
     const sim = await SimCache.start({});
     put(sim, 1, { expiry: { ttlMs: HOUR } });

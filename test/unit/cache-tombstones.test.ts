@@ -159,6 +159,45 @@ describe('Tombstones', () => {
     expect(isDead(next, 'l', 5)).toBe(true);
   });
 
+  it('keep the last expiry of what lives, of what has a file under way and, during adoption, of all; and the largest clock', () => {
+    const fileSystem = new SimFileSystem();
+    const tombstones = open(fileSystem);
+    tombstones.forEachLive = (visit) => [1, 2, 50].forEach(visit);
+    tombstones.expire(1, 1000);
+    tombstones.expire(1, 2000);
+    tombstones.expire(2, 0);
+    tombstones.expire(3, 3000);
+    tombstones.expire(4, 4000);
+    tombstones.noteClock(500);
+    tombstones.noteClock(400);
+    const told = (life: Tombstones): (number | undefined)[] => [1, 2, 3, 4, 50].map((generation) => life.journaledExpiry(generation));
+    expect(told(tombstones)).toEqual([2000, 0, 3000, 4000, undefined]);
+    const compacted = (): Tombstones => {
+      for (let generation = 1000; !tombstones.compactIfNeeded(); generation += 1) tombstones.expire(generation, 1);
+      return open(fileSystem);
+    };
+    expect(told(compacted())).toEqual([2000, 0, 3000, 4000, undefined]);
+    tombstones.adoptionDone();
+    const done = tombstones.trackUnlink('k', 3);
+    const next = compacted();
+    expect(told(next)).toEqual([2000, 0, 3000, undefined, undefined]);
+    expect(next.clockMs).toBe(500);
+    done();
+    expect(told(compacted())).toEqual([2000, 0, undefined, undefined, undefined]);
+  });
+
+  it('take no expiry and no clock that the journal did not take', () => {
+    const fileSystem = new SimFileSystem();
+    const tombstones = open(fileSystem);
+    tombstones.expire(1, 1000);
+    tombstones.noteClock(10);
+    fileSystem.failNext('append', 28);
+    expect(() => tombstones.expire(1, 500)).toThrow();
+    fileSystem.failNext('append', 28);
+    expect(() => tombstones.noteClock(20)).toThrow();
+    for (const life of [tombstones, open(fileSystem)]) expect([life.journaledExpiry(1), life.clockMs]).toEqual([1000, 10]);
+  });
+
   it('must journal every deletion while a file exists whose header cannot be read', () => {
     const tombstones = open(new SimFileSystem());
     tombstones.adoptionDone();
