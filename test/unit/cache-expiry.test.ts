@@ -266,6 +266,33 @@ describe('An expiry', () => {
     }
   });
 
+  it('that comes while a put brings the chunk to RAM during a read makes that read a miss', async () => {
+    const sim = await SimCache.start({});
+    put(sim, 1, { expiry: { ttlMs: 5000 } });
+    await sim.run(sim.cache.control.evict('ram', { all: true }));
+    const opened = sim.open(KEY);
+    await settle();
+    put(sim, 1, { expiry: 'keep' });
+    sim.clock.wallOffsetMs += 10_000;
+    await sim.drainIo();
+    expect(await opened).toBeUndefined();
+    await expectGone(sim);
+  });
+
+  it('hides the chunk from lists before anybody has asked for it by its key, and the sweep has come', async () => {
+    const sim = await SimCache.start({});
+    put(sim, 1, { expiry: { ttlMs: 5000 } });
+    const id = sim.cache.control.chunks({}, { limit: 10 }).chunks[0]?.id ?? '';
+    sim.clock.wallOffsetMs += 5000;
+    const scanned: unknown[] = [];
+    sim.cache.scan(0, { limit: 100 }, (key) => scanned.push(key));
+    expect(scanned).toEqual([]);
+    expect(sim.cache.control.chunks({}, { limit: 10 }).chunks).toEqual([]);
+    expect(sim.cache.control.chunk(id)).toBeUndefined();
+    expect(sim.cache.chunkCount).toBe(1);
+    await expectGone(sim);
+  });
+
   it('is not put off by a wall clock that is set back, nor brought back by it, and is brought by one that is set forward', async () => {
     const sim = await SimCache.start({});
     put(sim, 1, { expiry: { ttlMs: 1000 } });

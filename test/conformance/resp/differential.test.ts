@@ -318,6 +318,46 @@ describe.skipIf(redisServerVersion() === undefined)(`RESP door beside redis-serv
     });
   });
 
+  test('lets NX, XX, GT and LT pass exactly what redis lets pass', async () => {
+    await onEmptyPair(2, async (theirs, ours) => {
+      const lists: string[][] = [];
+      for (const before of [undefined, '4000000001000', 'absent']) {
+        for (const rule of [[], ['NX'], ['XX'], ['GT'], ['LT'], ['XX', 'GT'], ['XX', 'LT']]) {
+          for (const at of ['4000000000', '4000000001', '4000000002', '1']) {
+            lists.push(['SET', 'k', 'v', ...(before === '4000000001000' ? ['PXAT', before] : [])]);
+            if (before === 'absent') lists.push(['DEL', 'k']);
+            lists.push(['EXPIREAT', 'k', at, ...rule], ['PEXPIRETIME', 'k'], ['PERSIST', 'k'], ['TTL', 'k']);
+          }
+        }
+      }
+      const pieces = [lists.map(encode).join('')];
+      const [expected, seen] = await Promise.all([theirs, ours].map((client) => client.exchange(pieces, lists.length)));
+      expect(lists.map((list, index) => [...list, seen?.replies[index]])).toEqual(
+        lists.map((list, index) => [...list, expected?.replies[index]]),
+      );
+    });
+  });
+
+  test.each(['SETEX', 'PSETEX', 'SET'])(
+    'takes values of %s with an expiry that are streamed, and what is wrong behind them',
+    async (name) => {
+      await onEmptyPair(2, async (theirs, ours) => {
+        const lists = ['16384', '16385', '300000'].flatMap((size) =>
+          ['100000', '0', 'x'].flatMap((ttl) => {
+            const bytes = `<${size} bytes>`;
+            const set = name === 'SET' ? [name, 'k', bytes, 'PX', ttl] : [name, 'k', ttl, bytes];
+            return [set, ['EXISTS', 'k', ttl], ['STRLEN', 'k'], ['GET', 'k'], ['DEL', 'k']];
+          }),
+        );
+        const pieces = [lists.map(encode).join('')];
+        const [expected, seen] = await Promise.all([theirs, ours].map((client) => client.exchange(pieces, lists.length)));
+        expect(lists.map((list, index) => comparable(list, seen?.replies[index]))).toEqual(
+          lists.map((list, index) => comparable(list, expected?.replies[index])),
+        );
+      });
+    },
+  );
+
   test('gives every key once to a SCAN from cursor 0 to cursor 0, whatever COUNT and MATCH', async () => {
     const scanAll = async (client: RawRespClient, options: readonly string[]): Promise<string[]> => {
       const found = new Set<string>();
