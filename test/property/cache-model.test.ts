@@ -59,6 +59,7 @@ describe('Cache, whatever happens to it', () => {
       maxChunkBytes: 64 * KiB,
       crashes: 0.02,
       expiries: true,
+      keep: seed % 2 === 1,
       ...(seed % 3 === 0 ? { ssdBytes: [300 * KiB, 200 * KiB], keyCount: 30 } : {}),
     }));
   });
