@@ -236,6 +236,24 @@ describe('stalls', () => {
     },
   );
 
+  test('a payload that trickles is cut off at the least rate, and its slot is free', async () => {
+    const strict = ['--ram', '64MiB', '--ssd', 'off', '--resp-stall', '1s', '--resp-min-rate', '16MiB'];
+    const slow = await startAgent({ flags: strict, lmPort: 0 });
+    const client = await LmClient.connect(slow.lm);
+    client.raw.write(putHead(engineKey('7a'), 8 * MiB));
+    await client.raw.written(pattern(7 * MiB, 1));
+    const timer = setInterval(() => client.raw.write(Uint8Array.of(1)), 100);
+    await client.raw.closed;
+    clearInterval(timer);
+    await until('the connection is gone', async () => (await connections(slow)) === 0);
+    const other = await LmClient.connect(slow.lm);
+    for (let id = 0; id < 16; id += 1) other.put(engineKey(id, 'fill'), { bytes: pattern(4 * MiB, id), block: blockOf(id) });
+    expect(await other.ask('EXIST', engineKey('7a'))).toBe(false);
+    expect((await door(slow))?.errors).toBe(0);
+    other.destroy();
+    expect(await slow.stop(), slow.output()).toBe(0);
+  });
+
   test('a connection that is quiet between two requests stays, however long', async () => {
     const short = await startAgent({ flags: ['--ram', '32MiB', '--ssd', 'off', '--resp-stall', '100ms'], lmPort: 0 });
     const quiet = await LmClient.connect(short.lm);
