@@ -1,6 +1,6 @@
 /**
  * One connection of lm://: bytes -> parser -> request -> reply, in order, one request at a time. A PUT has no reply whatever becomes
- * of it; a GET is answered with an object only where it is known how the object is to be read (its lm block), else as a miss.
+ * of it, so that one which is not stored takes away what was there; a GET is answered with an object only where it is known how the object is to be read (its lm block), else as a miss.
  *
  * Invariants: while a request waits (for room, the disk, a peer) the socket is paused, so nothing piles up; replies leave in the order
  * of the requests, each header in one piece; a ticket or read handle is settled exactly once, also when the peer resets in
@@ -8,6 +8,7 @@
  */
 import type { ChunkRef, PutRejected, PutTicket, ReadHandle } from '#cache/door.ts';
 import { assert } from '#core/assert.ts';
+import { KvtierError } from '#core/errors.ts';
 import type { LmBlock } from '#core/lm-block.ts';
 import type { ConnectionHandler, TransportSocket } from '#ports/transport.ts';
 import { KeyParser } from '#protocol/lmcache-key.ts';
@@ -290,7 +291,7 @@ export class LmConnection implements ConnectionHandler {
   #put(event: LmPutEvent): Promise<void> | undefined {
     const parsed = this.#key(event);
     if (parsed === undefined) {
-      this.#refusePut();
+      this.#skipPayload();
       return undefined;
     }
     const reserved = this.#reserve(parsed, event.sizeBytes);
@@ -306,7 +307,7 @@ export class LmConnection implements ConnectionHandler {
   }
 
   /** Read to its end without a buffer. */
-  #refusePut(): void {
+  #skipPayload(): void {
     this.#server.refusedPuts += 1;
     // A payload that is thrown away is not read in sips.
     this.#setSips(false);
@@ -315,7 +316,8 @@ export class LmConnection implements ConnectionHandler {
 
   #fill(event: LmPutEvent, parsed: ParsedKey, reserved: PutTicket | PutRejected): Promise<void> | undefined {
     if (reserved.kind === 'rejected') {
-      this.#refusePut();
+      this.#skipPayload();
+      this.#forgetFormer(parsed);
       return undefined;
     }
     const received = this.#transfer.receive(reserved);
@@ -341,13 +343,30 @@ export class LmConnection implements ConnectionHandler {
       lmBlock: event.block,
       ...(parent === undefined ? {} : { parent }),
     });
-    if (outcome === 'failed') this.#server.refusedPuts += 1;
-    else if (outcome !== 'dropped') {
+    if (outcome === 'failed') {
+      this.#server.refusedPuts += 1;
+      this.#forgetFormer(parsed);
+    } else if (outcome !== 'dropped') {
       const found = cache.peek(namespace, parsed.key);
       if (found !== undefined) inference.notePut(namespace, this.#id, { key: parsed.key, ref: found.ref });
     }
     // After the chunk is known: it may be what the put that waits takes the place of.
     inference.settled(put.ticket);
+  }
+
+  /**
+   * A PUT that is not stored is taken for stored by its client, which nobody tells: what was there under its key is no answer any more.
+   * Where even that cannot be made durable the connection goes, so that the client learns that something is wrong.
+   */
+  #forgetFormer(parsed: ParsedKey): void {
+    const { cache, logger } = this.#server.options;
+    try {
+      cache.delete(this.#namespaces.id(parsed.descriptor), parsed.key);
+    } catch (problem) {
+      if (!(problem instanceof KvtierError)) throw problem;
+      logger.error('Closed a connection to the lm door: a put failed, and the former object cannot be taken away', { code: problem.code });
+      this.close();
+    }
   }
 
   /** Expects of the next request what this one was. */
