@@ -390,7 +390,7 @@ export class CommandRunner {
   }
 
   #storeStreamed(key: Uint8Array, value: StreamedValue, options: SetOptions): string | undefined {
-    if (value.ticket === undefined) return refusalText(value.rejection);
+    if (value.ticket === undefined) return this.#notStored(this.#parse(key), value.rejection, options);
     return this.#commit(this.#parse(key), value.ticket, { checksum: value.checksum, options });
   }
 
@@ -403,14 +403,33 @@ export class CommandRunner {
       const kept = value.slice();
       const keyCopy = { ...parsed, key: parsed.key.slice() };
       return reserved.then((outcome) => {
-        if (outcome.kind === 'rejected') return refusalText(outcome);
+        if (outcome.kind === 'rejected') return this.#notStored(keyCopy, outcome, options);
         outcome.view().set(kept);
         return this.#commit(keyCopy, outcome, { checksum: checksum(kept, hash), options });
       });
     }
-    if (reserved.kind === 'rejected') return refusalText(reserved);
+    if (reserved.kind === 'rejected') return this.#notStored(parsed, reserved, options);
     reserved.view().set(value);
     return this.#commit(parsed, reserved, { checksum: checksum(value, hash), options });
+  }
+
+  /**
+   * What was not stored by policy is answered OK, and the next EXISTS says no: what was there before is no answer any more. Everything
+   * else is a refusal that the client is told of, and leaves the former value.
+   */
+  #notStored(parsed: ParsedKey, rejection: StreamedValue['rejection'], { condition }: SetOptions): string | undefined {
+    if (rejection?.reason !== 'own-chain') return refusalText(rejection);
+    const { cache } = this.#connection.server.options;
+    const namespace = this.#connection.namespace(parsed.descriptor);
+    const present = cache.peek(namespace, parsed.key) !== undefined;
+    if (condition !== undefined && (condition === 'present') !== present) return undefined;
+    try {
+      if (present) cache.delete(namespace, parsed.key);
+      return '';
+    } catch (problem) {
+      if (!(problem instanceof KvtierError)) throw problem;
+      return `ERR ${problem.message}`;
+    }
   }
 
   #commit(parsed: ParsedKey, ticket: PutTicket, put: { checksum: bigint; options: SetOptions }): string | undefined {
@@ -516,9 +535,7 @@ export class CommandRunner {
 
 const errorCodes: Readonly<Record<string, string>> = { 'too-large': 'ERR', shed: 'OOM', quota: 'OOM', draining: 'LOADING' };
 
-/** '' for what was not stored by policy: the client is told OK, and the next EXISTS says no. */
 function refusalText(rejection: { readonly reason: string; readonly message: string } | undefined): string {
-  if (rejection?.reason === 'own-chain') return '';
   if (rejection === undefined) return 'ERR value was not stored';
   const code = errorCodes[rejection.reason];
   return code === undefined ? rejection.message : `${code} ${rejection.message}`;
