@@ -168,12 +168,13 @@ class LmWorld {
     const key = sim.rng.pick(this.keys);
     const value = this.nextValue++;
     this.bare.add(value);
-    if (sim.rng.chance(0.5)) {
+    const what = sim.rng.weighted({ store: 2, delete: 1, evict: 1 });
+    if (what === 'store') {
       const reserved = sim.reserve(key.name, 5000);
       if (reserved instanceof Promise) {
         void reserved.then((late) => void (late.kind === 'ticket' && sim.cache.abort(late)));
       } else if (reserved.kind === 'ticket') sim.commit(reserved, payloadOf(value, 5000));
-    } else if (sim.rng.chance(0.5)) sim.delete(key.name);
+    } else if (what === 'delete') sim.delete(key.name);
     else await sim.run(sim.cache.control.evict('ram', { all: true }));
   }
 
