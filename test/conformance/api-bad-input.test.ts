@@ -20,7 +20,7 @@ async function problemOf(response: Response): Promise<{ status: number; detail: 
 describe('bodies', () => {
   test('malformed JSON is a 400 on every route with a body', async () => {
     const { request, bugs } = createApiHarness();
-    for (const { method, path } of Object.values(restRoutes).filter((route) => route.method === 'POST')) {
+    for (const { method, path } of Object.values(restRoutes).filter(({ method }) => method === 'POST' || method === 'PUT')) {
       for (const body of ['', '{', '{"selector":', 'nope', '{"a":1}{"b":2}', '\u0000', '[', "{'keys':[]}"]) {
         const response = await request(method, path.replace(/\{\w+\}/, 'x'), { headers: jsonType, body });
         expect((await problemOf(response)).status, `${path} ${body}`).toBe(400);
@@ -54,13 +54,54 @@ describe('bodies', () => {
       { tier: 'tape' },
       { keys: 'k' },
     ]) {
-      for (const path of ['/v1/invalidate', '/v1/persist', '/v1/evict']) {
-        const json = path === '/v1/evict' ? { tier: 'ram', selector } : { selector };
+      for (const path of ['/v1/invalidate', '/v1/persist', '/v1/evict', '/v1/pin', '/v1/unpin']) {
+        const json = path === '/v1/evict' ? { tier: 'ram', selector } : path === '/v1/pin' ? { mode: 'soft', selector } : { selector };
         expect((await problemOf(await request('POST', path, { json }))).status, JSON.stringify(selector)).toBe(400);
       }
     }
     expect((await request('GET', '/v1/invalidations')).status).toBe(200);
     expect(control.namespaces().reduce((sum, { chunkCount }) => sum + chunkCount, 0)).toBe(4);
+  });
+
+  test('a quota that is empty, negative, no whole number, too large, misspelt or no number is a 400, and changes nothing', async () => {
+    const { request, control } = createApiHarness();
+    for (const json of [
+      {},
+      null,
+      [],
+      { ramBytes: -1 },
+      { ramBytes: 1.5 },
+      { ssdBytes: 2 ** 51 },
+      { ramBytes: '10GiB' },
+      { ramBytes: null },
+      { ramBytes: 1, hbmBytes: 1 },
+      { ram: 1 },
+    ]) {
+      const { status } = await problemOf(await request('PUT', '/v1/tenants/ann/quota', { json }));
+      expect([json, status]).toEqual([json, 400]);
+    }
+    expect(control.quotas()).toEqual([]);
+    expect((await problemOf(await request('PUT', `/v1/tenants/${'x'.repeat(5000)}/quota`, { json: { ramBytes: 1 } }))).status).toBe(400);
+  });
+
+  test('a pin without a mode, with another one, or with more than it takes is a 400', async () => {
+    const { request, control } = createApiHarness();
+    putSampleChunks(control);
+    const selector = { all: true };
+    for (const json of [{ selector }, { selector, mode: 'firm' }, { mode: 'hard' }, { selector, mode: 'hard', ttl: 5 }]) {
+      expect((await problemOf(await request('POST', '/v1/pin', { json }))).status, JSON.stringify(json)).toBe(400);
+    }
+    expect(control.stats().pins.chunks).toBe(0);
+  });
+
+  test('quotas of unknown tenants are a 404 to read and to take away, and may be set', async () => {
+    const { request, client } = createApiHarness();
+    expect((await problemOf(await request('GET', '/v1/tenants/nobody/quota'))).status).toBe(404);
+    expect((await problemOf(await request('DELETE', '/v1/tenants/nobody/quota'))).status).toBe(404);
+    expect(await client().setQuota('nobody', { ramBytes: 0 })).toMatchObject({ chunkCount: 0, quota: { ramBytes: 0, ssdBytes: null } });
+    expect((await request('GET', '/v1/tenants/nobody/quota')).status).toBe(200);
+    expect(await client().removeQuota('nobody')).toMatchObject({ quota: null });
+    expect((await problemOf(await request('GET', '/v1/tenants/nobody/quota'))).status).toBe(404);
   });
 
   test('a body over 1 MiB is a 413, told or not told its length; one at the limit is read', async () => {
@@ -104,7 +145,7 @@ describe('bodies', () => {
 
   test('any JSON gives an answer that is no 500', async () => {
     const { request, bugs } = createApiHarness();
-    const paths = ['/v1/invalidate', '/v1/lookup', '/v1/evict', '/v1/namespaces/x/epoch', '/v1/verify'];
+    const paths = ['/v1/invalidate', '/v1/pin', '/v1/unpin', '/v1/lookup', '/v1/evict', '/v1/namespaces/x/epoch', '/v1/verify'];
     await fc.assert(
       fc.asyncProperty(fc.constantFrom(...paths), fc.oneof(fc.json(), fc.string()), async (path, body) => {
         const response = await request('POST', path, { headers: jsonType, body });

@@ -206,6 +206,17 @@ describe('A hard pin', () => {
     sim.check();
   });
 
+  it('yields to expiry', async () => {
+    const sim = await SimCache.start({ ramBytes: 4 * MiB });
+    const now = sim.clock.nowMs();
+    await sim.put('p0', payloadOf(0, chunk), { expiry: { atMs: now + 5000 } });
+    await pin(sim, { all: true }, 'hard');
+    await sim.quiet(10_000);
+    expect(await sim.get('p0')).toBeUndefined();
+    expect(sim.cache.control.stats().pins).toMatchObject({ chunks: 0, lost: 0 });
+    sim.checkQuiet();
+  });
+
   it('counts among the few rows of a full index', async () => {
     const sim = await SimCache.start({ ramBytes: 4 * MiB, limits: { maxChunks: 4 } });
     await fill(sim, 'p', 2);
@@ -213,6 +224,14 @@ describe('A hard pin', () => {
     await fill(sim, 'x', 20);
     expect([pinned(sim, 'p0'), pinned(sim, 'p1')]).toEqual(['hard', 'hard']);
     expect(sim.cache.chunkCount).toBe(4);
+  });
+
+  it('keeps its row in a full index, also where its RAM copy is not held', async () => {
+    const sim = await SimCache.start({ ramBytes: 1 * MiB, maxChunkBytes: 256 * KiB, ssdBytes: [2 * MiB], limits: { maxChunks: 6 } });
+    await fill(sim, 'p', 6);
+    expect(await pin(sim, { all: true }, 'hard')).toMatchObject({ pinned: { chunks: 6 }, heldInRam: 4 });
+    expect(await sim.put('x', payloadOf(1, chunk))).toBe('shed');
+    expect(sim.cache.control.stats().pins.chunks).toBe(6);
   });
 });
 
@@ -229,6 +248,26 @@ describe('A soft pin', () => {
     expect(inRam(sim, 'p', 12)).toEqual([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
     for (const handle of handles) (handle as { release(): void }).release();
     sim.check();
+  });
+
+  it('keeps a slab that chunks of another size want, while others can be had', async () => {
+    const sim = await SimCache.start({ ramBytes: 4 * MiB, maxChunkBytes: 1 * MiB, ssdBytes: [] });
+    // One among the coldest, whose slab would be the coldest in total.
+    await fill(sim, 'p', 1);
+    await pin(sim, { keyPrefix: 'p' }, 'soft');
+    await fill(sim, 'x', 63);
+    expect(await sim.put('large', payloadOf(1, 1 * MiB))).toBe('stored');
+    expect(inRam(sim, 'p', 1)).toHaveLength(1);
+  });
+
+  it('is passed by once, however many of them are the coldest', async () => {
+    const sim = await SimCache.start({ ramBytes: 16 * MiB, maxChunkBytes: 256 * KiB, ssdBytes: [] });
+    const small = 2048;
+    for (let n = 0; n < 5000; n += 1) await sim.put(`p${n}`, payloadOf(n, small));
+    expect((await pin(sim, { keyPrefix: 'p' }, 'soft')).pinned.chunks).toBe(5000);
+    for (let n = 0; n < 6000; n += 1) expect(await sim.put(`x${n}`, payloadOf(n, small))).toBe('stored');
+    expect(sim.cache.control.stats().evictions.ram).toBeGreaterThan(1000);
+    expect(sim.cache.control.stats().pins.ram.soft.chunks).toBe(5000);
   });
 
   it('waits for dirty chunks to be written rather than give way', async () => {

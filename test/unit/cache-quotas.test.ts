@@ -265,15 +265,28 @@ describe('A quota', () => {
   it('is still there after the journal was compacted', async () => {
     const sim = await SimCache.start({ ramBytes: 4 * MiB });
     await setQuota(sim, 'ann', { ramBytes: 2 * chunk });
-    for (let round = 0; round < 9; round += 1) {
-      // 1 MiB of records each: the invalidation of many keys.
+    await fill(sim, 'bob', 2);
+    await sim.run(sim.cache.control.pin({ keys: [keyOf('bob', 0)] }, 'hard'));
+    await sim.run(sim.cache.control.pin({ keys: [keyOf('bob', 1)] }, 'soft'));
+    await sim.run(sim.cache.control.persist({ all: true }));
+    const journalBytes = (): number => sim.disk.readFile('/data/journal')?.length ?? 0;
+    const before = journalBytes();
+    for (let round = 0; round < 12; round += 1) {
+      // 0.9 MB a record; the journal is rewritten above 8 MiB.
       await sim.invalidate({ keys: Array.from({ length: 900 }, (_, n) => `${round}-${n}-${'x'.repeat(1000)}`) });
     }
+    expect(journalBytes()).toBeGreaterThan(8 * MiB);
+    await sim.run(sim.cache.control.setQuota('cid', { ramBytes: undefined, ssdBytes: 1 }));
+    await setQuota(sim, 'cid', undefined);
     await sim.quiet(3000);
-    expect(sim.disk.readFile('/data/journal')?.length ?? 0).toBeGreaterThan(0);
+    const rewritten = sim.log.length === 0 && journalBytes() !== before;
+    expect(rewritten).toBe(true);
     sim.crash();
     await sim.restart();
+    await sim.quiet(1000);
     expect(sim.cache.control.quotas()).toEqual([{ tenant: 'ann', ramBytes: 2 * chunk, ssdBytes: undefined }]);
+    const { chunks } = sim.cache.control.chunks({ tenant: 'bob' }, { limit: 10 });
+    expect(chunks.map(({ pinned }) => pinned).toSorted()).toEqual(['hard', 'soft']);
   });
 
   it('that cannot be journaled is refused, and nothing of it holds', async () => {
@@ -282,5 +295,25 @@ describe('A quota', () => {
     await expect(sim.cache.control.setQuota('ann', { ramBytes: 0, ssdBytes: undefined })).rejects.toMatchObject({ code: 'NO_SPACE' });
     expect(sim.cache.control.quotas()).toEqual([]);
     expect(await sim.put(keyOf('ann', 1), payloadOf(1, chunk))).toBe('stored');
+  });
+
+  it('is acknowledged only once it is on the disk, and so are pins', async () => {
+    const sim = await SimCache.start({ ramBytes: 4 * MiB });
+    await fill(sim, 'bob', 1);
+    await sim.quiet(3000);
+    const orders: readonly (() => Promise<unknown>)[] = [
+      () => sim.cache.control.setQuota('ann', { ramBytes: 1, ssdBytes: undefined }),
+      () => sim.cache.control.setQuota('ann', undefined),
+      () => sim.cache.control.pin({ all: true }, 'soft'),
+      () => sim.cache.control.unpin({ all: true }),
+    ];
+    for (const [index, order] of orders.entries()) {
+      // So that there is a pin to end.
+      if (index === 3) await sim.run(sim.cache.control.pin({ all: true }, 'soft'));
+      sim.disk.data.failNext('sync', 5, { path: '/data/journal' });
+      await expect(sim.run(order())).rejects.toMatchObject({ code: 'IO_FAILED' });
+      // The journal is rewritten by housekeeping, and takes records again.
+      await sim.quiet(5000);
+    }
   });
 });

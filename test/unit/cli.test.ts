@@ -315,6 +315,50 @@ describe('kvtier invalidate', () => {
   });
 });
 
+describe('kvtier pin, unpin and quota', () => {
+  it('pins what a selector matches, tells what was refused, and unpins', async () => {
+    expect(await cli.run('pin', sample.keys[0] ?? '', '--mode', 'hard')).toMatchObject({
+      exit: 0,
+      out: stringContaining('Pinned 1 chunks, 1000 B, 1 of them held in RAM too'),
+    });
+    expect((await cli.run('pin', '--model', 'meta/llama-3', '--mode', 'hard', '--json')).out).toContain(
+      '"alreadyPinned": {\n    "chunks": 1',
+    );
+    expect((await cli.run('ls', 'chunks')).out).toContain('hard pin');
+    expect((await cli.run('unpin', '--all')).out).toContain('Unpinned 3 chunks');
+  });
+
+  it('refuses a pin without a mode or without a selector', async () => {
+    expect((await cli.run('pin', 'k')).err).toContain('--mode');
+    expect((await cli.run('pin', '--mode', 'soft')).exit).toBe(64);
+    expect((await cli.run('pin', 'k', '--mode', 'firm')).exit).toBe(64);
+    expect((await cli.run('unpin')).exit).toBe(64);
+    expect(cli.asked).toEqual([]);
+  });
+
+  it('sets, lists and takes away quotas, in sizes for people', async () => {
+    expect((await cli.run('quota', 'set', 'default', '--ram-bytes', '1.5GiB')).out).toMatch(/default +2.9 KiB +1.5 GiB +5.9 KiB +- +3/);
+    expect((await cli.run('quota')).out).toContain('1.5 GiB');
+    expect((await cli.run('quota', 'rm', 'default')).exit).toBe(0);
+    expect((await cli.run('quota', 'rm', 'default')).exit).toBe(66);
+    expect((await cli.run('quota', 'ls', '--json')).out).toContain('"tenants": []');
+  });
+
+  it('refuses quotas without a tenant, without a size, and with one that is none', async () => {
+    for (const words of [
+      ['set'],
+      ['rm'],
+      ['set', 'a'],
+      ['set', 'a', '--ram-bytes', 'much'],
+      ['ls', 'a'],
+      ['rm', 'a', '--ssd-bytes', '1'],
+      ['give'],
+    ])
+      expect((await cli.run('quota', ...words)).exit, words.join(' ')).toBe(64);
+    expect(cli.asked).toEqual([]);
+  });
+});
+
 describe('kvtier verify', () => {
   it('exits 0 where all files match and 1 where one does not, and names it', async () => {
     expect(await cli.run('verify')).toMatchObject({ exit: 0, out: stringContaining('all as they were written') });
