@@ -56,6 +56,8 @@ export class Expiry {
   #sweeping = false;
   #stopped = false;
   #lastRemovedMs = 0;
+  /** Generations that a start found to be over: RAM, row and header of one chunk count once. Empty after adoption. */
+  readonly #overAtStart = new Set<number>();
   /** The journal did not take the clock; it is told once. */
   #unwritten = false;
 
@@ -122,13 +124,15 @@ export class Expiry {
     const atMs = this.#host.tombstones.journaledExpiry(found.generation) ?? found.expiresAtMs;
     if (atMs === 0 || atMs > this.nowMs()) return atMs;
     this.#noteClock(atMs);
-    this.#host.counters.expiredChunks += 1;
+    if (!this.#overAtStart.has(found.generation)) this.#host.counters.expiredChunks += 1;
+    this.#overAtStart.add(found.generation);
     return -1;
   }
 
   /** Housekeeping: removes what is due, in slices, and keeps the journal's clock near. */
   sweep(): void {
     const { index, tombstones } = this.#host;
+    if (!tombstones.adopting) this.#overAtStart.clear();
     if (index.expiringCount === 0 || this.#sweeping) return;
     const nowMs = this.nowMs();
     if (nowMs >= tombstones.clockMs + CLOCK_STEP_MS) this.#noteClock(nowMs);

@@ -447,6 +447,19 @@ describe('An expiry', () => {
     expect(sim.expire(KEY, at + 1)).toBe(true);
   });
 
+  it('counts a chunk once that a start finds over in RAM and on SSD', async () => {
+    const sim = await SimCache.start({ keep: true });
+    put(sim, 1, { expiry: { ttlMs: TTL } });
+    await sim.run(sim.cache.control.persist({ all: true }));
+    sim.life.catalog.commit();
+    sim.crash();
+    sim.clock.wallOffsetMs += TTL;
+    await sim.restart();
+    await sim.quiet(500);
+    await expectGone(sim);
+    expect(sim.cache.control.stats().expiredChunks).toBe(1);
+  });
+
   it('takes the room back by itself, a million chunks in slices, and says how many', async () => {
     const sim = await SimCache.start({ ramBytes: 4 * 1024 * KiB, admission: 'off', ssdBytes: [] });
     for (let index = 0; index < 2000; index += 1) {
