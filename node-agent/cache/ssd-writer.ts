@@ -123,7 +123,7 @@ export class SsdWriter {
     if (this.#stopped || limits.ssdAdmission === 'off' || !ssd.writable) return;
     while (this.#running < limits.writesAtOnce) {
       if (!this.#hasBudget()) return;
-      const forQuota = this.#state.quotas.dirtyVictim((entry) => this.#mayWrite(entry));
+      const forQuota = this.#state.quotas.dirtyVictim((entry) => this.#mayWrite(entry) && this.#state.isAdmitted(entry));
       const next = forQuota >= 0 ? forQuota : this.#next();
       if (next < 0) {
         this.#pressure = false;

@@ -105,6 +105,18 @@ describe('A tenant at its quota in RAM', () => {
     sim.check();
   });
 
+  it('writes nothing that admission keeps from SSD, while it waits for its own readers', async () => {
+    const sim = await SimCache.start({ ramBytes: 4 * MiB, admission: 'second-use' });
+    await setQuota(sim, 'ann', { ramBytes: 2 * chunk });
+    await fill(sim, 'ann', 2);
+    for (const n of [0, 1]) sim.probe(keyOf('ann', n), 1);
+    const reserved = sim.reserve(keyOf('ann', 2), chunk) as Promise<PutTicket>;
+    await sim.quiet(500);
+    expect(sim.cache.control.stats().storeAdmission.admittedChunks).toBe(0);
+    await sim.quiet(2000);
+    expect(await reserved).toMatchObject({ kind: 'rejected', reason: 'quota' });
+  });
+
   it('counts puts under way: no two of them take the same room', async () => {
     const sim = await SimCache.start({ ramBytes: 4 * MiB, ssdBytes: [] });
     await setQuota(sim, 'ann', { ramBytes: 2 * chunk });
