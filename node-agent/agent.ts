@@ -7,7 +7,7 @@
  * for the next agent, unless ram.keep says otherwise.
  */
 import { createApi } from '#api/app.ts';
-import { createAuthenticate } from '#api/credentials.ts';
+import { createAuthenticate, createResumption } from '#api/credentials.ts';
 import type { ApiDeps } from '#api/deps.ts';
 import { Cache } from '#cache/cache.ts';
 import type { CacheLimits } from '#cache/cache-state.ts';
@@ -39,6 +39,7 @@ import { Readiness } from '#host/readiness.ts';
 import { readBootId, rememberSsdBudgets } from '#host/machine-facts.ts';
 import { HostSharedMemory } from '#host/shared-memory.ts';
 import { untilStopped } from '#host/signals.ts';
+import { FrontTransport } from '#host/front-transport.ts';
 import { TcpTransport } from '#host/tcp-transport.ts';
 import { readTlsFiles } from '#host/tls-files.ts';
 import type { TlsFiles } from '#host/tls-files.ts';
@@ -324,11 +325,13 @@ class Agent {
     // lm:// has no TLS: it is loopback's.
     const transport = new TcpTransport(this.#readiness);
     if (config.resp.listen !== undefined) {
+      const front = this.#takeOver(this.#readiness);
       const authenticate = createAuthenticate(config.tokens);
       this.#resp = new RespServer({
         cache,
         sockets: pool.sockets,
-        transport: tls === undefined ? transport : new TcpTransport(this.#readiness, tls),
+        transport: front ?? (tls === undefined ? transport : new TcpTransport(this.#readiness, tls)),
+        resumption: front === undefined ? undefined : createResumption(config.tokens, front.key),
         clock: hostClock,
         logger: this.#log.room('resp'),
         hash: this.#options.hash,
@@ -361,6 +364,20 @@ class Agent {
     }
     const app = createApi(this.#apiDeps(cache));
     this.#http = listenHttp(config.http.listen, (request) => app.fetch(request), tls);
+  }
+
+  /** The front's connections, where there is one. */
+  #takeOver(readiness: Readiness): FrontTransport | undefined {
+    const path = this.#config.resp.front;
+    if (path === undefined) return undefined;
+    return new FrontTransport(path, {
+      readiness,
+      onGone: () => {
+        const problem = 'The front has ended: connections that are open stay, new ones do not come; start it, then restart the agent';
+        this.#findings.push(problem);
+        this.#logger.error(problem, {});
+      },
+    });
   }
 
   #apiDeps(cache: Cache): ApiDeps {

@@ -11,6 +11,7 @@ import { runCli } from '#cli/run-cli.ts';
 import type { BlockHash } from '#core/checksum.ts';
 import { findLibrary, lookAtFolder, readLimits, tryPort } from '#host/doctor-probes.ts';
 import { HostIoPool } from '#host/io-pool.ts';
+import { runFront } from '#host/run-front.ts';
 import { readMachineFacts } from '#host/machine-facts.ts';
 import { shownKey } from '#telemetry/shown-names.ts';
 import { verifyOffline } from '#tiers/ssd/verify-offline.ts';
@@ -37,6 +38,7 @@ const deps: CliDeps = {
   readFile: (path) => (existsSync(path) ? readFileSync(path, 'utf8') : undefined),
   facts: readMachineFacts,
   serve: (loaded) => runAgent({ loaded, version: packageJson.version, hash, stdout: deps.stdout, stderr: deps.stderr, onBug: die }),
+  front: (loaded) => runFront(loaded.config, (line) => deps.stdout.write(`${line}\n`), die),
   verifyOffline: async function* (folders) {
     const pool = await HostIoPool.start({ socketWorkers: 1, fileWorkers: 2, onCrash: die });
     try {

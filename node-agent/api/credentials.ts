@@ -1,5 +1,5 @@
 /** Tokens and whom they stand for: the one place that compares them, for HTTP and RESP alike. */
-import { createHash, timingSafeEqual } from 'node:crypto';
+import { createHash, createHmac, timingSafeEqual } from 'node:crypto';
 import type { Authenticate, Credential } from '#core/credential.ts';
 import { tenantOfCredential } from '#core/namespace.ts';
 
@@ -18,6 +18,22 @@ export function createAuthenticate({ admin, read, tenants = new Map() }: Tokens)
   for (const [name, token] of tenants)
     known.push({ digest: digest(token), credential: { role: 'tenant', tenant: tenantOfCredential(name) } });
   return known.length === 0 ? undefined : (token) => match(known, digest(token));
+}
+
+/**
+ * What may be kept of a token by a process that outlives this one, and whom it stands for now: an HMAC of its digest under a key that the
+ * keeper drew, so that it is worth nothing without the keeper's memory and does not show which tokens are equal elsewhere.
+ */
+export function createResumption(
+  { admin, read, tenants = new Map() }: Tokens,
+  key: Uint8Array,
+): { proofOf(token: Uint8Array | string): string; credentialOf(proof: string): Credential | undefined } {
+  const proofOf = (token: Uint8Array | string): string => createHmac('sha256', key).update(digest(token)).digest('base64url').slice(0, 32);
+  const known = new Map<string, Credential>();
+  for (const [name, token] of tenants) known.set(proofOf(token), { role: 'tenant', tenant: tenantOfCredential(name) });
+  if (read !== undefined) known.set(proofOf(read), { role: 'read', tenant: undefined });
+  if (admin !== undefined) known.set(proofOf(admin), { role: 'admin', tenant: undefined });
+  return { proofOf, credentialOf: (proof) => known.get(proof) };
 }
 
 /**

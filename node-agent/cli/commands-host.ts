@@ -28,6 +28,21 @@ export const serveCommand: Command = {
   run: (words, deps) => deps.serve(load(words, deps)),
 };
 
+export const frontCommand: Command = {
+  name: 'front',
+  summary: 'Hold the client connections of resp.listen for an agent that restarts; give both the same resp.front.',
+  args: {},
+  knobs,
+  maxPositionals: 0,
+  run(words, deps) {
+    const loaded = load(words, deps);
+    const { listen, front } = loaded.config.resp;
+    if (front === undefined || listen === undefined)
+      throw new KvtierError('CONFIG_INVALID', 'Cannot start the front: it wants --resp-front, and --resp that is not off');
+    return deps.front(loaded);
+  },
+};
+
 export const configCommand: Command = {
   name: 'config',
   summary: 'Print the settings in force, each with where it came from; secrets are masked.',

@@ -57,6 +57,8 @@ export interface CliDeps {
   readonly facts: (query: FactsQuery) => MachineFacts;
   /** Runs the agent until it is told to stop; gives its exit code. */
   readonly serve: (loaded: LoadedConfig) => Promise<number>;
+  /** Holds client connections for agents that come and go, until it is told to stop; gives its exit code. */
+  readonly front: (loaded: LoadedConfig) => Promise<number>;
   /** Reads every chunk file of the folders; no agent may own them. */
   readonly verifyOffline: (folders: readonly string[]) => AsyncIterable<VerifyStep>;
   readonly probes: DoctorProbes;

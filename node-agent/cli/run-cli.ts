@@ -5,7 +5,7 @@ import { suggestion } from '#config/sources.ts';
 import type { Command } from './command.ts';
 import { invalidateCommand, verifyCommand } from './commands-change.ts';
 import { pinCommand, quotaCommand, unpinCommand } from './commands-keep.ts';
-import { configCommand, doctorCommand, serveCommand, versionCommand } from './commands-host.ts';
+import { configCommand, doctorCommand, frontCommand, serveCommand, versionCommand } from './commands-host.ts';
 import { lookupCommand, lsCommand, statsCommand } from './commands-read.ts';
 import type { CliDeps } from './deps.ts';
 import { EXIT_OK, EXIT_USAGE, exitCodeOf } from './exit-codes.ts';
@@ -14,6 +14,7 @@ import { knobArgs, splitWords } from './words.ts';
 /** In the order of help. */
 export const commands: readonly Command[] = [
   serveCommand,
+  frontCommand,
   statsCommand,
   lsCommand,
   lookupCommand,

@@ -24,6 +24,8 @@ export interface AgentConfig {
   readonly resp: {
     /** Undefined: the door is off. */
     readonly listen: Address | undefined;
+    /** Undefined: the agent listens itself. */
+    readonly front: string | undefined;
     readonly profile: 'auto' | 'lmcache' | 'redis';
     readonly maxConnections: number;
     readonly sizeGuard: 'auto' | 'on' | 'off';

@@ -87,6 +87,13 @@ export const configSchema = z.strictObject({
         'Address of the RESP door for LMCache and redis clients; port 0 picks a free port, and anything but loopback needs a token.',
     },
   ),
+  'resp.front': optionalKnob(types.text('a path'), {
+    shape: 'path',
+    hint: 'path',
+    defaultText: 'none: the agent listens itself',
+    description:
+      'Unix socket of a front (kvtier front) that listens on resp.listen in place of the agent and keeps client connections open while the agent restarts.',
+  }),
   'lm.listen': knob(types.address(['auto', 'off']), 'auto', {
     shape: 'address',
     hint: 'host:port|auto|off',

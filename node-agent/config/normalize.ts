@@ -107,6 +107,15 @@ function tlsSection(input: NormalizeInput, notes: Notes): AgentConfig['tls'] {
   return { certPath: absolute(input.cwd, cert), keyPath: absolute(input.cwd, key) };
 }
 
+/** Under TLS nobody but the agent can take a byte of a connection, and a session ends with its process. */
+function frontPath(input: NormalizeInput, notes: Notes): string | undefined {
+  const path = input.values['resp.front'];
+  if (path === undefined) return undefined;
+  if (input.values['tls.cert'] !== undefined)
+    notes.problems.push('--resp-front and --tls-cert exclude each other: a TLS connection ends with its agent');
+  return absolute(input.cwd, path);
+}
+
 function ramSection(input: NormalizeInput, notes: Notes): AgentConfig['ram'] {
   const { values, facts } = input;
   const shmDir = absolute(input.cwd, values['ram.shmDir']);
@@ -282,6 +291,7 @@ export function normalize(input: NormalizeInput, problems: string[]): Normalized
     http: { listen: values['http.listen'], maxBodyBytes: values['http.maxBody'] },
     resp: {
       listen: resp === 'off' ? undefined : resp,
+      front: frontPath(input, notes),
       profile: values['resp.profile'],
       maxConnections: values['resp.maxConnections'],
       sizeGuard: values['resp.sizeGuard'],

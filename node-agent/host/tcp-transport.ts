@@ -8,6 +8,7 @@ import type { Socket, TCPSocketListener } from 'bun';
 import type { Fd } from '#core/brand.ts';
 import { KvtierError } from '#core/errors.ts';
 import type { ConnectionHandler, Listener, Transport, TransportSocket } from '#ports/transport.ts';
+import type { FrontSlot } from './front-state.ts';
 import type { Readiness } from './readiness.ts';
 import type { TlsFiles } from './tls-files.ts';
 import { EAGAIN, EINTR, SHUT_RDWR, addressOf, errno, libc } from './libc.ts';
@@ -15,11 +16,11 @@ import { EAGAIN, EINTR, SHUT_RDWR, addressOf, errno, libc } from './libc.ts';
 /** Quiet for so long, the kernel asks whether the peer is still there; some ten minutes later, by its defaults, it gives up. */
 const KEEP_ALIVE_MS = 60_000;
 
-interface Connection {
+export interface Connection {
   readonly host: HostSocket;
 }
 
-class HostSocket implements TransportSocket {
+export class HostSocket implements TransportSocket {
   readonly #socket: Socket<Connection>;
   readonly remoteAddress: string;
   readonly direct: boolean;
@@ -35,9 +36,20 @@ class HostSocket implements TransportSocket {
   #armed = false;
   #lookMs = 0;
   #looking = false;
+  #left = false;
+
+  /** Undefined where the connection ends with the process. */
+  readonly #slot: FrontSlot | undefined;
+  readonly resumed: string | undefined;
 
   /** Without `readiness` it does not sip; under TLS nobody but Bun may read it. */
-  constructor(socket: Socket<Connection>, { readiness, direct }: { readonly readiness: Readiness | undefined; readonly direct: boolean }) {
+  constructor(
+    socket: Socket<Connection>,
+    options: { readonly readiness: Readiness | undefined; readonly direct: boolean; readonly slot?: FrontSlot },
+  ) {
+    const { readiness, direct } = options;
+    this.#slot = options.slot;
+    this.resumed = options.slot?.resumed;
     this.direct = direct;
     this.#socket = socket;
     this.#readiness = direct ? readiness : undefined;
@@ -84,9 +96,9 @@ class HostSocket implements TransportSocket {
     if (this.#closed || this.#readiness === undefined) return;
     this.#lookMs = lookMs;
     const sips = this.#sipBytes > 0;
-    this.#sipBytes = maxBytes;
-    if (sips === maxBytes > 0) return;
-    if (maxBytes === 0) return this.#leaveToBun();
+    this.#sipBytes = maxBytes === 0 && this.#slot !== undefined ? sipBuffer.length : maxBytes;
+    if (sips === this.#sipBytes > 0) return;
+    if (this.#sipBytes === 0) return this.#leaveToBun();
     if (this.#readinessId === 0) this.#readinessId = this.#readiness.nextId();
     this.#socket.pause();
     if (!this.#paused) this.#arm();
@@ -117,7 +129,9 @@ class HostSocket implements TransportSocket {
 
   #sleep(): void {
     this.#armed = this.#readiness?.arm(this.#readinessId, this.#fdNumber(), () => this.#sip()) ?? false;
-    if (!this.#armed) this.#leaveToBun();
+    // What Bun takes from the kernel it takes before anybody can say so: a connection that may go on elsewhere is none of its business.
+    if (!this.#armed && this.#slot !== undefined) this.terminate();
+    else if (!this.#armed) this.#leaveToBun();
   }
 
   #disarm(): void {
@@ -134,13 +148,30 @@ class HostSocket implements TransportSocket {
 
   /** Reads a little and hands it over, or leaves an end or an error to Bun; 0: nothing is there. */
   #take(): number {
+    const rested = this.#slot?.begin() ?? false;
     const got = libc.read(this.#fdNumber(), addressOf(sipBuffer), Math.min(this.#sipBytes, sipBuffer.length));
-    if (got < 0 && isTransient(errno())) return 0;
+    if (got < 0 && isTransient(errno())) {
+      if (rested) this.#slot?.restAgain();
+      return 0;
+    }
     if (got <= 0) this.#leaveToBun();
     else this.#handler?.onData(sipBuffer.subarray(0, got));
     // The handler may have paused, closed or left; a peer that sends on is told of again.
     if (!this.#closed && !this.#paused && this.#sipBytes > 0) this.#arm();
     return 1;
+  }
+
+  rest(state: string): void {
+    if (!this.#closed && !this.#left) this.#slot?.rest(state);
+  }
+
+  leave(): boolean {
+    if (this.#closed || this.#slot?.isAtRest !== true) return false;
+    // The descriptor goes with the process, without a word to the peer: the front has another one.
+    this.#left = true;
+    this.#disarm();
+    this.#sipBytes = 0;
+    return true;
   }
 
   end(): void {
@@ -163,6 +194,7 @@ class HostSocket implements TransportSocket {
     if (this.#closed) return;
     this.#closed = true;
     if (this.#armed) this.#readiness?.forget(this.#readinessId);
+    this.#slot?.closed();
     this.#handler?.onClose();
   }
 }

@@ -21,6 +21,18 @@ export interface TransportSocket {
    * for bytes in every turn of the loop instead of sleeping. 0 bytes: back to whatever is there. A hint; it may be ignored.
    */
   sip(maxBytes: number, lookMs?: number): void;
+  /**
+   * Where the connection may go on in another process: what `rest` said of it when that process was at rest; '' for a new one. Undefined where
+   * a connection ends with its process.
+   */
+  readonly resumed?: string | undefined;
+  /**
+   * No byte of a command is taken and every reply has left: from here another process may go on, if it knows `state` (at most 240 bytes; a
+   * longer one is not kept). Ends with the next onData, before its first byte is taken from the kernel.
+   */
+  rest?(state: string): void;
+  /** Gives the connection up without closing it, where it is at rest: another process may have it. False: it is not, or there is none. */
+  leave?(): boolean;
   /** Closes after what was written has left. */
   end(): void;
   /** Closes now, and breaks transfers on duplicates of the descriptor. */

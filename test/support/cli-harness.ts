@@ -83,6 +83,7 @@ export function createCliHarness(api: ApiHarness = createApiHarness()): CliHarne
         stderr: { write: (text) => void (written.err += text), isTerminal: harness.terminal },
         readFile: (path) => harness.files.get(path),
         facts: (query) => machine(harness.facts, query.ssdDirs),
+        front: () => Promise.resolve(0),
         serve: (loaded) => {
           harness.served.push(loaded);
           return Promise.resolve(0);

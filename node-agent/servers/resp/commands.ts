@@ -87,7 +87,7 @@ export class CommandRunner {
   /** Undefined before AUTH, where tokens are required. */
   role: Role | undefined;
   /** It has sent nothing but what LMCache sends. */
-  #looksLikeLmcache = true;
+  looksLikeLmcache = true;
 
   constructor(connection: RespConnection) {
     this.#connection = connection;
@@ -96,12 +96,12 @@ export class CommandRunner {
 
   get isLmcache(): boolean {
     const { profile } = this.#connection.server.options;
-    return profile === 'lmcache' || (profile === 'auto' && this.#looksLikeLmcache);
+    return profile === 'lmcache' || (profile === 'auto' && this.looksLikeLmcache);
   }
 
   run(name: RespCommandName | '', args: Uint8Array[], streamed: StreamedValue[]): Promise<void> | undefined {
     const { out } = this.#connection;
-    if (this.#looksLikeLmcache && !lmcacheCommands.has(name)) this.#looksLikeLmcache = false;
+    if (this.looksLikeLmcache && !lmcacheCommands.has(name)) this.looksLikeLmcache = false;
     const abort = (): void => {
       for (const value of streamed) if (value.ticket !== undefined) this.#connection.abort(value.ticket);
     };
@@ -170,7 +170,7 @@ export class CommandRunner {
   #parse(key: Uint8Array): ParsedKey {
     const parsed = this.#connection.keys.parse(key);
     if (parsed === 'too-long') throw new KvtierError('BAD_REQUEST', `key is too long: ${key.length} bytes, at most 2048`);
-    if (!isLmcacheKey(parsed)) this.#looksLikeLmcache = false;
+    if (!isLmcacheKey(parsed)) this.looksLikeLmcache = false;
     return parsed;
   }
 

@@ -23,6 +23,7 @@ import { NOW_BYTES, ValueTransfer } from '#servers/value-transfer.ts';
 import type { ReceivedValue, Transfers, ValueFrame } from '#servers/value-transfer.ts';
 import { CommandRunner } from './commands.ts';
 import type { ClientGroup, RespServer } from './resp-server.ts';
+import { stateOfConnection } from './resp-state.ts';
 import type { SizeGuard } from './size-guard.ts';
 
 /** Values up to this size are copied into the reply; larger ones leave from their slot, in the I/O pool. */
@@ -59,7 +60,7 @@ export class RespConnection implements ConnectionHandler {
   tenant: string | undefined;
   readonly #socket: TransportSocket;
   readonly #parser = new RespParser(DEFAULT_RESP_LIMITS);
-  readonly #commands: CommandRunner;
+  readonly commands: CommandRunner;
   #streamed: StreamedValue[] = [];
   /** When the last of them was there. */
   #streamedAtMs = 0;
@@ -75,6 +76,8 @@ export class RespConnection implements ConnectionHandler {
   busy = false;
   user = '';
   clientName = '';
+  /** What is kept of the token that it gave, where connections outlive the process. */
+  proof = '';
   idleSinceMs: number;
   #group: ClientGroup | undefined;
   readonly #namespaces: NamespaceRefs;
@@ -94,7 +97,7 @@ export class RespConnection implements ConnectionHandler {
       : new RelayedTransfer(socket, { outbox: this.#outbox, hash, clock }, { owner: this, source: this.#parser });
     this.#transfer =
       this.#relayed ?? new ValueTransfer(socket, server.options, { owner: this, source: this.#parser, tailBytes: RESP_CRLF.length });
-    this.#commands = new CommandRunner(this);
+    this.commands = new CommandRunner(this);
   }
 
   /** For transfers: the peer is gone. */
@@ -196,6 +199,20 @@ export class RespConnection implements ConnectionHandler {
     }
     this.#flush();
     if (this.#outbox.isBlocked && !this.#closing) this.#wait(Promise.resolve());
+    else this.#rest();
+  }
+
+  /** Every reply has left, and no byte of a command is here: where sockets outlive the process, this one may go on in another. */
+  #rest(): void {
+    if (this.#socket.resumed === undefined || this.#closing || this.#streamed.length > 0 || !this.#parser.isAtBoundary) return;
+    this.#socket.rest?.(stateOfConnection(this));
+  }
+
+  /** Leaves the connection to the next process, as it is. False where it cannot be. */
+  leave(): boolean {
+    if (this.busy || this.#closing || this.#socket.leave?.() !== true) return false;
+    this.#closing = true;
+    return true;
   }
 
   #wait(pending: Promise<void>): void {
@@ -226,11 +243,11 @@ export class RespConnection implements ConnectionHandler {
         const streamed = this.#streamed;
         this.#streamed = [];
         this.#setSips((streamed.at(-1)?.sizeBytes ?? 0) >= SIP_AFTER_BYTES);
-        return this.#commands.run(event.name, event.args, streamed);
+        return this.commands.run(event.name, event.args, streamed);
       }
       case 'oversized':
         this.#abortStreamed();
-        this.#commands.oversized(event);
+        this.commands.oversized(event);
         return undefined;
       case 'error':
         this.server.protocolErrors += 1;
@@ -252,7 +269,7 @@ export class RespConnection implements ConnectionHandler {
   /** A large value begins: find room, take what came with the command, let the pool fetch the rest. */
   #receiveValue(event: RespValueEvent): Promise<void> | undefined {
     const key = event.args[event.name === 'MSET' ? event.argIndex - 1 : 1] ?? new Uint8Array(0);
-    const refusal = this.#commands.refuseValue(event.name, key);
+    const refusal = this.commands.refuseValue(event.name, key);
     if (refusal !== undefined) {
       this.#reject(event, refusal);
       return undefined;

@@ -16,6 +16,8 @@ import { RespConnection } from './resp-connection.ts';
 import { SizeGuard } from './size-guard.ts';
 import { keyId } from './key-id.ts';
 import { Promises } from './promises.ts';
+import { resumeConnection } from './resp-state.ts';
+import type { Resumption } from './resp-state.ts';
 
 export interface RespServerOptions {
   readonly cache: CacheDoor;
@@ -33,6 +35,8 @@ export interface RespServerOptions {
   readonly minBytesPerSecond?: number;
   readonly idleMs: number | undefined;
   readonly authenticate: Authenticate;
+  /** Where connections outlive the process: what is kept of a token, and whom that stands for now. */
+  readonly resumption?: Resumption | undefined;
   /** Without tokens everybody is admin and any AUTH is fine. */
   readonly tokensRequired: boolean;
   /** Sections of INFO that only the composition root knows. */
@@ -127,6 +131,7 @@ export class RespServer {
     }
     const connection = new RespConnection(this, socket, this.#nextConnection++);
     this.#connections.add(connection);
+    if (socket.resumed !== undefined && socket.resumed !== '' && !resumeConnection(connection, socket.resumed)) connection.close();
     return connection;
   }
 
@@ -230,9 +235,9 @@ export class RespServer {
     }
   }
 
-  /** Closes every connection. */
+  /** Closes every connection, or leaves it to the next process. */
   close(): void {
     this.stopAccepting();
-    for (const connection of this.#connections) connection.close();
+    for (const connection of this.#connections) if (!connection.leave()) connection.close();
   }
 }

@@ -96,6 +96,7 @@ function authenticate(credentials: readonly Uint8Array[], { connection, runner }
     }
     runner.role = credential.role;
     connection.identify(user, credential.tenant);
+    connection.proof = options.resumption?.proofOf(password) ?? '';
   } else connection.identify(user, undefined);
   return true;
 }

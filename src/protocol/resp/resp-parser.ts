@@ -158,6 +158,11 @@ export class RespParser {
     return total;
   }
 
+  /** Nothing of a command is here: the next byte begins one. */
+  get isAtBoundary(): boolean {
+    return this.#state === START && this.#partialLength === 0 && this.unreadBytes === 0;
+  }
+
   /** Memory that the parser holds between calls, without chunks that belong to the caller. */
   get heldBytes(): number {
     const announced = this.#state === ARGUMENT ? this.#argSize : 0;
