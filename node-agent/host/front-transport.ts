@@ -2,6 +2,7 @@
  * Transport whose connections come from the front (front.ts) and survive this process. Bun adopts each descriptor for writing and for its end;
  * every byte is taken by HostSocket itself, since it has to be said before it is done.
  */
+import type { Socket } from 'bun';
 import { errnoName, KvtierError } from '#core/errors.ts';
 import type { ConnectionHandler, Listener, Transport, TransportSocket } from '#ports/transport.ts';
 import { FdChannel, unixAddress, unixSocket } from './fd-channel.ts';
@@ -117,7 +118,7 @@ export class FrontTransport implements Transport {
     const options = {
       fd,
       socket: {
-        open(socket: import('bun').Socket<Connection>): void {
+        open(socket: Socket<Connection>): void {
           // Before Bun has read anything.
           socket.pause();
           socket.setNoDelay(true);
@@ -126,11 +127,11 @@ export class FrontTransport implements Transport {
           host.attach(accept(host));
           host.sip(0);
         },
-        data: (socket: import('bun').Socket<Connection>, chunk: Uint8Array): void => socket.data.host.handler?.onData(chunk),
-        drain: (socket: import('bun').Socket<Connection>): void => socket.data.host.handler?.onDrain(),
-        close: (socket: import('bun').Socket<Connection>): void => socket.data.host.onClose(),
-        end: (socket: import('bun').Socket<Connection>): void => void socket.end(),
-        error: (_: import('bun').Socket<Connection>, problem: Error): void =>
+        data: (socket: Socket<Connection>, chunk: Uint8Array): void => socket.data.host.handler?.onData(chunk),
+        drain: (socket: Socket<Connection>): void => socket.data.host.handler?.onDrain(),
+        close: (socket: Socket<Connection>): void => socket.data.host.onClose(),
+        end: (socket: Socket<Connection>): void => void socket.end(),
+        error: (_: Socket<Connection>, problem: Error): void =>
           queueMicrotask(() => {
             throw problem;
           }),
