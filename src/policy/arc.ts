@@ -10,8 +10,8 @@
  * judged chunk by chunk, and may lose an inner chunk first: less than 1 % of a tier of 100 chunks and more (test/unit/trace-replay).
  *
  * Two settings (`arcSettings`): `arc` remembers as much as the tier holds and begins at a target of 0, as published. `adaptive`
- * remembers half as much again, begins at half of the tier, and settles where nothing fits: so it notices working sets that are
- * larger than the tier, and does not pin what was used twice before it knows whether that pays (docs/adr/0005-adaptive-eviction.md).
+ * remembers half as much again, begins at a quarter of the tier, and settles where nothing fits: so it notices working sets that are
+ * larger than the tier, and does not pin what was used twice before it knows whether that pays (docs/adr/0007-adaptive-eviction.md).
  *
  * Source: Megiddo and Modha, "ARC: A Self-Tuning, Low Overhead Replacement Cache", FAST 2003, with bytes for pages, and without the
  * tie-break for a page that is about to be a ghost hit: who is evicted is decided before it is known who comes.
@@ -48,7 +48,7 @@ export interface ArcSettings {
 
 export const arcSettings = {
   arc: { history: 1, start: 0, settleBelow: 0 },
-  adaptive: { history: 1.5, start: 0.5, settleBelow: 0.02 },
+  adaptive: { history: 1.5, start: 0.25, settleBelow: 0.02 },
 } as const satisfies Readonly<Record<string, ArcSettings>>;
 
 export class Arc implements EvictionPolicy {

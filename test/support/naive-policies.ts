@@ -164,5 +164,5 @@ export function naivePolicy(name: PolicyName, facts: NaiveFacts): NaivePolicy {
   if (name === 'fifo') return new NaiveFifo();
   if (name === 'leaf-lru') return new NaiveLru();
   if (name === 'slru') return new NaiveSlru(facts);
-  return new NaiveArc(facts, name === 'arc' ? { history: 1, start: 0, settleBelow: 0 } : { history: 1.5, start: 0.5, settleBelow: 0.02 });
+  return new NaiveArc(facts, name === 'arc' ? { history: 1, start: 0, settleBelow: 0 } : { history: 1.5, start: 0.25, settleBelow: 0.02 });
 }
