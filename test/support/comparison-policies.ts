@@ -229,9 +229,11 @@ export class GdsfLeaf implements ReplayPolicy {
   }
 
   #raise(entry: number): void {
-    this.#uses[entry] = this.#uses[entry]! + 1;
-    this.#priority[entry] = this.#age + this.#uses[entry]! * (1 + this.#depth[entry]! / 104);
-    this.#push([this.#priority[entry]!, entry]);
+    const uses = this.#uses[entry]! + 1;
+    const priority = this.#age + uses * (1 + this.#depth[entry]! / 104);
+    this.#uses[entry] = uses;
+    this.#priority[entry] = priority;
+    this.#push([priority, entry]);
   }
 
   #push(pair: readonly [number, number]): void {
