@@ -1,0 +1,254 @@
+/**
+ * Deliberate bugs, one a mutant, and the weather in which the simulation must find each: what a suite is worth is what it finds.
+ * `bun run test:mutants` applies them one by one to a copy of the sources and writes the table of docs/testing.md.
+ */
+import type { ProfileName } from './profiles.ts';
+
+export interface Edit {
+  readonly file: string;
+  /** Occurs exactly once in the file. */
+  readonly find: string;
+  readonly replace: string;
+}
+
+export interface Mutant {
+  readonly name: string;
+  /** What is wrong then, and what a client would see. */
+  readonly why: string;
+  readonly profile: ProfileName;
+  readonly edits: readonly Edit[];
+}
+
+export const mutants: readonly Mutant[] = [
+  {
+    name: 'drop-a-tombstone',
+    why: 'DEL writes no record although a file of the key may be on disk: the value is back after a crash',
+    profile: 'kills',
+    edits: [
+      {
+        file: 'node-agent/cache/invalidator.ts',
+        find: 'tombstones.forget(descriptor, key, state.nextGeneration());',
+        replace: 'state.nextGeneration();',
+      },
+    ],
+  },
+  {
+    name: 'ack-before-journal',
+    why: 'An overwrite whose record the journal refused is acknowledged all the same: the old value is back after a crash',
+    profile: 'faults',
+    edits: [
+      {
+        file: 'node-agent/cache/puts.ts',
+        find: "      this.#noteUnwritten(problem);\n      this.abort(ticket);\n      return 'failed';",
+        replace: '      this.#noteUnwritten(problem);',
+      },
+    ],
+  },
+  {
+    name: 'overwrite-without-record',
+    why: 'An overwrite does not bury the file of the former value: it is back after a crash',
+    profile: 'kills',
+    edits: [{ file: 'node-agent/cache/puts.ts', find: 'this.#buryOld(ticket, existing, generation);', replace: '' }],
+  },
+  {
+    name: 'no-sync-before-ack',
+    why: 'An invalidation is acknowledged before the journal is synced: a power cut undoes it',
+    profile: 'power',
+    edits: [
+      {
+        file: 'node-agent/cache/tombstones.ts',
+        find: 'this.#addInvalidation(record);\n    await this.#journal.sync();',
+        replace: 'this.#addInvalidation(record);',
+      },
+    ],
+  },
+  {
+    name: 'skip-a-checksum',
+    why: 'The payload that was read from SSD is not compared with its checksum: torn and flipped bytes are served',
+    profile: 'faults',
+    edits: [
+      {
+        file: 'node-agent/tiers/ssd/ssd-tier.ts',
+        find: "if (header.checksum !== checksum || checksum !== request.checksum) return 'payload checksum';",
+        replace: '',
+      },
+    ],
+  },
+  {
+    name: 'reuse-a-leased-slot',
+    why: 'Eviction takes what is leased: EXISTS said yes, and GET within the lease is a miss',
+    profile: 'full',
+    edits: [
+      {
+        file: 'node-agent/cache/cache-state.ts',
+        find: "return this.index.leaseCount(entry) === 0 || (this.index.ssdFolder(entry) >= 0 && !this.leases.covers(entry, 'ram'));",
+        replace: 'return true;',
+      },
+    ],
+  },
+  {
+    name: 'reuse-a-slot-that-is-read',
+    why: 'A read does not retain its slot: a value that is being sent is overwritten by another put',
+    profile: 'full',
+    edits: [
+      { file: 'node-agent/cache/cache.ts', find: '    ram.retain(slot);\n    state.use(entry);', replace: '    state.use(entry);' },
+      { file: 'node-agent/cache/cache.ts', find: '        ram.release(slot);\n        state.onRoom();', replace: '        state.onRoom();' },
+    ],
+  },
+  {
+    name: 'wrong-descriptor',
+    why: 'The descriptor is remembered instead of asked for: after a reset its number is another connection, and bytes go there',
+    profile: 'tenants',
+    edits: [
+      {
+        file: 'node-agent/servers/value-transfer.ts',
+        find: 'return { fd: this.#socket.fd, header,',
+        replace: 'return { fd: (this.#socket as { first?: typeof this.#socket.fd }).first ?? this.#socket.fd, header,',
+      },
+      {
+        file: 'node-agent/servers/value-transfer.ts',
+        find: '    this.#socket = socket;\n',
+        replace: '    this.#socket = socket;\n    (socket as { first?: typeof socket.fd }).first = socket.fd;\n',
+      },
+      {
+        file: 'node-agent/servers/resp/resp-connection.ts',
+        find: '      if (this.#closed || this.#closing) return;\n      if (await',
+        replace: '      if (await',
+      },
+    ],
+  },
+  {
+    name: 'forget-a-generation',
+    why: 'A row is taken for the chunk that it once was: a read that waited for SSD gives the value of another key',
+    profile: 'small',
+    edits: [
+      {
+        file: 'node-agent/cache/cache-state.ts',
+        find: 'return this.index.isLive(ref.entry) && this.index.generation(ref.entry as EntryIndex) === ref.generation;',
+        replace: 'return this.index.isLive(ref.entry);',
+      },
+    ],
+  },
+  {
+    name: 'cross-tenant-lookup',
+    why: "A tenant's token does not change how keys are read: all tenants share one namespace",
+    profile: 'tenants',
+    edits: [
+      {
+        file: 'node-agent/servers/resp/resp-connection.ts',
+        find: 'new KeyParser(tenant === undefined ? {} : { tenant })',
+        replace: 'new KeyParser()',
+      },
+    ],
+  },
+  {
+    name: 'commit-after-abort',
+    why: 'A value whose peer left in the middle is given back and kept: its slot is settled twice',
+    profile: 'kills',
+    edits: [
+      {
+        file: 'node-agent/servers/resp/resp-connection.ts',
+        find: '      this.abort(reserved);\n      this.close();',
+        replace: '      this.abort(reserved);\n      this.#keep(event, reserved, 0n);\n      this.close();',
+      },
+    ],
+  },
+  {
+    name: 'commit-what-is-doomed',
+    why: 'A put that began before an invalidation stores its value after it',
+    profile: 'kills',
+    edits: [
+      {
+        file: 'node-agent/cache/puts.ts',
+        find: '    if (ticket.doomed) {',
+        replace: '    if (ticket.doomed && ticket.sizeBytes < 0) {',
+      },
+    ],
+  },
+  {
+    name: 'lost-dirty-flag',
+    why: 'A chunk that lost its file counts as clean: it is never written again, and a restart loses it',
+    profile: 'kills',
+    edits: [
+      {
+        file: 'node-agent/cache/cache-state.ts',
+        find: 'if (this.index.ramSlot(entry) >= 0) this.#setDirty(entry);',
+        replace: '',
+      },
+    ],
+  },
+  {
+    name: 'wrong-reply-order',
+    why: 'A large value is sent before the replies that wait in front of it',
+    profile: 'kills',
+    edits: [
+      {
+        file: 'node-agent/servers/resp/resp-connection.ts',
+        find: '      await this.flushed();\n      if (this.#closed',
+        replace: '      if (this.#closed',
+      },
+    ],
+  },
+  {
+    name: 'double-free',
+    why: 'A read gives its slot back twice',
+    profile: 'kills',
+    edits: [
+      {
+        file: 'node-agent/cache/cache.ts',
+        find: '        ram.release(slot);\n        state.onRoom();',
+        replace: '        ram.release(slot);\n        ram.release(slot);\n        state.onRoom();',
+      },
+    ],
+  },
+  {
+    name: 'leak-a-slot',
+    why: 'A put that is aborted keeps its slot: RAM fills with nothing',
+    profile: 'kills',
+    edits: [
+      {
+        file: 'node-agent/cache/puts.ts',
+        find: 'if (this.#state.ram.release(ticket.slot)) this.#state.onRoom();',
+        replace: '',
+      },
+    ],
+  },
+  {
+    name: 'invalidations-end-at-restart',
+    why: 'Files that are adopted at a start are not judged by the journal: what was invalidated is back',
+    profile: 'kills',
+    edits: [{ file: 'node-agent/cache/tombstones.ts', find: 'return this.#judge.isDead(facts, generation);', replace: 'return false;' }],
+  },
+  {
+    name: 'older-file-wins',
+    why: 'Of two files of one key recovery takes the older',
+    profile: 'kills',
+    edits: [
+      {
+        file: 'node-agent/cache/recovery.ts',
+        find: 'index.generation(known as EntryIndex) > found.generation',
+        replace: 'index.generation(known as EntryIndex) < found.generation',
+      },
+    ],
+  },
+  {
+    name: 'bytes-of-a-borrowed-buffer',
+    why: "Bytes that the transport takes back are still read when a command had to wait: a value has another's bytes",
+    profile: 'kills',
+    edits: [
+      { file: 'node-agent/servers/resp/resp-connection.ts', find: '    this.#socket.pause();\n    this.#parser.retain();', replace: '    this.#socket.pause();' },
+    ],
+  },
+  {
+    name: 'half-a-trailer',
+    why: 'The parser is told of bytes of a value that it has finished, where the LF of its CRLF comes alone: the process ends',
+    profile: 'kills',
+    edits: [
+      {
+        file: 'node-agent/servers/value-transfer.ts',
+        find: 'if (placedBytes < ticket.sizeBytes) this.#source',
+        replace: 'this.#source',
+      },
+    ],
+  },
+];

@@ -1,0 +1,22 @@
+/** Kinds of weather, by name: what a seed decides on inside of each. */
+import { KiB, MiB } from '#core/bytes.ts';
+import type { SimWorldOptions } from '#testsupport/sim-world.ts';
+
+export type Profile = Omit<SimWorldOptions, 'seed' | 'steps'>;
+
+export const profiles = {
+  /** Connections are reset, peers and disks stand still, the process is killed. Nothing is lost by that. */
+  kills: { kills: 3, resets: 5, delays: 3 },
+  /** A RAM tier that is always full. */
+  full: { ramBytes: 1 * MiB, maxChunkBytes: 256 * KiB, kills: 1, resets: 3, delays: 3 },
+  /** Two folders that evict all the time. */
+  small: { ramBytes: 1 * MiB, maxChunkBytes: 256 * KiB, ssdBytes: [600 * KiB, 400 * KiB], kills: 1, resets: 3, delays: 1 },
+  /** Tenants with tokens, who spell their keys alike. */
+  tenants: { tenants: ['red', 'blue'], clientCount: 6, keyCount: 12, kills: 2, resets: 5, delays: 3 },
+  /** Devices fail and lie, files rot, disks are full. */
+  faults: { ramBytes: 1 * MiB, ssdBytes: [2 * MiB, 1 * MiB], kills: 3, resets: 3, delays: 5, faults: 10 },
+  /** The machine loses power. */
+  power: { powerCuts: 4, resets: 3, delays: 3 },
+} as const satisfies Record<string, Profile>;
+
+export type ProfileName = keyof typeof profiles;
