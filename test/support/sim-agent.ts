@@ -332,14 +332,14 @@ export class SimAgent {
 
   /** A request to the REST door, as the bearer of a token where the agent has some. */
   request(
-    method: 'GET' | 'POST',
+    method: 'GET' | 'POST' | 'PUT' | 'DELETE',
     path: string,
     options: { readonly body?: unknown; readonly who?: string | undefined } = {},
   ): Promise<Response> {
     const { body, who = 'admin' } = options;
     const token: Record<string, string> = this.#options.tenants === undefined ? {} : { authorization: `Bearer ${tokenOf(who)}` };
     const init =
-      body === undefined
+      body === undefined && method === 'GET'
         ? { method, headers: token }
         : { method, body: JSON.stringify(body), headers: { ...token, 'content-type': 'application/json' } };
     return Promise.resolve(this.app.fetch(new Request(`http://127.0.0.1:7600${path}`, init)));

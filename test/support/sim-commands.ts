@@ -35,6 +35,8 @@ export class SimCommands {
       del: 3,
       mset: 2,
       strlen: 1.5,
+      expire: 2,
+      ttl: 1,
       touch: 1,
       keys: 0.7,
       flush: 0.08,
@@ -47,6 +49,8 @@ export class SimCommands {
     else if (action === 'del') this.#del(client, who);
     else if (action === 'mset') this.#mset(client, who);
     else if (action === 'strlen') this.#strlen(client, who);
+    else if (action === 'expire') this.#expire(client, who);
+    else if (action === 'ttl') this.#ttl(client, who);
     else if (action === 'touch')
       client.command(['TOUCH', this.#key(client).name, this.#key(client).name], (reply) => expectOf('TOUCH', reply, 'integer'));
     else if (action === 'keys') this.#list(client, who);
@@ -62,20 +66,22 @@ export class SimCommands {
     return [...new Set(Array.from({ length: 1 + this.#rng.below(most) }, () => this.#key(client)))];
   }
 
-  #newValue(key: SimKey): SimValue {
+  #newValue(key: SimKey, ttlMs?: number): SimValue {
     const { oracle } = this.#world;
     const again = this.#rng.chance(0.15) ? key.values.findLast((value) => value.state === 'stored') : undefined;
     const sizeBytes = this.#rng.chance(0.01) ? LARGE_BYTES : this.#rng.pick(sizes);
-    return oracle.beginSet(key, sizeBytes, again);
+    return oracle.beginSet(key, sizeBytes, { again, ttlMs });
   }
 
   #set(client: SimClient, who: string): void {
     const { oracle } = this.#world;
     const key = this.#key(client);
-    const value = this.#newValue(key);
+    const ttlMs = this.#rng.chance(0.15) ? this.#rng.pick([500, 2000, 10_000, 60_000]) : undefined;
+    const value = this.#newValue(key, ttlMs);
     const condition = this.#rng.weighted({ '': 10, NX: 1, XX: 1 });
-    this.#world.note(`${who} SET ${key.label} = ${value.id} (${value.sizeBytes}) ${condition}`);
-    const args = ['SET', key.name, oracle.payload(value), ...(condition === '' ? [] : [condition])];
+    this.#world.note(`${who} SET ${key.label} = ${value.id} (${value.sizeBytes}) ${condition} ${ttlMs ?? ''}`);
+    const expiry = ttlMs === undefined ? [] : ttlMs % 1000 === 0 ? ['EX', String(ttlMs / 1000)] : ['PX', String(ttlMs)];
+    const args = ['SET', key.name, oracle.payload(value), ...(condition === '' ? [] : [condition]), ...expiry];
     client.command(args, (reply) => {
       this.#world.note(`${who} SET ${key.label} = ${value.id}: ${show(reply)}`);
       if (reply === 'lost') return oracle.endSet(value, 'lost');
@@ -157,6 +163,33 @@ export class SimCommands {
       if (reply === 'lost' || reply.kind === 'error') return;
       expectOf('DEL', reply, 'integer');
       for (const key of keys) oracle.endDelete(key, span);
+    });
+  }
+
+  #expire(client: SimClient, who: string): void {
+    const { oracle } = this.#world;
+    const key = this.#key(client);
+    const ttlMs = this.#rng.chance(0.2) ? undefined : this.#rng.pick([0, 300, 2000, 20_000]);
+    const change = oracle.beginExpire(key);
+    const command = ttlMs === undefined ? ['PERSIST', key.name] : ['PEXPIRE', key.name, String(ttlMs)];
+    client.command(command, (reply) => {
+      this.#world.note(`${who} PEXPIRE ${key.label} ${ttlMs ?? 'never'}: ${show(reply)}`);
+      const isSet = reply !== 'lost' && reply.kind === 'integer' && reply.value === 1;
+      if (!isSet && reply !== 'lost' && reply.kind !== 'error') expectOf('PEXPIRE', reply, 'integer');
+      oracle.endExpire(change, isSet ? ttlMs : undefined);
+    });
+  }
+
+  #ttl(client: SimClient, who: string): void {
+    const { oracle } = this.#world;
+    const key = this.#key(client);
+    const span = oracle.begin();
+    client.command(['PTTL', key.name], (reply) => {
+      if (reply === 'lost') return;
+      if (reply.kind !== 'integer') throw new Error(`PTTL was answered by ${show(reply)}`);
+      this.#world.note(`${who} PTTL ${key.label}: ${reply.value}`);
+      if (reply.value === -2) return;
+      if (!oracle.mayExist(key, span)) throw new Error(`PTTL ${key.label} says ${reply.value}, and nothing can be there`);
     });
   }
 

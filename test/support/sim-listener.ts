@@ -6,22 +6,29 @@
  * that began before an invalidation which was acknowledged meanwhile stores nothing.
  */
 import type { Cache } from '#cache/cache.ts';
-import type { ChunkRef, LeaseOwner, PutTicket } from '#cache/door.ts';
+import type { LeaseOwner, PutTicket } from '#cache/door.ts';
+import type { NamespaceId } from '#core/brand.ts';
 import type { NamespaceDescriptor } from '#core/namespace.ts';
 import type { Selector } from '#core/selector.ts';
 import { isVolatile, matchesStable } from '#core/selector.ts';
 import type { SimClock } from './sim-clock.ts';
 
 interface Claim {
-  readonly ref: ChunkRef;
+  readonly namespaceId: NamespaceId;
+  readonly key: Uint8Array;
+  /** PINNED for a hard pin. */
   readonly owner: LeaseOwner;
+  /** The replica that is promised; undefined: any. */
+  readonly tier: 'ram' | undefined;
   readonly untilMs: number;
+  /** Wall clock, as of the last look; 0: never. */
+  expiresAtMs: number;
 }
 
 interface Begun {
   readonly namespace: NamespaceDescriptor;
   readonly key: Uint8Array;
-  readonly namespaceId: number;
+  readonly namespaceId: NamespaceId;
   readonly at: number;
   readonly wallMs: number;
 }
@@ -31,14 +38,16 @@ interface Done {
   readonly begin: number;
 }
 
+/** No client: clients begin at 1. */
+const PINNED: LeaseOwner = -1;
 const latin1 = new TextDecoder('latin1');
 
 export class SimListener {
   readonly #cache: Cache;
   readonly #clock: SimClock;
   readonly #leaseMs: number;
-  /** By row, then owner. */
-  readonly #claims = new Map<number, Map<LeaseOwner, Claim>>();
+  /** By namespace and key, then owner. */
+  readonly #claims = new Map<string, Map<LeaseOwner, Claim>>();
   readonly #tickets = new Map<PutTicket, Begun>();
   readonly #namespaces = new Map<number, NamespaceDescriptor>();
   #invalidations: Done[] = [];
@@ -75,22 +84,37 @@ export class SimListener {
     cache.probe = (namespace, key, owner) => {
       const before = cache.holdings().leases;
       const outcome = probe(namespace, key, owner);
-      if (outcome !== undefined && owner !== undefined && cache.holdings().leases > before) this.#claim(outcome.ref, owner);
+      if (outcome !== undefined && owner !== undefined && cache.holdings().leases > before) {
+        this.#claim(namespace, key, { owner, tier: outcome.tier === 'ram' ? 'ram' : undefined, untilMs: this.#clock.monotonicMs() + this.#leaseMs });
+      }
       return outcome;
     };
     const open = cache.open.bind(cache);
     cache.open = (namespace, key, owner) => {
-      const found = cache.peek(namespace, key);
-      if (found !== undefined && owner !== undefined) this.#claims.get(found.ref.entry)?.delete(owner);
+      if (owner !== undefined) this.#claims.get(claimId(namespace, key))?.delete(owner);
       return open(namespace, key, owner);
     };
   }
 
-  #claim(ref: ChunkRef, owner: LeaseOwner): void {
-    let claims = this.#claims.get(ref.entry);
-    if (claims === undefined) this.#claims.set(ref.entry, (claims = new Map<LeaseOwner, Claim>()));
-    claims.set(owner, { ref, owner, untilMs: this.#clock.monotonicMs() + this.#leaseMs });
+  #claim(namespaceId: NamespaceId, key: Uint8Array, promise: Pick<Claim, 'owner' | 'tier' | 'untilMs'>): void {
+    const id = claimId(namespaceId, key);
+    let claims = this.#claims.get(id);
+    if (claims === undefined) this.#claims.set(id, (claims = new Map<LeaseOwner, Claim>()));
+    claims.set(promise.owner, { namespaceId, key: key.slice(), expiresAtMs: 0, ...promise });
     this.claims += 1;
+  }
+
+  /** A hard pin of a key was acknowledged: its chunk stays until somebody takes it away or the pin. */
+  pinned(descriptor: NamespaceDescriptor, key: Uint8Array): void {
+    const namespace = this.#cache.internNamespace(descriptor);
+    if (this.#cache.peek(namespace, key) !== undefined)
+      this.#claim(namespace, key, { owner: PINNED, tier: undefined, untilMs: Number.POSITIVE_INFINITY });
+    this.#cache.releaseNamespace(namespace);
+  }
+
+  /** Pins may end from now on. */
+  unpinned(): void {
+    for (const claims of this.#claims.values()) claims.delete(PINNED);
   }
 
   #listenToWrites(): void {
@@ -128,8 +152,13 @@ export class SimListener {
     const remove = cache.delete.bind(cache);
     cache.delete = (namespace, key) => {
       const had = remove(namespace, key);
-      this.#dropStale();
+      this.#claims.delete(claimId(namespace, key));
       return had;
+    };
+    const setExpiry = cache.setExpiry.bind(cache);
+    cache.setExpiry = (ref, atMs) => {
+      if (atMs !== 0 && atMs <= cache.expiryNowMs()) this.#claims.clear();
+      return setExpiry(ref, atMs);
     };
   }
 
@@ -156,8 +185,7 @@ export class SimListener {
   }
 
   #judgePut(begun: Begun): void {
-    // Rows are taken again: whatever was claimed of a chunk that is replaced is over.
-    this.#dropStale();
+    this.#claims.delete(claimId(begun.namespaceId, begun.key));
     const facts = {
       namespace: begun.namespace,
       key: `${begun.namespace.keyPrefix}${latin1.decode(begun.key)}${begun.namespace.keyTail}`,
@@ -176,22 +204,27 @@ export class SimListener {
     if (!isVolatile(selector) && this.#tickets.size > 0) this.#invalidations.push({ selector, begin });
   }
 
-  #dropStale(): void {
-    for (const [entry, claims] of this.#claims) {
-      for (const claim of claims.values()) if (!this.#cache.isCurrent(claim.ref)) claims.delete(claim.owner);
-      if (claims.size === 0) this.#claims.delete(entry);
-    }
-  }
-
   check(): void {
     if (!this.judgesLeases || this.#underWay > 0) return this.#claims.clear();
     const now = this.#clock.monotonicMs();
-    for (const [entry, claims] of this.#claims) {
-      for (const claim of claims.values()) {
-        if (claim.untilMs <= now) claims.delete(claim.owner);
-        else if (!this.#cache.isCurrent(claim.ref)) throw new Error(`Row ${entry} was leased to client ${claim.owner} and is gone`);
-      }
-      if (claims.size === 0) this.#claims.delete(entry);
+    for (const [id, claims] of this.#claims) {
+      for (const claim of claims.values()) this.#checkOne(claim, claims, now);
+      if (claims.size === 0) this.#claims.delete(id);
     }
   }
+
+  #checkOne(claim: Claim, claims: Map<LeaseOwner, Claim>, now: number): void {
+    const found = this.#cache.peek(claim.namespaceId, claim.key);
+    if (claim.untilMs <= now) return void claims.delete(claim.owner);
+    if (found !== undefined) claim.expiresAtMs = this.#cache.expiresAtMs(found.ref) ?? 0;
+    const isOver = claim.expiresAtMs !== 0 && claim.expiresAtMs <= this.#cache.expiryNowMs();
+    if (isOver) return void claims.delete(claim.owner);
+    const what = claim.owner === PINNED ? 'pinned' : `leased to client ${claim.owner}`;
+    if (found === undefined) throw new Error(`${latin1.decode(claim.key)} was ${what} and is gone`);
+    if (claim.tier === 'ram' && found.tier !== 'ram') throw new Error(`${latin1.decode(claim.key)} was ${what} in RAM and left it`);
+  }
+}
+
+function claimId(namespace: NamespaceId, key: Uint8Array): string {
+  return `${namespace} ${latin1.decode(key)}`;
 }

@@ -15,11 +15,13 @@ export class SimLiveness {
   }
 
   /** Throws where something never ends or is left over. `kill` ends the process and starts the next. */
-  drain(how: { readonly kill: () => void; readonly pending: () => number }): void {
+  drain(how: { readonly kill: () => void; readonly pending: () => number; readonly removeQuotas: () => void }): void {
     const { agent, clients } = this.#world;
     this.#pending = how.pending;
     this.#kill = how.kill;
     this.#until('all commands answered', () => agent.isReady && this.#pending() === 0 && clients.every((client) => client.pending === 0));
+    how.removeQuotas();
+    this.#until('quotas gone', () => this.#pending() === 0);
     // What an operator took off SSD is written again once somebody uses it.
     this.#readAll(() => false);
     for (const client of clients) client.connection?.close();

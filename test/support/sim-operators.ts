@@ -1,4 +1,5 @@
 /** What operators of a simulated world ask over REST, and what the oracle makes of the answers. */
+import { tenantOfCredential } from '#core/namespace.ts';
 import type { Selector } from '#core/selector.ts';
 import type { SimRng } from './sim-clock.ts';
 import type { SimKey, SimSpan } from './sim-oracle.ts';
@@ -28,13 +29,16 @@ export class SimOperators {
   one(): void {
     if (!this.#world.agent.isReady || this.#requests >= 4) return;
     const who = this.#world.someone();
-    const action = this.#rng.weighted({ invalidate: 5, dryRun: 1, evict: 3, persist: 2, prefetch: 3, epoch: 0.5, chunks: 1, verify: 0.3 });
+    const action = this.#rng.weighted({ invalidate: 5, dryRun: 1, evict: 3, persist: 2, prefetch: 3, epoch: 0.5, chunks: 1, verify: 0.3, pin: 1, unpin: 0.7, quota: 0.7 });
     if (action === 'invalidate') this.#invalidate(who);
     else if (action === 'dryRun') this.#post(who, '/v1/invalidate', { selector: this.#selector(who), dryRun: true });
     else if (action === 'evict') this.#post(who, '/v1/evict', { tier: this.#rng.pick(['ram', 'ssd']), selector: this.#broad(who) });
     else if (action === 'persist') this.#post(who, '/v1/persist', { selector: this.#broad(who) });
     else if (action === 'prefetch') this.#post(who, '/v1/prefetch', { keys: this.#someKeys(who, 3).map((key) => key.name) });
     else if (action === 'epoch') this.#epoch();
+    else if (action === 'pin') this.#pin();
+    else if (action === 'unpin') this.#unpin();
+    else if (action === 'quota') this.#quota();
     else if (action === 'chunks') this.#chunks(who);
     else this.#verify();
     this.#world.agent.settle();
@@ -76,19 +80,30 @@ export class SimOperators {
   /** A request; `done` hears of an answer 200 of the same life. Anything else must be an operating error. */
   // oxlint-disable-next-line max-params -- who, what, and what then
   #post(who: string | undefined, path: string, body: unknown, done: (answer: unknown) => void = () => {}): void {
+    this.#send({ method: 'POST', path, body, who, done });
+  }
+
+  #send(request: {
+    readonly method: 'POST' | 'PUT' | 'DELETE';
+    readonly path: string;
+    readonly body: unknown;
+    readonly who?: string | undefined;
+    readonly done?: (answer: unknown) => void;
+  }): void {
     const { agent } = this.#world;
+    const { method, path, body, who, done = () => {} } = request;
     const life = agent.lives;
     this.#requests += 1;
-    const text = `${who ?? 'admin'} ${path} ${JSON.stringify(body)}`;
+    const text = `${who ?? 'admin'} ${method} ${path} ${JSON.stringify(body)}`;
     this.#world.note(text);
     const answered = async (): Promise<void> => {
-      const response = await agent.request('POST', path, { body, who });
+      const response = await agent.request(method, path, { body, who });
       const answer: unknown = await response.json();
       if (life !== agent.lives) return;
       this.#requests -= 1;
       this.#world.note(`${text}: ${response.status}`);
       if (response.status === 200) done(answer);
-      else if (response.status < 503) throw new Error(`${text} was answered by ${response.status} ${JSON.stringify(answer)}`);
+      else if (response.status < 503 && !(response.status === 404 && method === 'DELETE')) throw new Error(`${text} was answered by ${response.status} ${JSON.stringify(answer)}`);
     };
     answered().catch((problem: unknown) => agent.fail(problem));
   }
@@ -107,6 +122,41 @@ export class SimOperators {
     const own = tenant === undefined ? selector : { ...rest, tenant };
     this.#world.oracle.endInvalidation(own, span);
     this.#world.listener?.invalidated(own, span.begin);
+  }
+
+  #pin(): void {
+    const key = this.#world.key(this.#world.options.tenants === undefined ? undefined : 'admin');
+    const mode = this.#rng.pick(['soft', 'hard'] as const);
+    this.#post(undefined, '/v1/pin', { selector: { keys: [key.name] }, mode }, (answer) => {
+      const { pinned, alreadyPinned } = answer as { readonly pinned: { readonly chunks: number }; readonly alreadyPinned: { readonly chunks: number } };
+      // Where tenants spell it alike, it is pinned for each; what exactly was pinned is clear only where there is one.
+      if (mode === 'hard' && pinned.chunks + alreadyPinned.chunks === 1 && this.#world.options.tenants === undefined)
+        this.#world.listener?.pinned(key.namespace, this.#world.oracle.ownKey(key));
+    });
+  }
+
+  #unpin(): void {
+    this.#world.listener?.unpinned();
+    this.#post(undefined, '/v1/unpin', { selector: this.#broad(undefined) }, () => this.#world.listener?.unpinned());
+  }
+
+  #quota(): void {
+    const tenant = this.#rng.pick(this.#tenants);
+    const path = `/v1/tenants/${encodeURIComponent(tenant)}/quota`;
+    if (this.#rng.chance(0.4)) return this.#send({ method: 'DELETE', path, body: undefined });
+    const limit = (): number => this.#rng.pick([50_000, 200_000, 1_000_000]);
+    const body = this.#rng.pick([{ ramBytes: limit() }, { ssdBytes: limit() }, { ramBytes: limit(), ssdBytes: limit() }]);
+    this.#send({ method: 'PUT', path, body });
+  }
+
+  /** For the end: quotas leave to RAM what SSD could take. */
+  removeQuotas(): void {
+    for (const tenant of this.#tenants) this.#send({ method: 'DELETE', path: `/v1/tenants/${encodeURIComponent(tenant)}/quota`, body: undefined });
+    this.#world.agent.settle();
+  }
+
+  get #tenants(): readonly string[] {
+    return ['default', 'salt', ...(this.#world.options.tenants ?? []).map(tenantOfCredential)];
   }
 
   #epoch(): void {

@@ -29,8 +29,13 @@ export interface SimValue {
   /** Wall clock, ms: the chunk was created not before, not after. */
   readonly notBeforeMs: number;
   notAfterMs: number;
-  /** The agent has begun the put: an invalidation from then on dooms it. */
-  begunAt: number;
+  /** Lifetime that its SET asked for, ms; undefined: none, or one that nobody can tell. */
+  readonly ttlMs: number | undefined;
+  /** Wall clock, ms: a read that begins later may not give it. */
+  expiresByMs: number;
+  /** Changes of its expiry under way, and whether any two of them overlapped: then nobody knows which is the last. */
+  changing: number;
+  overlapped: boolean;
 }
 
 export interface SimKey {
@@ -45,6 +50,8 @@ export interface SimKey {
 
 export interface SimSpan {
   readonly begin: number;
+  /** Wall clock. */
+  readonly atMs: number;
 }
 
 const KEPT_VALUES = 24;
@@ -77,6 +84,12 @@ export class SimOracle {
     return key;
   }
 
+  /** Its bytes inside of its namespace. */
+  ownKey(key: SimKey): Uint8Array {
+    const { keyPrefix, keyTail } = key.namespace;
+    return encoder.encode(key.name.slice(keyPrefix.length, key.name.length - keyTail.length));
+  }
+
   get keys(): Iterable<SimKey> {
     return this.#keys.values();
   }
@@ -93,13 +106,14 @@ export class SimOracle {
   }
 
   begin(): SimSpan {
-    return { begin: ++this.#now };
+    return { begin: ++this.#now, atMs: this.#nowMs() };
   }
 
   // --- writes ---------------------------------------------------------------------------------------------------------------
 
   /** A SET is sent. `again`: the bytes of a value that was sent before. */
-  beginSet(key: SimKey, sizeBytes: number, again?: SimValue): SimValue {
+  beginSet(key: SimKey, sizeBytes: number, options: { readonly again?: SimValue | undefined; readonly ttlMs?: number | undefined } = {}): SimValue {
+    const { again, ttlMs } = options;
     const id = again?.id ?? this.#nextValue++;
     const value: SimValue = {
       id,
@@ -113,7 +127,10 @@ export class SimOracle {
       why: '',
       notBeforeMs: this.#nowMs(),
       notAfterMs: Number.POSITIVE_INFINITY,
-      begunAt: Number.POSITIVE_INFINITY,
+      ttlMs,
+      expiresByMs: Number.POSITIVE_INFINITY,
+      changing: 0,
+      overlapped: false,
     };
     this.#owners.set(id, key.label);
     key.values.push(value);
@@ -132,7 +149,33 @@ export class SimOracle {
     value.state = outcome;
     if (outcome !== 'stored') return;
     this.#over(value);
+    this.#limit(value);
     this.#kill(value.key, { begin: value.begin, why: `overwritten by ${value.id}`, but: value });
+  }
+
+  /** Its SET is over: it lives no longer than it asked for from now on. */
+  #limit(value: SimValue): void {
+    if (value.ttlMs !== undefined && value.changing === 0 && !value.overlapped) value.expiresByMs = this.#nowMs() + value.ttlMs;
+  }
+
+  /** EXPIRE, PERSIST and the like: until the answer nobody knows when the values of the key end. */
+  beginExpire(key: SimKey): { readonly key: SimKey; readonly begin: number; readonly values: readonly SimValue[] } {
+    const begin = ++this.#now;
+    const values = key.values.filter((value) => value.deadAt > begin);
+    for (const value of values) {
+      value.overlapped = value.changing > 0 || value.end > begin;
+      value.changing += 1;
+      value.expiresByMs = Number.POSITIVE_INFINITY;
+    }
+    return { key, begin, values };
+  }
+
+  /** `ttlMs` from now at the latest; undefined: nobody knows, or never. */
+  endExpire(change: ReturnType<SimOracle['beginExpire']>, ttlMs: number | undefined): void {
+    for (const value of change.values) {
+      value.changing -= 1;
+      if (ttlMs !== undefined && !value.overlapped && value.changing === 0) value.expiresByMs = this.#nowMs() + ttlMs;
+    }
   }
 
   #over(value: SimValue): void {
@@ -169,7 +212,13 @@ export class SimOracle {
 
   /** A power cut: what was deleted or overwritten may be back, what was invalidated may not. */
   powerCut(): void {
-    for (const key of this.#keys.values()) for (const value of key.values) value.deadAt = value.deadForGoodAt;
+    for (const key of this.#keys.values()) {
+      for (const value of key.values) {
+        value.deadAt = value.deadForGoodAt;
+        // An expiry that came later than the value is in the journal, which need not have been synced.
+        value.expiresByMs = Number.POSITIVE_INFINITY;
+      }
+    }
   }
 
   /** The process is gone: what it had under way is over, done or not. */
@@ -178,7 +227,11 @@ export class SimOracle {
     for (const key of this.#keys.values()) {
       for (const value of key.values) {
         if (value.state === 'open') value.state = 'lost';
-        if (value.state === 'lost') value.end = Math.min(value.end, at);
+        if (value.state === 'lost') {
+          if (value.end > at) this.#limit(value);
+          value.end = Math.min(value.end, at);
+        }
+        value.changing = 0;
       }
     }
   }
@@ -197,7 +250,7 @@ export class SimOracle {
       const found = same.at(-1);
       if (found === undefined) throw new Error(`${key.label} gave ${view.length} bytes that are none of its values: ${this.#whose(view)}`);
       throw new Error(
-        `${key.label} gave value ${found.id}, which was ${found.state === 'refused' ? 'refused' : found.why} (sent at ${found.begin}, over at ${found.end}, dead at ${found.deadAt}, read from ${span.begin} on)`,
+        `${key.label} gave value ${found.id}, which was ${found.state === 'refused' ? 'refused' : found.why || `to end at ${found.expiresByMs}, before the read at ${span.atMs}`} (sent at ${found.begin}, over at ${found.end}, dead at ${found.deadAt}, read from ${span.begin} on)`,
       );
     }
     // Where the same bytes were sent twice nobody can tell which of them was seen.
@@ -209,7 +262,7 @@ export class SimOracle {
   }
 
   mayBeRead(value: SimValue, span: SimSpan): boolean {
-    return value.state !== 'refused' && value.deadAt > span.begin;
+    return value.state !== 'refused' && value.deadAt > span.begin && value.expiresByMs >= span.atMs;
   }
 
   endMiss(): void {

@@ -106,6 +106,10 @@ export class SimWorkload {
       this.kill();
       this.#mischief.end();
     }
-    this.#liveness.drain({ kill: () => this.kill(), pending: () => this.operators.pending });
+    this.#liveness.drain({
+      kill: () => this.kill(),
+      pending: () => this.operators.pending,
+      removeQuotas: () => this.operators.removeQuotas(),
+    });
   }
 }
