@@ -35,7 +35,7 @@ export const mutants: readonly Mutant[] = [
   {
     name: 'ack-before-journal',
     why: 'An overwrite whose record the journal refused is acknowledged all the same: the old value is back after a crash',
-    profile: 'faults',
+    profile: 'journal',
     edits: [
       {
         file: 'node-agent/cache/puts.ts',
@@ -52,9 +52,10 @@ export const mutants: readonly Mutant[] = [
   },
   {
     name: 'no-sync-before-ack',
-    why: 'An invalidation is acknowledged before the journal is synced: a power cut undoes it',
+    why: 'An invalidation is acknowledged before the journal is synced and the marks of the folders know of it: a power cut undoes it',
     profile: 'power',
     edits: [
+      { file: 'node-agent/cache/invalidator.ts', find: '      this.onDurable();\n', replace: '' },
       {
         file: 'node-agent/cache/tombstones.ts',
         find: 'this.#addInvalidation(record);\n    await this.#journal.sync();',
@@ -98,7 +99,7 @@ export const mutants: readonly Mutant[] = [
   {
     name: 'wrong-descriptor',
     why: 'The descriptor is remembered instead of asked for: after a reset its number is another connection, and bytes go there',
-    profile: 'tenants',
+    profile: 'resets',
     edits: [
       {
         file: 'node-agent/servers/value-transfer.ts',
@@ -220,14 +221,55 @@ export const mutants: readonly Mutant[] = [
     edits: [{ file: 'node-agent/cache/tombstones.ts', find: 'return this.#judge.isDead(facts, generation);', replace: 'return false;' }],
   },
   {
-    name: 'older-file-wins',
-    why: 'Of two files of one key recovery takes the older',
+    name: 'ignore-expiry',
+    why: 'A lookup does not ask whether the chunk has expired: it is served until the sweep comes by',
     profile: 'kills',
     edits: [
       {
-        file: 'node-agent/cache/recovery.ts',
-        find: 'index.generation(known as EntryIndex) > found.generation',
-        replace: 'index.generation(known as EntryIndex) < found.generation',
+        file: 'node-agent/cache/expiry.ts',
+        find: 'if (entry < 0 || !this.isOver(entry as EntryIndex)) return entry;',
+        replace: 'if (entry < 0 || entry >= 0) return entry;',
+      },
+    ],
+  },
+  {
+    name: 'expiry-ends-at-restart',
+    why: 'A start takes in files whatever their expiry says: a short life becomes an endless one',
+    profile: 'kills',
+    edits: [
+      {
+        file: 'node-agent/cache/expiry.ts',
+        find: 'if (atMs === 0 || atMs > this.nowMs()) return atMs;',
+        replace: 'if (atMs >= 0) return 0;',
+      },
+    ],
+  },
+  {
+    name: 'quota-without-end',
+    why: 'A tenant that is over its quota in RAM gets room all the same',
+    profile: 'kills',
+    edits: [
+      {
+        file: 'node-agent/cache/quotas.ts',
+        find: 'if (row.ramBytes + row.reservedRamBytes + sizeBytes <= row.ramLimit) return true;',
+        replace: 'if (row.ramBytes >= 0) return true;',
+      },
+    ],
+  },
+  {
+    name: 'evict-a-hard-pin',
+    why: 'A hard pin does not hold the file on SSD: the chunk is evicted for space',
+    profile: 'small',
+    edits: [
+      {
+        file: 'node-agent/cache/ssd-writer.ts',
+        find: 'return this.#state.index.leaseCount(entry) === 0 && !this.#state.has(entry, PINNED_HARD) && !this.isLoading(entry);',
+        replace: 'return this.#state.index.leaseCount(entry) === 0 && !this.isLoading(entry);',
+      },
+      {
+        file: 'node-agent/cache/pins.ts',
+        find: "const hard = tier === 'ram' ? HELD_IN_RAM : PINNED_HARD;",
+        replace: 'const hard = 0;',
       },
     ],
   },

@@ -15,6 +15,10 @@ export const profiles = {
   tenants: { tenants: ['red', 'blue'], clientCount: 6, keyCount: 12, kills: 2, resets: 5, delays: 3 },
   /** Devices fail and lie, files rot, disks are full. */
   faults: { ramBytes: 1 * MiB, ssdBytes: [2 * MiB, 1 * MiB], kills: 3, resets: 3, delays: 5, faults: 10 },
+  /** The journal cannot be written, for a while or for longer, and the process is killed often. */
+  journal: { kills: 8, delays: 10, faults: 25, faultKinds: ['journal', 'dataSpace'], keyCount: 12 },
+  /** Clients of two tenants come and go while disks are slow: descriptors are used again and again. */
+  resets: { ramBytes: 1 * MiB, maxChunkBytes: 256 * KiB, tenants: ['red', 'blue'], clientCount: 6, keyCount: 8, resets: 25, delays: 10 },
   /** The machine loses power. */
   power: { powerCuts: 4, resets: 3, delays: 3 },
 } as const satisfies Record<string, Profile>;

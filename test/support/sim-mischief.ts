@@ -10,6 +10,9 @@ const EIO = 5;
 const EMFILE = 24;
 const ENOSPC = 28;
 
+const kinds = [...jobs, ...lies, ...rot, 'journal', 'space', 'dataSpace', 'lock'] as const;
+export type SimFaultKind = (typeof kinds)[number];
+
 export class SimMischief {
   readonly #world: SimWorld;
   readonly #rng: SimRng;
@@ -34,7 +37,7 @@ export class SimMischief {
   fault(): void {
     const { agent } = this.#world;
     const { disk } = agent;
-    const kind = this.#rng.pick([...jobs, ...lies, ...rot, 'journal', 'space', 'dataSpace', 'lock'] as const);
+    const kind = this.#rng.pick(this.#world.options.faultKinds ?? kinds);
     this.#world.note(`fault ${kind}`);
     if (kind === 'journal') {
       const partialBytes = this.#rng.below(100);

@@ -10,6 +10,7 @@ import type { SimAgentOptions } from './sim-agent.ts';
 import { SimAgent } from './sim-agent.ts';
 import { SimClient } from './sim-client.ts';
 import type { SimListener } from './sim-listener.ts';
+import type { SimFaultKind } from './sim-mischief.ts';
 import { SimOracle } from './sim-oracle.ts';
 import type { SimKey, SimSpan } from './sim-oracle.ts';
 import { SimWorkload } from './sim-workload.ts';
@@ -27,6 +28,8 @@ export interface SimWorldOptions extends SimAgentOptions {
   readonly delays?: number;
   /** Failures of devices, files that rot, full disks, a thousand steps. */
   readonly faults?: number;
+  /** Which ones; all by default. */
+  readonly faultKinds?: readonly SimFaultKind[];
   /** Power cuts, a thousand steps. */
   readonly powerCuts?: number;
   /** Invariants are checked every so many steps. */
