@@ -93,7 +93,11 @@ export const mutants: readonly Mutant[] = [
     profile: 'full',
     edits: [
       { file: 'node-agent/cache/cache.ts', find: '    ram.retain(slot);\n    state.use(entry);', replace: '    state.use(entry);' },
-      { file: 'node-agent/cache/cache.ts', find: '        ram.release(slot);\n        state.onRoom();', replace: '        state.onRoom();' },
+      {
+        file: 'node-agent/cache/cache.ts',
+        find: '        ram.release(slot);\n        state.onRoom();',
+        replace: '        state.onRoom();',
+      },
     ],
   },
   {
@@ -113,8 +117,8 @@ export const mutants: readonly Mutant[] = [
       },
       {
         file: 'node-agent/servers/resp/resp-connection.ts',
-        find: '      if (this.#closed || this.#closing) return;\n      if (await',
-        replace: '      if (await',
+        find: '      if (this.#closed || this.#closing) return;\n      if (!(await',
+        replace: '      if (!(await',
       },
     ],
   },
@@ -173,7 +177,7 @@ export const mutants: readonly Mutant[] = [
     edits: [
       {
         file: 'node-agent/cache/cache-state.ts',
-        find: 'if (this.index.ramSlot(entry) >= 0) this.#setDirty(entry);',
+        find: 'if (this.index.ramSlot(entry) >= 0) this.becomeDirty(entry);',
         replace: '',
       },
     ],
@@ -278,7 +282,11 @@ export const mutants: readonly Mutant[] = [
     why: "Bytes that the transport takes back are still read when a command had to wait: a value has another's bytes",
     profile: 'kills',
     edits: [
-      { file: 'node-agent/servers/resp/resp-connection.ts', find: '    this.#socket.pause();\n    this.#parser.retain();', replace: '    this.#socket.pause();' },
+      {
+        file: 'node-agent/servers/resp/resp-connection.ts',
+        find: '    this.#socket.pause();\n    this.#parser.retain();',
+        replace: '    this.#socket.pause();',
+      },
     ],
   },
   {

@@ -18,7 +18,16 @@ export const profiles = {
   /** The journal cannot be written, for a while or for longer, and the process is killed often. */
   journal: { kills: 8, delays: 10, faults: 25, faultKinds: ['journal', 'dataSpace'], keyCount: 12 },
   /** Clients of two tenants come and go while disks are slow: descriptors are used again and again. */
-  resets: { ramBytes: 1 * MiB, maxChunkBytes: 256 * KiB, tenants: ['red', 'blue'], clientCount: 6, keyCount: 8, resets: 25, delays: 10 },
+  resets: {
+    ramBytes: 1 * MiB,
+    maxChunkBytes: 256 * KiB,
+    sizes: [100, 70_000, 90_000, 110_000],
+    tenants: ['red', 'blue'],
+    clientCount: 6,
+    keyCount: 8,
+    resets: 40,
+    delays: 15,
+  },
   /** The machine loses power. */
   power: { powerCuts: 4, resets: 3, delays: 3 },
 } as const satisfies Record<string, Profile>;

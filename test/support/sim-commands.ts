@@ -69,7 +69,7 @@ export class SimCommands {
   #newValue(key: SimKey, ttlMs?: number): SimValue {
     const { oracle } = this.#world;
     const again = this.#rng.chance(0.15) ? key.values.findLast((value) => value.state === 'stored') : undefined;
-    const sizeBytes = this.#rng.chance(0.01) ? LARGE_BYTES : this.#rng.pick(sizes);
+    const sizeBytes = this.#rng.chance(0.01) ? LARGE_BYTES : this.#rng.pick(this.#world.options.sizes ?? sizes);
     return oracle.beginSet(key, sizeBytes, { again, ttlMs });
   }
 

@@ -85,7 +85,11 @@ export class SimListener {
       const before = cache.holdings().leases;
       const outcome = probe(namespace, key, owner);
       if (outcome !== undefined && owner !== undefined && cache.holdings().leases > before) {
-        this.#claim(namespace, key, { owner, tier: outcome.tier === 'ram' ? 'ram' : undefined, untilMs: this.#clock.monotonicMs() + this.#leaseMs });
+        this.#claim(namespace, key, {
+          owner,
+          tier: outcome.tier === 'ram' ? 'ram' : undefined,
+          untilMs: this.#clock.monotonicMs() + this.#leaseMs,
+        });
       }
       return outcome;
     };

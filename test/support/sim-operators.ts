@@ -29,7 +29,19 @@ export class SimOperators {
   one(): void {
     if (!this.#world.agent.isReady || this.#requests >= 4) return;
     const who = this.#world.someone();
-    const action = this.#rng.weighted({ invalidate: 5, dryRun: 1, evict: 3, persist: 2, prefetch: 3, epoch: 0.5, chunks: 1, verify: 0.3, pin: 1, unpin: 0.7, quota: 0.7 });
+    const action = this.#rng.weighted({
+      invalidate: 5,
+      dryRun: 1,
+      evict: 3,
+      persist: 2,
+      prefetch: 3,
+      epoch: 0.5,
+      chunks: 1,
+      verify: 0.3,
+      pin: 1,
+      unpin: 0.7,
+      quota: 0.7,
+    });
     if (action === 'invalidate') this.#invalidate(who);
     else if (action === 'dryRun') this.#post(who, '/v1/invalidate', { selector: this.#selector(who), dryRun: true });
     else if (action === 'evict') this.#post(who, '/v1/evict', { tier: this.#rng.pick(['ram', 'ssd']), selector: this.#broad(who) });
@@ -103,7 +115,8 @@ export class SimOperators {
       this.#requests -= 1;
       this.#world.note(`${text}: ${response.status}`);
       if (response.status === 200) done(answer);
-      else if (response.status < 503 && !(response.status === 404 && method === 'DELETE')) throw new Error(`${text} was answered by ${response.status} ${JSON.stringify(answer)}`);
+      else if (response.status < 503 && !(response.status === 404 && method === 'DELETE'))
+        throw new Error(`${text} was answered by ${response.status} ${JSON.stringify(answer)}`);
     };
     answered().catch((problem: unknown) => agent.fail(problem));
   }
@@ -128,7 +141,10 @@ export class SimOperators {
     const key = this.#world.key(this.#world.options.tenants === undefined ? undefined : 'admin');
     const mode = this.#rng.pick(['soft', 'hard'] as const);
     this.#post(undefined, '/v1/pin', { selector: { keys: [key.name] }, mode }, (answer) => {
-      const { pinned, alreadyPinned } = answer as { readonly pinned: { readonly chunks: number }; readonly alreadyPinned: { readonly chunks: number } };
+      const { pinned, alreadyPinned } = answer as {
+        readonly pinned: { readonly chunks: number };
+        readonly alreadyPinned: { readonly chunks: number };
+      };
       // Where tenants spell it alike, it is pinned for each; what exactly was pinned is clear only where there is one.
       if (mode === 'hard' && pinned.chunks + alreadyPinned.chunks === 1 && this.#world.options.tenants === undefined)
         this.#world.listener?.pinned(key.namespace, this.#world.oracle.ownKey(key));
@@ -151,7 +167,8 @@ export class SimOperators {
 
   /** For the end: quotas leave to RAM what SSD could take. */
   removeQuotas(): void {
-    for (const tenant of this.#tenants) this.#send({ method: 'DELETE', path: `/v1/tenants/${encodeURIComponent(tenant)}/quota`, body: undefined });
+    for (const tenant of this.#tenants)
+      this.#send({ method: 'DELETE', path: `/v1/tenants/${encodeURIComponent(tenant)}/quota`, body: undefined });
     this.#world.agent.settle();
   }
 

@@ -46,6 +46,8 @@ export interface SimKey {
   readonly namespace: NamespaceDescriptor;
   /** Newest last; those that are dead for long are forgotten. */
   readonly values: SimValue[];
+  /** EXPIREs of it under way. */
+  expiring: number;
 }
 
 export interface SimSpan {
@@ -79,7 +81,7 @@ export class SimOracle {
     if (key === undefined) {
       const parsed = parseKey(encoder.encode(name), tenant === undefined ? {} : { tenant: tenantOfCredential(tenant) });
       if (parsed === 'too-long') throw new Error(`Key ${name} is too long`);
-      this.#keys.set(label, (key = { name, label, namespace: parsed.descriptor, values: [] }));
+      this.#keys.set(label, (key = { name, label, namespace: parsed.descriptor, values: [], expiring: 0 }));
     }
     return key;
   }
@@ -112,7 +114,11 @@ export class SimOracle {
   // --- writes ---------------------------------------------------------------------------------------------------------------
 
   /** A SET is sent. `again`: the bytes of a value that was sent before. */
-  beginSet(key: SimKey, sizeBytes: number, options: { readonly again?: SimValue | undefined; readonly ttlMs?: number | undefined } = {}): SimValue {
+  beginSet(
+    key: SimKey,
+    sizeBytes: number,
+    options: { readonly again?: SimValue | undefined; readonly ttlMs?: number | undefined } = {},
+  ): SimValue {
     const { again, ttlMs } = options;
     const id = again?.id ?? this.#nextValue++;
     const value: SimValue = {
@@ -130,7 +136,7 @@ export class SimOracle {
       ttlMs,
       expiresByMs: Number.POSITIVE_INFINITY,
       changing: 0,
-      overlapped: false,
+      overlapped: key.expiring > 0,
     };
     this.#owners.set(id, key.label);
     key.values.push(value);
@@ -162,6 +168,7 @@ export class SimOracle {
   beginExpire(key: SimKey): { readonly key: SimKey; readonly begin: number; readonly values: readonly SimValue[] } {
     const begin = ++this.#now;
     const values = key.values.filter((value) => value.deadAt > begin);
+    key.expiring += 1;
     for (const value of values) {
       value.overlapped = value.changing > 0 || value.end > begin;
       value.changing += 1;
@@ -172,6 +179,7 @@ export class SimOracle {
 
   /** `ttlMs` from now at the latest; undefined: nobody knows, or never. */
   endExpire(change: ReturnType<SimOracle['beginExpire']>, ttlMs: number | undefined): void {
+    change.key.expiring = Math.max(0, change.key.expiring - 1);
     for (const value of change.values) {
       value.changing -= 1;
       if (ttlMs !== undefined && !value.overlapped && value.changing === 0) value.expiresByMs = this.#nowMs() + ttlMs;
@@ -225,6 +233,7 @@ export class SimOracle {
   endOfProcess(): void {
     const at = ++this.#now;
     for (const key of this.#keys.values()) {
+      key.expiring = 0;
       for (const value of key.values) {
         if (value.state === 'open') value.state = 'lost';
         if (value.state === 'lost') {

@@ -20,6 +20,8 @@ export interface SimWorldOptions extends SimAgentOptions {
   readonly clientCount?: number;
   /** Of each tenant. */
   readonly keyCount?: number;
+  /** Of values; around every threshold of the door by default. */
+  readonly sizes?: readonly number[];
   /** Kills, a thousand steps. */
   readonly kills?: number;
   /** Connections that are reset, a thousand steps. */
