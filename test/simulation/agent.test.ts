@@ -21,12 +21,10 @@ async function runSeeds(profile: ProfileName, change: (seed: number) => Partial<
 
 describe('The agent, whatever happens to it', () => {
   it('does the same again for the same seed', async () => {
-    for (const seed of [1, 2]) {
-      const options: SimWorldOptions = { seed, steps: 2000, kills: 3, resets: 5 };
-      const first = await SimWorld.run(options);
-      expect(await SimWorld.run(options)).toEqual(first);
-      expect((await SimWorld.run({ ...options, seed: seed + 100 })).eventHash).not.toBe(first.eventHash);
-    }
+    const options: SimWorldOptions = { ...profiles.kills, seed: 1, steps: 1500 };
+    const first = await SimWorld.run(options);
+    expect(await SimWorld.run(options)).toEqual(first);
+    expect((await SimWorld.run({ ...options, seed: 2 })).eventHash).not.toBe(first.eventHash);
   });
 
   it('explains every answer while connections are reset and the process is killed', async () => {
