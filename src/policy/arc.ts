@@ -7,7 +7,7 @@
  * coldest of both, so that an ancestor does not leave before what hangs on it. For an ancestor is touched after its descendants: one
  * that was used again and is colder than all that was used once has no descendant left among the latter. So this is LeafLru where
  * the target is the whole tier, and guards what is used again the more, the smaller it is. Chains that come back in pieces are
- * judged chunk by chunk, and may lose an inner chunk first: less than 1 % of a tier of 100 chunks and more (test/unit/trace-replay).
+ * judged chunk by chunk, and may lose an inner chunk first: a handful in a tier, which test/unit/trace-replay bounds.
  *
  * Two settings (`arcSettings`): `arc` remembers as much as the tier holds and begins at a target of 0, as published. `adaptive`
  * remembers half as much again, begins at a quarter of the tier, and settles where nothing fits: so it notices working sets that are

@@ -1,4 +1,5 @@
 import { describe, expect, test } from 'vitest';
+import { createPolicy } from '#policy/create-policy.ts';
 import { LeafLru } from '#policy/leaf-lru.ts';
 import type { EvictionPolicy } from '#policy/eviction-policy.ts';
 import { parseTrace, readTrace } from '#testsupport/trace.ts';
@@ -43,6 +44,19 @@ describe.each(['synthetic', 'lmcache-agent'] as const)('trace %s', (name) => {
     const policy = new LeafLru();
     replay(trace, policy, { capacityBlocks: capacityOf(trace, 0.05) });
     expect(strandedCount(policy, parents)).toBe(0);
+  });
+});
+
+describe.each(['synthetic', 'lmcache-agent'] as const)('trace %s in adaptive order', (name) => {
+  test('at most a handful of blocks outlive their predecessor', () => {
+    const trace = readTrace(name);
+    const parents = new Map<number, number>();
+    for (const { blockIds } of trace.requests) blockIds.forEach((id, at) => at > 0 && parents.set(id, blockIds[at - 1]!));
+    const policy = createPolicy('adaptive', { sizeOf: () => 1, identityOf: (entry) => entry });
+    const capacityBlocks = capacityOf(trace, 0.05);
+    replay(trace, policy, { capacityBlocks });
+    policy.checkInvariants();
+    expect(strandedCount(policy, parents)).toBeLessThanOrEqual(Math.max(3, capacityBlocks / 100));
   });
 });
 
