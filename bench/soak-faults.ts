@@ -1,5 +1,5 @@
 /**
- * `bun run soak:faults [--minutes M] [--lives N] [--seed S] [--json FILE]`: the real process at full load while its files, disks, peers
+ * `bun run soak:faults [--minutes M] [--lives N] [--seed S] [--faults WORD] [--json FILE]`: the real process at full load while its files, disks, peers
  * and its own process are ill-treated (lib/faults.ts). Every value tells its key and version, and an oracle that knows when each
  * operation began and ended judges every read (test/support/kill-oracle.ts).
  *
@@ -26,11 +26,12 @@ const { values: flags } = parseArgs({
     lives: { type: 'string', default: '5' },
     seed: { type: 'string', default: String(Math.floor(Math.random() * 2 ** 31)) },
     json: { type: 'string' },
+    faults: { type: 'string', default: '' },
   },
 });
 const [minutes, lives, seed] = [Number(flags.minutes), Number(flags.lives), Number(flags.seed)];
 if (!(minutes > 0) || !Number.isInteger(lives) || lives < 1 || !Number.isSafeInteger(seed)) {
-  console.error('Cannot use the flags: usage is bun run soak:faults [--minutes M] [--lives N] [--seed S] [--json FILE]');
+  console.error('Cannot use the flags: usage is bun run soak:faults [--minutes M] [--lives N] [--seed S] [--faults WORD] [--json FILE]');
   process.exit(64);
 }
 
@@ -54,12 +55,16 @@ interface Life {
   readonly earlyBytes: number;
   readonly lateBytes: number;
   readonly peakBytes: number;
+  /** Of the main thread's JavaScript heap, in the second and the last quarter: what of the growth is ours to see. */
+  readonly heap: { readonly earlyBytes: number; readonly lateBytes: number };
   readonly operations: number;
 }
 
 const cleanup = new Cleanup();
 const random = new SeededRandom(seed);
 const problems: string[] = [];
+/** Those whose name has the word of `--faults`, to find out which one it was; `none` for load alone. */
+const chosen = faultNames.filter((name) => name.includes(flags.faults));
 const counts = Object.fromEntries(faultNames.map((name) => [name, 0])) as Record<FaultName, number>;
 const oracle = new KillOracle(KEYS + 40);
 const keys = makeKeys(KEYS, 20);
@@ -96,7 +101,11 @@ async function illTreat(place: FaultPlace, untilMs: number): Promise<void> {
   const underWay = new Set<FaultName>();
   const pending = new Set<Promise<void>>();
   while (performance.now() < untilMs) {
-    const name = random.pick(faultNames);
+    if (chosen.length === 0) {
+      await wait(100);
+      continue;
+    }
+    const name = random.pick(chosen);
     // A folder that is gone stays off: not before much of the life is over.
     const early = name === 'folder gone and back' && untilMs - performance.now() > 20_000;
     if (!underWay.has(name) && !early && pending.size < 3) {
@@ -122,7 +131,7 @@ async function live(kill: boolean, untilMs: number): Promise<Life> {
     if (!expected) problems.push(`the agent ended by itself with ${code}:\n${agent.output().slice(-4000)}`);
   });
   const ready = resourcesOf(agent.pid);
-  const watch = new LifeWatch(agent.pid);
+  const watch = new LifeWatch(agent);
   const load = startLoad({
     agent,
     oracle,
@@ -151,6 +160,7 @@ async function live(kill: boolean, untilMs: number): Promise<Life> {
   oracle.died();
   const [earlyBytes, lateBytes] = [watch.median('early', 'privateBytes'), watch.median('late', 'privateBytes')];
   const peakBytes = watch.peak('privateBytes');
+  const heap = { earlyBytes: watch.median('early', 'heapBytes'), lateBytes: watch.median('late', 'heapBytes') };
   const operations = sets + gets + deletes + probes;
   const life: Life = {
     seconds: watch.seconds,
@@ -160,6 +170,7 @@ async function live(kill: boolean, untilMs: number): Promise<Life> {
     earlyBytes,
     lateBytes,
     peakBytes,
+    heap,
     operations,
   };
   judge(life);
@@ -194,12 +205,13 @@ function judge(life: Life): void {
   }
 }
 
-const startedAtMs = performance.now();
+let startedAtMs = performance.now();
 const history: Life[] = [];
 try {
   const fresh = await start();
   brim = await brimChunks(fresh, BRIM);
   await fresh.stop();
+  startedAtMs = performance.now();
   for (let life = 1; life <= lives; life += 1) {
     history.push(await live(life < lives, startedAtMs + (minutes * 60_000 * life) / lives));
     console.log(`life ${life} of ${lives}: ${JSON.stringify(history.at(-1))}`);
@@ -211,7 +223,7 @@ try {
 }
 problems.push(...oracle.violations);
 // In minutes every fault comes; in seconds chance decides.
-const missing = faultNames.filter((name) => counts[name] === 0 && !(name === 'disk full' && smallDisk === undefined));
+const missing = chosen.filter((name) => counts[name] === 0 && !(name === 'disk full' && smallDisk === undefined));
 if (minutes >= 5 && missing.length > 0) problems.push(`never made: ${missing.join(', ')}`);
 const report = {
   name: 'soak:faults',

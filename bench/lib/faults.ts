@@ -3,7 +3,19 @@
  * promise settles; none needs the agent's help. The oracle of the load is not told: no fault excuses a wrong byte.
  */
 import { execFileSync } from 'node:child_process';
-import { closeSync, constants, existsSync, openSync, readdirSync, readSync, renameSync, rmSync, truncateSync, writeSync } from 'node:fs';
+import {
+  closeSync,
+  constants,
+  existsSync,
+  linkSync,
+  openSync,
+  readdirSync,
+  readSync,
+  renameSync,
+  rmSync,
+  truncateSync,
+  writeSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import type { RunningAgent } from '#testsupport/agent.ts';
 import { fillDisk, holdCatalog } from '#testsupport/bad-days.ts';
@@ -90,7 +102,6 @@ function letGo(path: string): void {
     // Nobody waits at it.
     if ((problem as { code?: string }).code !== 'ENXIO') throw problem;
   }
-  rmSync(path, { force: true });
 }
 
 function garbage(random: SeededRandom): Uint8Array {
@@ -131,16 +142,28 @@ const faults: Readonly<Record<FaultName, (place: FaultPlace) => Promise<void> | 
     await wait(4000);
     rmSync(filler, { force: true });
   },
-  /** A FIFO in place of a file holds whoever opens it; as many as it takes for somebody to come by. */
+  /**
+   * A FIFO in place of a file holds whoever opens it; as many as it takes for somebody to come by. Each has a second name, so that who
+   * waits at it is let go also where the agent has removed the first.
+   */
   async 'device hangs'(place) {
     const all = files(place);
-    const hanging = new Set(Array.from({ length: Math.min(20, all.length) }, () => place.random.pick(all)));
-    for (const path of hanging) {
+    const chosen = new Set(Array.from({ length: Math.min(20, all.length) }, () => place.random.pick(all)));
+    const hanging = [...chosen].map((path, index) => {
+      const name = join(place.dataDir, `fifo-${index}`);
+      execFileSync('mkfifo', [name]);
       rmSync(path, { force: true });
-      execFileSync('mkfifo', [path]);
-    }
+      tryFile(() => linkSync(name, path));
+      return { path, name };
+    });
     await wait(4000);
-    for (const path of hanging) tryFile(() => letGo(path));
+    for (const { path } of hanging) rmSync(path, { force: true });
+    // Somebody may have been on the way to it.
+    for (let turn = 0; turn < 10; turn += 1) {
+      for (const { name } of hanging) letGo(name);
+      await wait(100);
+    }
+    for (const { name } of hanging) rmSync(name);
   },
   async 'folder gone and back'({ doomed }) {
     if (!existsSync(doomed)) return;

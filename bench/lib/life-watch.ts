@@ -3,14 +3,21 @@ import { readdirSync } from 'node:fs';
 import { openDescriptors, privateBytes } from '#testsupport/agent-probes.ts';
 
 export interface Resources {
+  /** JavaScript heap of the main thread, as its metrics say; of the last time that they were asked. */
+  readonly heapBytes: number;
   /** VmRSS less RssShmem. */
   readonly privateBytes: number;
   readonly descriptors: number;
   readonly threads: number;
 }
 
-export function resourcesOf(pid: number): Resources {
-  return { privateBytes: privateBytes(pid), descriptors: openDescriptors(pid), threads: readdirSync(`/proc/${pid}/task`).length };
+export function resourcesOf(pid: number, heapBytes = 0): Resources {
+  return {
+    heapBytes,
+    privateBytes: privateBytes(pid),
+    descriptors: openDescriptors(pid),
+    threads: readdirSync(`/proc/${pid}/task`).length,
+  };
 }
 
 interface Sample extends Resources {
@@ -18,6 +25,7 @@ interface Sample extends Resources {
 }
 
 const SAMPLE_MS = 500;
+const HEAP_MS = 5000;
 
 export class LifeWatch {
   readonly pid: number;
@@ -25,14 +33,27 @@ export class LifeWatch {
   readonly #timer: ReturnType<typeof setInterval>;
   readonly #startedAtMs = performance.now();
 
-  constructor(pid: number) {
-    this.pid = pid;
+  readonly #heapTimer: ReturnType<typeof setInterval>;
+  #heapBytes = 0;
+
+  constructor(agent: { readonly pid: number; readonly url: string }) {
+    this.pid = agent.pid;
     this.#timer = setInterval(() => this.#sample(), SAMPLE_MS);
+    this.#heapTimer = setInterval(() => void this.#askHeap(agent.url), HEAP_MS);
+  }
+
+  async #askHeap(url: string): Promise<void> {
+    try {
+      const text = await (await fetch(`${url}/metrics`)).text();
+      this.#heapBytes = Number(/^kvtier_process_heap_bytes (\S+)$/m.exec(text)?.[1] ?? 0);
+    } catch {
+      // It is stopped, or has just been killed: the last answer stands.
+    }
   }
 
   #sample(): void {
     try {
-      this.#samples.push({ atMs: performance.now() - this.#startedAtMs, ...resourcesOf(this.pid) });
+      this.#samples.push({ atMs: performance.now() - this.#startedAtMs, ...resourcesOf(this.pid, this.#heapBytes) });
     } catch {
       // The process has just been killed; `stop` follows.
     }
@@ -40,6 +61,7 @@ export class LifeWatch {
 
   stop(): void {
     clearInterval(this.#timer);
+    clearInterval(this.#heapTimer);
   }
 
   get seconds(): number {
