@@ -41,7 +41,7 @@ describe('Cache after a process that was killed', () => {
   it('forgets it after a boot, another size, and a run that kept nothing, and says so', async () => {
     const changes: ((sim: SimCache) => Promise<void>)[] = [
       (sim) => Promise.resolve(sim.reboot()),
-      (sim) => Promise.resolve(void sim.withOptions({ ...options, ramBytes: 8 * MiB }).crash()),
+      (sim) => Promise.resolve(sim.withOptions({ ...options, ramBytes: 8 * MiB }).crash()),
       async (sim) => {
         sim.crash();
         const image = new Map(sim.memory.fileNames().map((name) => [name, sim.memory.file(name)?.slice()]));
