@@ -47,6 +47,14 @@ describe('The agent, whatever happens to it', () => {
     await runSeeds('faults');
   });
 
+  it('acknowledges nothing that the journal did not take', async () => {
+    await runSeeds('journal');
+  });
+
+  it('sends no byte on a descriptor that is another connection by now', async () => {
+    await runSeeds('resets');
+  });
+
   it('serves nothing that was invalidated after power cuts, and nothing torn', async () => {
     await runSeeds('power');
   });
