@@ -276,4 +276,5 @@ self.onmessage = (event: MessageEvent<FileRequest>): void => {
     response = { ok: false, errno: problem.errno, step: problem.step };
   }
   self.postMessage({ ...response, elapsedMs: performance.now() - startedAt });
+  views.jobDone();
 };

@@ -189,6 +189,7 @@ class SocketWorker {
     let tail = 0;
     for (let index = transfer.tailBytes - 1; index >= 0; index -= 1) tail = tail * 256 + (transfer.small[index] ?? 0);
     self.postMessage([transfer.id, reason, checksum, tail] satisfies SocketCompletion);
+    this.#views.jobDone();
   }
 
   #wait(timeoutMs: number): void {
