@@ -56,7 +56,7 @@ function refuseForeign(context: Context, allowedHosts: ReadonlySet<string>): voi
   }
   if (context.req.method === 'GET' || context.req.method === 'HEAD') return;
   const origin = context.req.header('origin');
-  if (origin !== undefined && originHost(origin) !== host.toLowerCase()) {
+  if (origin !== undefined && originHost(origin, new URL(context.req.url).protocol) !== host.toLowerCase()) {
     throw new KvtierError('FORBIDDEN', 'Cannot take a request that another origin sends without a token');
   }
   const site = context.req.header('sec-fetch-site');
@@ -75,8 +75,8 @@ function isLoopback(hostname: string): boolean {
   return hostname === 'localhost' || hostname === '[::1]' || /^127\.\d{1,3}\.\d{1,3}\.\d{1,3}$/.test(hostname);
 }
 
-/** `host:port` of an http origin; undefined for `null` and anything else. */
-function originHost(origin: string): string | undefined {
+/** `host:port` of an origin with the protocol of the door; undefined for `null` and anything else. */
+function originHost(origin: string, protocol: string): string | undefined {
   const url = URL.parse(origin);
-  return (url?.protocol === 'http:' || url?.protocol === 'https:') && url.origin === origin.toLowerCase() ? url.host : undefined;
+  return url?.protocol === protocol && url.origin === origin.toLowerCase() ? url.host : undefined;
 }
