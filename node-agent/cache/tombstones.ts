@@ -48,6 +48,11 @@ export class Tombstones {
   readonly #pending = new Map<string, number>();
   /** The files of these writes and unlinks. */
   readonly #pendingFiles = new Set<{ readonly generation: number }>();
+  /**
+   * The oldest generation of a file that went since the last compaction. A name that went is not synced, and a power cut may bring it
+   * back: what the file is judged by is kept for one more compaction, which is 8 MiB of records away.
+   */
+  #oldestUnlinked = Number.POSITIVE_INFINITY;
   /** Selectors whose scan is under way and that are not in the journal yet. */
   readonly #running = new Set<{ readonly selector: Selector; readonly generation: number }>();
   /** Generation -> the expiry that the journal gives it. Generations are used once, so that what is stale does no harm until compaction. */
@@ -190,6 +195,7 @@ export class Tombstones {
     this.#pending.set(id, (this.#pending.get(id) ?? 0) + 1);
     return () => {
       assert(this.#pendingFiles.delete(file), 'a tracked file operation ends once');
+      this.#oldestUnlinked = Math.min(this.#oldestUnlinked, generation);
       const count = (this.#pending.get(id) ?? 0) - 1;
       if (count > 0) this.#pending.set(id, count);
       else {
@@ -206,6 +212,7 @@ export class Tombstones {
     this.#unknownFiles += 1;
     return () => {
       assert(this.#pendingFiles.delete(file), 'a tracked file operation ends once');
+      this.#oldestUnlinked = Math.min(this.#oldestUnlinked, generation);
       this.#unknownFiles -= 1;
       if (this.#unknownFiles === 0 && !this.#adopting) for (const id of [...this.#live.keys()]) this.#prune(id);
     };
@@ -326,7 +333,7 @@ export class Tombstones {
   #compact(): void {
     assert(this.#start !== undefined, 'the run has begun');
     // Any invalidation may be needed for a file whose header is not read yet, or that is still there with a generation below it.
-    let oldest = Number.POSITIVE_INFINITY;
+    let oldest = this.#oldestUnlinked;
     for (const file of this.#pendingFiles) oldest = Math.min(oldest, file.generation);
     if (!this.#adopting) {
       const audited = this.#invalidations.length - AUDIT_INVALIDATIONS;
@@ -344,6 +351,7 @@ export class Tombstones {
       ...this.alsoKept.flatMap((kept) => kept()),
     ]);
     this.#owed.clear();
+    if (!this.#adopting) this.#oldestUnlinked = Number.POSITIVE_INFINITY;
     this.#logger.debug('Compacted the journal', { sizeBytes: this.#journal.sizeBytes });
   }
 

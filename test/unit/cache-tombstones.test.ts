@@ -112,6 +112,20 @@ describe('Tombstones', () => {
     expect(isDead(open(fileSystem), 'k1', 1)).toBe(true);
   });
 
+  it('keeps what a file is judged by for one more compaction after its unlink, which a power cut may undo', async () => {
+    const fileSystem = new SimFileSystem();
+    const tombstones = open(fileSystem);
+    tombstones.adoptionDone();
+    await invalidate(tombstones, { keys: ['gone'] }, 5);
+    tombstones.trackUnlink(tombstones.keyId(namespace, encoder.encode('gone')), 4)();
+    for (let generation = 6; generation < 1500; generation += 1) await invalidate(tombstones, { keys: [`k${generation}`] }, generation);
+    expect(tombstones.compactIfNeeded()).toBe(true);
+    expect(isDead(open(fileSystem), 'gone', 4)).toBe(true);
+    for (let generation = 1500; generation < 3000; generation += 1) await invalidate(tombstones, { keys: [`k${generation}`] }, generation);
+    expect(tombstones.compactIfNeeded()).toBe(true);
+    expect(isDead(open(fileSystem), 'gone', 4)).toBe(false);
+  });
+
   it('stays small although a key is overwritten on SSD a thousand times', () => {
     const fileSystem = new SimFileSystem();
     const tombstones = open(fileSystem, 10_000);
