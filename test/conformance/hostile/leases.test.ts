@@ -1,4 +1,7 @@
-/** EXISTS answered yes: the chunk is there for the GET that follows, but nobody can lease the tier away. */
+/**
+ * EXISTS answered yes: the chunk is there for the GET that follows, but nobody can lease the tier away. By leaf LRU, where only the lease
+ * keeps a chunk through a flood; the default order would keep what was used.
+ */
 import { afterEach, expect, test } from 'vitest';
 import { startAgent, type RunningAgent } from '#testsupport/agent.ts';
 import { until } from '#testsupport/agent-probes.ts';
@@ -11,7 +14,7 @@ afterEach(async () => {
 });
 
 async function start(leaseDuration: string): Promise<ByteClient> {
-  agent = await startAgent({ flags: ['--ram', '64MiB', '--ssd', 'off', '--lease-duration', leaseDuration, '--put-wait', '100ms'] });
+  agent = await startAgent({ flags: ['--ram', '64MiB', '--ssd', 'off', '--lease-duration', leaseDuration, '--put-wait', '100ms', '--ram-policy', 'leaf-lru'] });
   await until('the tier is grown', async () => (await agent.client.stats()).tiers[0]?.state === 'ok');
   return await ByteClient.connect(agent.resp);
 }
