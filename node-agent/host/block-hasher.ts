@@ -3,7 +3,7 @@ import { CHECKSUM_BLOCK_BYTES } from '#core/checksum.ts';
 import { viewOf } from './libc.ts';
 
 /** The collector takes 5 ms in a worker: once in so many jobs it costs nothing, and their garbage is a few MiB. */
-const JOBS_PER_COLLECTION = 1024;
+const JOBS_PER_COLLECTION = 256;
 
 /**
  * Views of registered arenas by address, so that hashing a block makes no ArrayBuffer; others get a view of their own.

@@ -14,7 +14,9 @@ afterEach(async () => {
 });
 
 async function start(leaseDuration: string): Promise<ByteClient> {
-  agent = await startAgent({ flags: ['--ram', '64MiB', '--ssd', 'off', '--lease-duration', leaseDuration, '--put-wait', '100ms', '--ram-policy', 'leaf-lru'] });
+  agent = await startAgent({
+    flags: ['--ram', '64MiB', '--ssd', 'off', '--lease-duration', leaseDuration, '--put-wait', '100ms', '--ram-policy', 'leaf-lru'],
+  });
   await until('the tier is grown', async () => (await agent.client.stats()).tiers[0]?.state === 'ok');
   return await ByteClient.connect(agent.resp);
 }
