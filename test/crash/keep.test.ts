@@ -108,7 +108,10 @@ test('an agent that stops in order leaves its RAM tier too, and one that keeps n
     oracle.died();
     running = await start('on');
     expect((await running.client.stats()).recovery.keptChunks).toBeGreaterThan(0);
-    expect(await sweep(running, { oracle, keys })).toEqual(before);
+    const after = await sweep(running, { oracle, keys });
+    // What has an end may have met it meanwhile; nothing else is missing, and nothing is there that was not.
+    for (const [key, version] of before) if (!oracle.mayExpire(key, version)) expect(after.get(key), keys.names[key]).toBe(version);
+    for (const [key, version] of after) expect(before.get(key), keys.names[key]).toBe(version);
     const { hits } = await running.client.stats();
     expect(hits.ram).toBeGreaterThan(0);
     expect(hits.ssd).toBe(0);

@@ -211,7 +211,8 @@ export class KillOracle {
   /** The version that must be there if nothing was lost in any life; undefined where anything may be. */
   kept(key: number): number | undefined {
     const { last, lastChangeEnd } = this.#history(key);
-    return last === undefined || !last.acknowledged || last.dead || last.begin < lastChangeEnd ? undefined : last.version;
+    if (last === undefined || !last.acknowledged || last.dead || last.mayExpire || last.begin < lastChangeEnd) return undefined;
+    return last.version;
   }
 
   /** The version that must be there if this life has lost nothing; undefined where anything may be, or a former life put it. */
