@@ -53,6 +53,9 @@ export async function startAgent(options: AgentStart = {}): Promise<RunningAgent
   rmSync(agentFile, { force: true });
   const sizes = options.flags?.includes('--ram') === true ? [] : ['--ram', '64MiB'];
   const ssd = options.flags?.includes('--ssd') === true || options.flags?.includes('--ssd-dir') === true ? [] : ['--ssd', '256MiB'];
+  // An older checkout refuses flags that it does not know.
+  const reference = readFileSync(join(options.checkout ?? root, 'docs/configuration.md'), 'utf8');
+  const known = (flag: string, value: string): string[] => (reference.includes(`\`${flag} `) ? [flag, value] : []);
   const args = [
     join(options.checkout ?? root, 'node-agent/main.ts'),
     'serve',
@@ -62,12 +65,11 @@ export async function startAgent(options: AgentStart = {}): Promise<RunningAgent
     '127.0.0.1:0',
     '--resp',
     `127.0.0.1:${options.respPort ?? 0}`,
-    '--lm',
-    options.lmPort === undefined ? 'off' : `127.0.0.1:${options.lmPort}`,
+    ...known('--lm', options.lmPort === undefined ? 'off' : `127.0.0.1:${options.lmPort}`),
     ...sizes,
     ...ssd,
     // Tests of what SSD brings back would find it all in RAM; and nobody resumes a data directory that a test has removed.
-    ...(options.flags?.includes('--ram-keep') === true ? [] : ['--ram-keep', 'off']),
+    ...(options.flags?.includes('--ram-keep') === true ? [] : known('--ram-keep', 'off')),
     ...(options.token === undefined ? [] : ['--token', options.token]),
     ...(options.flags ?? []),
   ];
