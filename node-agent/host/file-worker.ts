@@ -5,7 +5,7 @@
  * Slices of 4 MiB; the checksum of a slice is taken while the device works for the other threads.
  */
 import { readdirSync, statfsSync } from 'node:fs';
-import { BlockHasher, MemoryViews } from './block-hasher.ts';
+import { MemoryViews, checksumOf } from './memory-checksum.ts';
 import { BLOCK_BYTES, roundUp } from '#core/bytes.ts';
 import { CHECKSUM_BLOCK_BYTES } from '#core/checksum.ts';
 import {
@@ -145,7 +145,7 @@ function readHeaderBlock(fd: number): Uint8Array {
 function readChunk(request: Extract<FileRequest, { kind: 'read' }>): FileResponse {
   const opened = openFile(request.path, O_RDONLY, request.direct);
   try {
-    const hasher = new BlockHasher(views, request.address, request.sizeBytes);
+    const hasher = checksumOf(views, request.address, request.sizeBytes);
     const aligned = request.address % BLOCK_BYTES === 0 && request.capacityBytes >= roundUp(request.sizeBytes, BLOCK_BYTES);
     let header: Uint8Array | undefined;
     for (const slice of slices(request.sizeBytes)) {
@@ -226,7 +226,7 @@ function handle(request: Exclude<FileRequest, { kind: 'arena' }>): FileResponse 
     case 'checksum':
       return checksumFile(request.path, request.sizeBytes);
     case 'memory': {
-      const hasher = new BlockHasher(views, request.address, request.sizeBytes);
+      const hasher = checksumOf(views, request.address, request.sizeBytes);
       hasher.advance(request.sizeBytes);
       return { ok: true, checksum: hasher.finish() };
     }

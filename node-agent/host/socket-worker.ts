@@ -6,8 +6,9 @@
  * (the original keeps the connection open, so closing alone would leave it in the set); memory of a job is touched only between
  * its arrival in the ring and its completion message.
  */
+import type { RunningChecksum } from '#core/checksum.ts';
 import { Epoll } from './epoll.ts';
-import { BlockHasher, MemoryViews } from './block-hasher.ts';
+import { MemoryViews, checksumOf } from './memory-checksum.ts';
 import { MessageVector, sendParts } from './message-vector.ts';
 import { EAGAIN, ECONNRESET, EINTR, EPOLLIN, EPOLLOUT, ETIMEDOUT, addressOf, asPointer, errno, libc } from './libc.ts';
 import { JobRing, KIND_ARENA, KIND_RECEIVE, KIND_STOP, MAX_HEADER_BYTES, MAX_TRAILER_BYTES, emptyJobRecord } from './io-jobs.ts';
@@ -40,7 +41,7 @@ interface Transfer {
   doneBytes: number;
   progressAtMs: number;
   waiting: boolean;
-  readonly hasher: BlockHasher | undefined;
+  readonly hasher: RunningChecksum | undefined;
   /** Send: header then trailer, back to back. Receive: the tail. */
   readonly small: Uint8Array;
   readonly headerBytes: number;
@@ -104,7 +105,7 @@ class SocketWorker {
           doneBytes: job.placedBytes,
           progressAtMs: performance.now(),
           waiting: false,
-          hasher: receiving ? new BlockHasher(this.#views, job.address, job.sizeBytes) : undefined,
+          hasher: receiving ? checksumOf(this.#views, job.address, job.sizeBytes) : undefined,
           small,
           headerBytes: job.headerBytes,
           trailerBytes: job.trailerBytes,

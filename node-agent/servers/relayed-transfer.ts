@@ -8,11 +8,12 @@
  */
 import type { PutTicket } from '#cache/door.ts';
 import { assert } from '#core/assert.ts';
-import { CHECKSUM_BLOCK_BYTES } from '#core/checksum.ts';
+import { RunningChecksum } from '#core/checksum.ts';
 import type { BlockHash } from '#core/checksum.ts';
 import type { Clock } from '#core/clock.ts';
 import type { TransportSocket } from '#ports/transport.ts';
 import type { Outbox } from './outbox.ts';
+import { transferBudgetMs } from './value-transfer.ts';
 import type { ReceivedValue, TransferOwner, Transfers, ValueFrame, ValueSource } from './value-transfer.ts';
 
 /** Written at one time; what the kernel does not take of it is copied by the outbox. */
@@ -30,8 +31,7 @@ interface Filling {
   readonly ticket: PutTicket;
   readonly memory: Uint8Array;
   placedBytes: number;
-  hashedBytes: number;
-  checksum: bigint;
+  readonly sum: RunningChecksum;
   lastAtMs: number;
   readonly deadlineAtMs: number;
   settle: (value: ReceivedValue | undefined) => void;
@@ -63,18 +63,18 @@ export class RelayedTransfer implements Transfers {
   receive(ticket: PutTicket): ReceivedValue | Promise<ReceivedValue | undefined> {
     assert(this.#filling === undefined, 'one value is filled at a time');
     const nowMs = this.#clock.monotonicMs();
+    const memory = ticket.view();
     const filling: Filling = {
       ticket,
-      memory: ticket.view(),
+      memory,
       placedBytes: 0,
-      hashedBytes: 0,
-      checksum: 0n,
+      sum: new RunningChecksum(ticket.sizeBytes, this.#hash, (offset, bytes) => memory.subarray(offset, offset + bytes)),
       lastAtMs: nowMs,
-      deadlineAtMs: nowMs + this.#budgetMs(ticket.sizeBytes),
+      deadlineAtMs: nowMs + transferBudgetMs(this.#owner, ticket.sizeBytes),
       settle: () => {},
       cancel: () => {},
     };
-    if (this.#take(filling)) return { checksum: filling.checksum, tail: NOTHING };
+    if (this.#take(filling)) return { checksum: filling.sum.finish(), tail: NOTHING };
     if (this.#owner.isGone) return Promise.resolve(undefined);
     this.#filling = filling;
     return new Promise((resolve) => {
@@ -95,7 +95,7 @@ export class RelayedTransfer implements Transfers {
     if (!this.#take(filling)) return;
     this.#socket.pause();
     this.#source.retain();
-    this.#end({ checksum: filling.checksum, tail: NOTHING });
+    this.#end({ checksum: filling.sum.finish(), tail: NOTHING });
   }
 
   onClose(): void {
@@ -118,17 +118,9 @@ export class RelayedTransfer implements Transfers {
       if (bytes.length === 0) return false;
       memory.set(bytes, filling.placedBytes);
       filling.placedBytes += bytes.length;
-      while (filling.placedBytes - filling.hashedBytes >= CHECKSUM_BLOCK_BYTES) this.#hashBlock(filling, CHECKSUM_BLOCK_BYTES);
+      filling.sum.advance(filling.placedBytes);
     }
-    // An empty payload hashes as one empty block.
-    if (filling.hashedBytes < ticket.sizeBytes || ticket.sizeBytes === 0) this.#hashBlock(filling, ticket.sizeBytes - filling.hashedBytes);
     return true;
-  }
-
-  #hashBlock(filling: Filling, sizeBytes: number): void {
-    const start = filling.hashedBytes;
-    filling.checksum = this.#hash(filling.memory.subarray(start, start + sizeBytes), filling.checksum);
-    filling.hashedBytes += sizeBytes;
   }
 
   /** Gives up on a peer that is quiet for `stallMs` or slower on the whole than it may be. */
@@ -148,7 +140,7 @@ export class RelayedTransfer implements Transfers {
 
   async send({ header, handle, trailer }: ValueFrame, sentBytes: number): Promise<boolean> {
     assert(sentBytes === 0, 'nothing of a relayed frame has left before');
-    const deadlineAtMs = this.#clock.monotonicMs() + this.#budgetMs(handle.sizeBytes);
+    const deadlineAtMs = this.#clock.monotonicMs() + transferBudgetMs(this.#owner, handle.sizeBytes);
     const memory = handle.view();
     this.#outbox.write(header);
     for (let offset = 0; offset < memory.length; offset += PIECE_BYTES) {
@@ -166,10 +158,5 @@ export class RelayedTransfer implements Transfers {
 
   #turn(): Promise<void> {
     return new Promise((resolve) => void this.#clock.schedule(0, resolve));
-  }
-
-  #budgetMs(sizeBytes: number): number {
-    const { stallMs, minBytesPerSecond = 0 } = this.#owner;
-    return minBytesPerSecond === 0 ? Number.POSITIVE_INFINITY : stallMs + (sizeBytes * 1000) / minBytesPerSecond;
   }
 }

@@ -60,6 +60,14 @@ export interface Transfers {
   send(frame: ValueFrame, sentBytes: number): Promise<boolean>;
 }
 
+/**
+ * What the transfer of a value may take in all, ms: a peer that trickles a byte now and then never stalls, but would hold the value's
+ * memory for ever.
+ */
+export function transferBudgetMs({ stallMs, minBytesPerSecond = 0 }: TransferOwner, sizeBytes: number): number {
+  return minBytesPerSecond === 0 ? Number.POSITIVE_INFINITY : stallMs + (sizeBytes * 1000) / minBytesPerSecond;
+}
+
 export class ValueTransfer implements Transfers {
   readonly #socket: TransportSocket;
   readonly #sockets: SocketIo;
@@ -143,7 +151,7 @@ export class ValueTransfer implements Transfers {
       placedBytes,
       tailBytes: this.#tailBytes - have.tail.length,
       stallMs: this.#owner.stallMs,
-      deadlineMs: this.#deadlineMs(ticket.sizeBytes),
+      deadlineMs: transferBudgetMs(this.#owner, ticket.sizeBytes),
     });
     if (!outcome.ok || this.#owner.isGone) return undefined;
     this.#owner.countReceived(ticket.sizeBytes - placedBytes + outcome.tail.length);
@@ -163,15 +171,9 @@ export class ValueTransfer implements Transfers {
   async send(frame: ValueFrame, sentBytes: number): Promise<boolean> {
     this.#socket.pause();
     const { stallMs } = this.#owner;
-    const deadlineMs = this.#deadlineMs(frame.handle.sizeBytes);
+    const deadlineMs = transferBudgetMs(this.#owner, frame.handle.sizeBytes);
     const outcome = await this.#sockets.send({ ...this.#job(frame), sentBytes, stallMs, deadlineMs });
     return outcome.ok;
-  }
-
-  /** A peer that trickles a byte now and then never stalls, but would hold the value's memory for ever. */
-  #deadlineMs(sizeBytes: number): number {
-    const { stallMs, minBytesPerSecond = 0 } = this.#owner;
-    return minBytesPerSecond === 0 ? Number.POSITIVE_INFINITY : stallMs + (sizeBytes * 1000) / minBytesPerSecond;
   }
 
   #job({ header, handle, trailer }: ValueFrame): Omit<SendJob, 'sentBytes' | 'stallMs'> {

@@ -7,11 +7,45 @@ export const CHECKSUM_BLOCK_BYTES = 1024 * 1024;
 
 export type BlockHash = (block: Uint8Array, seed: bigint) => bigint;
 
-/** Checksum of a whole payload in memory. Streams do the same block by block as bytes land. */
+/** Checksum of a whole payload in memory; for one that lands step by step there is RunningChecksum. */
 export function checksum(payload: Uint8Array, hash: BlockHash): bigint {
   let seed = hash(payload.subarray(0, CHECKSUM_BLOCK_BYTES), 0n);
   for (let offset = CHECKSUM_BLOCK_BYTES; offset < payload.length; offset += CHECKSUM_BLOCK_BYTES) {
     seed = hash(payload.subarray(offset, offset + CHECKSUM_BLOCK_BYTES), seed);
   }
   return seed;
+}
+
+/**
+ * The checksum of a payload that lands step by step: hashes each block as soon as it is whole.
+ * Invariant: what is hashed has landed, in order, and is never looked at again.
+ */
+export class RunningChecksum {
+  readonly #sizeBytes: number;
+  readonly #hash: BlockHash;
+  readonly #block: (offset: number, sizeBytes: number) => Uint8Array;
+  #hashedBytes = 0;
+  #seed = 0n;
+
+  /** `block` gives a view of the payload's memory. */
+  constructor(sizeBytes: number, hash: BlockHash, block: (offset: number, sizeBytes: number) => Uint8Array) {
+    this.#sizeBytes = sizeBytes;
+    this.#hash = hash;
+    this.#block = block;
+  }
+
+  /** May be called with any growing count of bytes that have landed. */
+  advance(landedBytes: number): void {
+    while (this.#hashedBytes < landedBytes) {
+      const blockBytes = Math.min(CHECKSUM_BLOCK_BYTES, this.#sizeBytes - this.#hashedBytes);
+      if (this.#hashedBytes + blockBytes > landedBytes) return;
+      this.#seed = this.#hash(this.#block(this.#hashedBytes, blockBytes), this.#seed);
+      this.#hashedBytes += blockBytes;
+    }
+  }
+
+  /** Only after `advance` of the whole payload. */
+  finish(): bigint {
+    return this.#sizeBytes === 0 ? this.#hash(this.#block(0, 0), 0n) : this.#seed;
+  }
 }

@@ -1,5 +1,5 @@
-/** The payload checksum over memory that fills step by step (core/checksum.ts says what it is). */
-import { CHECKSUM_BLOCK_BYTES } from '#core/checksum.ts';
+/** The running checksum of core/checksum.ts over raw addresses. */
+import { RunningChecksum } from '#core/checksum.ts';
 import { viewOf } from './libc.ts';
 
 /** The collector takes 5 ms in a worker: once in so many jobs it costs nothing, and their garbage is a few MiB. */
@@ -35,33 +35,11 @@ export class MemoryViews {
   }
 }
 
-/** Hashes blocks as soon as they are whole. `advance` may be called with any growing count of bytes that have landed. */
-export class BlockHasher {
-  readonly #views: MemoryViews;
-  readonly #address: number;
-  readonly #sizeBytes: number;
-  #hashedBytes = 0;
-  #seed = 0n;
-  #started = false;
-
-  constructor(views: MemoryViews, address: number, sizeBytes: number) {
-    this.#views = views;
-    this.#address = address;
-    this.#sizeBytes = sizeBytes;
-  }
-
-  advance(landedBytes: number): void {
-    while (this.#hashedBytes < landedBytes) {
-      const blockBytes = Math.min(CHECKSUM_BLOCK_BYTES, this.#sizeBytes - this.#hashedBytes);
-      if (this.#hashedBytes + blockBytes > landedBytes) return;
-      this.#seed = Bun.hash.xxHash3(this.#views.view(this.#address + this.#hashedBytes, blockBytes), this.#seed);
-      this.#hashedBytes += blockBytes;
-      this.#started = true;
-    }
-  }
-
-  /** Only after `advance(sizeBytes)`. */
-  finish(): bigint {
-    return this.#started ? this.#seed : Bun.hash.xxHash3(new Uint8Array(0), 0n);
-  }
+/** The running checksum of a payload at `address`. */
+export function checksumOf(views: MemoryViews, address: number, sizeBytes: number): RunningChecksum {
+  return new RunningChecksum(
+    sizeBytes,
+    (block, seed) => Bun.hash.xxHash3(block, seed),
+    (offset, blockBytes) => views.view(address + offset, blockBytes),
+  );
 }
