@@ -16,8 +16,8 @@ const SEGMENT_ENTRIES_LOG2 = 14;
 const SEGMENT_ENTRIES = 1 << SEGMENT_ENTRIES_LOG2;
 const SEGMENT_MASK = SEGMENT_ENTRIES - 1;
 /**
- * The record: words 0 (hotter neighbour + 1) and 1 (colder neighbour + 1), 0 for none; then a double, twice the stamp plus the list,
- * 0 where the entry is in none. Doubles count exactly to 2^53: stamps last 142 years at a million a second.
+ * The record: words 0 (hotter neighbour + 1) and 1 (colder neighbour + 1), 0 for none; then a double, the stamp, negative in list 1,
+ * 0 where the entry is in none. Doubles count exactly to 2^53: stamps last 285 years at a million a second.
  */
 const ENTRY_BYTES = 16;
 const WORDS = ENTRY_BYTES / 4;
@@ -65,13 +65,12 @@ export class EntryLists {
 
   /** The list of an entry that is in one. */
   listOf(entry: number): ListNumber {
-    this.#segmentOf(entry);
-    return (this.#mark(entry) % 2) as ListNumber;
+    return listOf(this.#segmentOf(entry), entry);
   }
 
   /** When the entry came to the hot end of its list; 0 where it is in none. */
   stampOf(entry: number): number {
-    return Math.floor(this.#mark(entry) / 2);
+    return Math.abs(this.#mark(entry));
   }
 
   /** The coldest entry of a list, or -1. */
@@ -97,7 +96,10 @@ export class EntryLists {
   /** Takes an entry to the hot end of the list that it is in. */
   renew(entry: number): void {
     const segment = this.#segmentOf(entry);
-    const list = this.listOf(entry);
+    this.#renew(listOf(segment, entry), segment, entry);
+  }
+
+  #renew(list: ListNumber, segment: Segment, entry: number): void {
     if (this.#hottest[list] === entry + 1 && this.stampOf(entry) === this.#stamp) return;
     this.#unlink(list, segment, entry);
     this.#push(list, segment, entry);
@@ -105,12 +107,12 @@ export class EntryLists {
 
   /** Takes an entry to the hot end of `list`, from wherever it is. */
   move(list: ListNumber, entry: number): void {
-    const former = this.listOf(entry);
+    const segment = this.#segmentOf(entry);
+    const former = listOf(segment, entry);
     if (former === list) {
-      this.renew(entry);
+      this.#renew(list, segment, entry);
       return;
     }
-    const segment = this.#segmentOf(entry);
     const sizeBytes = this.#facts.sizeOf(entry);
     this.#unlink(former, segment, entry);
     this.#counts[former] = this.#counts[former]! - 1;
@@ -122,7 +124,7 @@ export class EntryLists {
 
   remove(entry: number): void {
     const segment = this.#segmentOf(entry);
-    const list = this.listOf(entry);
+    const list = listOf(segment, entry);
     this.#unlink(list, segment, entry);
     this.#counts[list] = this.#counts[list]! - 1;
     this.#bytes[list] = this.#bytes[list]! - this.#facts.sizeOf(entry);
@@ -183,7 +185,7 @@ export class EntryLists {
     this.#stamp += 1;
     segment.links[local * WORDS] = 0;
     segment.links[local * WORDS + 1] = former;
-    segment.marks[local * DOUBLES + 1] = this.#stamp * 2 + list;
+    segment.marks[local * DOUBLES + 1] = list === 0 ? this.#stamp : -this.#stamp;
     if (former === 0) this.#coldest[list] = entry + 1;
     else this.#setLink(former - 1, 0, entry + 1);
     this.#hottest[list] = entry + 1;
@@ -222,4 +224,9 @@ export class EntryLists {
     this.#segments[index] = made;
     return made;
   }
+}
+
+/** Of an entry that is in a list. */
+function listOf(segment: Segment, entry: number): ListNumber {
+  return segment.marks[(entry & SEGMENT_MASK) * DOUBLES + 1]! > 0 ? 0 : 1;
 }
