@@ -19,6 +19,6 @@ export function createPolicy(name: PolicyName, facts: EntryFacts): EvictionPolic
     case 'slru':
       return new Slru(facts);
     case 'fifo':
-      return new FifoOrder(facts);
+      return new FifoOrder();
   }
 }

@@ -14,13 +14,11 @@ import type { EntryFacts, EvictionPolicy } from './eviction-policy.ts';
 import { firstEvictable } from './first-evictable.ts';
 
 const ONLY = 0;
+/** One list asks for no sizes, and nothing is remembered of what left. */
+const noFacts: EntryFacts = { sizeOf: () => 0, identityOf: () => 0 };
 
 export class FifoOrder implements EvictionPolicy {
-  readonly #lists: EntryLists;
-
-  constructor(facts: EntryFacts) {
-    this.#lists = new EntryLists(facts);
-  }
+  readonly #lists = new EntryLists(noFacts);
 
   get size(): number {
     return this.#lists.size;
