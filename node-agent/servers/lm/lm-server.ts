@@ -11,8 +11,9 @@ import type { BlockHash } from '#core/checksum.ts';
 import type { Clock } from '#core/clock.ts';
 import type { Logger } from '#core/logger.ts';
 import type { SocketIo } from '#ports/io-pool.ts';
-import type { ConnectionHandler, Listener, Transport, TransportSocket } from '#ports/transport.ts';
+import type { Listener, Transport } from '#ports/transport.ts';
 import { ChainInference } from '#servers/chain-inference.ts';
+import { DoorConnections } from '#servers/door-connections.ts';
 import { LmConnection } from './lm-connection.ts';
 
 export interface LmServerOptions {
@@ -50,60 +51,37 @@ export interface LmDoorStats {
   readonly sentBytes: number;
 }
 
-const SWEEP_MS = 1000;
 /** Owners of leases are numbers over all doors: those of the RESP door begin at 1, and are fewer than this. */
 const FIRST_OWNER = 2 ** 40;
 
 export class LmServer {
   readonly options: LmServerOptions;
-  readonly #connections = new Set<LmConnection>();
+  readonly #connections: DoorConnections<LmConnection>;
   readonly #clients = new Map<string, LmClient>();
-  #listener: Listener | undefined;
-  #nextConnection = 1;
   #nextOwner = FIRST_OWNER;
-  #cancelSweep: (() => void) | undefined;
   requests = 0;
   protocolErrors = 0;
   refusedPuts = 0;
   receivedBytes = 0;
   sentBytes = 0;
-  #total = 0;
-  #rejected = 0;
 
   constructor(options: LmServerOptions) {
     this.options = options;
-  }
-
-  listen(address: { readonly host: string; readonly port: number }): Listener {
-    this.#listener = this.options.transport.listen(address, (socket) => this.#accept(socket));
-    this.#sweep();
-    return this.#listener;
-  }
-
-  #sweep(): void {
-    const { clock } = this.options;
-    this.#cancelSweep = clock.schedule(SWEEP_MS, () => {
-      for (const connection of this.#connections) connection.sweep(clock.monotonicMs());
-      this.#sweep();
+    this.#connections = new DoorConnections(options, {
+      open: (socket, id) => new LmConnection(this, socket, id),
+      // Without a word: whatever we said would be read as a reply.
+      refuse: (socket) => socket.end(),
+      sweep: (connection, nowMs) => connection.sweep(nowMs),
     });
   }
 
-  #accept(socket: TransportSocket): ConnectionHandler {
-    this.#total += 1;
-    if (this.#connections.size >= this.options.maxConnections) {
-      this.#rejected += 1;
-      // Without a word: whatever we said would be read as a reply.
-      socket.end();
-      return { onData() {}, onDrain() {}, onClose() {} };
-    }
-    const connection = new LmConnection(this, socket, this.#nextConnection++);
-    this.#connections.add(connection);
-    return connection;
+  listen(address: { readonly host: string; readonly port: number }): Listener {
+    return this.#connections.listen(address, () => {});
   }
 
   /** Called by a connection when it is gone; its own resources are free already. */
   forget(connection: LmConnection): void {
-    this.#connections.delete(connection);
+    this.#connections.forget(connection);
   }
 
   join(address: string): LmClient {
@@ -127,9 +105,7 @@ export class LmServer {
 
   stats(): LmDoorStats {
     return {
-      connections: this.#connections.size,
-      totalConnections: this.#total,
-      rejectedConnections: this.#rejected,
+      ...this.#connections.stats(),
       requests: this.requests,
       protocolErrors: this.protocolErrors,
       refusedPuts: this.refusedPuts,
@@ -140,21 +116,18 @@ export class LmServer {
 
   /** No new connections. */
   stopAccepting(): void {
-    this.#listener?.stop();
-    this.#cancelSweep?.();
+    this.#connections.stopAccepting();
   }
 
   /** Resolves when no request is in work, or the deadline (monotonic ms) has passed. */
-  async settle(deadlineMs: number): Promise<void> {
-    while ([...this.#connections].some((connection) => connection.busy) && this.options.clock.monotonicMs() < deadlineMs) {
-      await new Promise<void>((resolve) => void this.options.clock.schedule(5, resolve));
-    }
+  settle(deadlineMs: number): Promise<void> {
+    return this.#connections.settle(deadlineMs);
   }
 
   /** Closes every connection. */
   close(): void {
     this.stopAccepting();
-    for (const connection of this.#connections) connection.close();
+    for (const connection of this.#connections.all) connection.close();
   }
 
   /** Throws InvariantError where the state contradicts itself; for tests. */
@@ -164,8 +137,8 @@ export class LmServer {
       assert(client.socketCount > 0, `client ${client.address} without a socket is forgotten`);
       sockets += client.socketCount;
     }
-    assert(sockets <= this.#connections.size, 'a socket of a client is a connection');
-    assert(this.#connections.size <= this.options.maxConnections, 'more connections than allowed');
-    for (const connection of this.#connections) connection.checkInvariants();
+    assert(sockets <= this.#connections.all.size, 'a socket of a client is a connection');
+    this.#connections.checkInvariants();
+    for (const connection of this.#connections.all) connection.checkInvariants();
   }
 }

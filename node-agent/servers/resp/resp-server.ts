@@ -8,10 +8,11 @@ import type { Clock } from '#core/clock.ts';
 import type { Authenticate } from '#core/credential.ts';
 import type { Logger } from '#core/logger.ts';
 import type { SocketIo } from '#ports/io-pool.ts';
-import type { ConnectionHandler, Listener, Transport, TransportSocket } from '#ports/transport.ts';
+import type { Listener, Transport } from '#ports/transport.ts';
 import type { ParsedKey } from '#protocol/lmcache-key.ts';
 import { errorReply } from '#protocol/resp/resp-encoder.ts';
 import { ChainInference } from '#servers/chain-inference.ts';
+import { DoorConnections } from '#servers/door-connections.ts';
 import { RespConnection } from './resp-connection.ts';
 import { SizeGuard } from './size-guard.ts';
 import { keyId } from './key-id.ts';
@@ -64,7 +65,6 @@ export interface RespDoorStats {
   readonly sentBytes: number;
 }
 
-const SWEEP_MS = 1000;
 /** Several times what a client that uses its sockets by turns takes from one to the next. */
 const ALONE_AFTER_MS = 50;
 /** LMCache loads within milliseconds of its lookup; an engine under load may take minutes. */
@@ -82,21 +82,24 @@ export class RespServer {
   readonly options: RespServerOptions;
   /** One for each tenant: what one stores says nothing of another's sizes. The key is '' for connections without a tenant. */
   readonly #guards = new Map<string, SizeGuard>();
-  readonly #connections = new Set<RespConnection>();
+  readonly #connections: DoorConnections<RespConnection>;
   readonly #groups = new Map<string, ClientGroup>();
-  #listener: Listener | undefined;
-  #nextConnection = 1;
   #nextGroup = 1;
-  #cancelSweep: (() => void) | undefined;
   commands = 0;
   protocolErrors = 0;
   receivedBytes = 0;
   sentBytes = 0;
-  #total = 0;
-  #rejected = 0;
 
   constructor(options: RespServerOptions) {
     this.options = options;
+    this.#connections = new DoorConnections(options, {
+      open: (socket, id) => new RespConnection(this, socket, id),
+      refuse: (socket) => {
+        socket.write(errorReply('ERR max number of clients reached'));
+        socket.end();
+      },
+      sweep: (connection, nowMs) => connection.sweep(nowMs, options.idleMs),
+    });
   }
 
   /** Tenants are configured, so that there are few. */
@@ -108,31 +111,9 @@ export class RespServer {
   }
 
   listen(address: { readonly host: string; readonly port: number }): Listener {
-    this.#listener = this.options.transport.listen(address, (socket) => this.#accept(socket));
-    this.#sweep();
-    return this.#listener;
-  }
-
-  #sweep(): void {
-    const { clock, idleMs } = this.options;
-    this.#cancelSweep = clock.schedule(SWEEP_MS, () => {
-      for (const connection of this.#connections) connection.sweep(clock.monotonicMs(), idleMs);
-      this.#sweep();
+    return this.#connections.listen(address, (connection, { resumed }) => {
+      if (resumed !== undefined && resumed !== '' && !resumeConnection(connection, resumed)) connection.close();
     });
-  }
-
-  #accept(socket: TransportSocket): ConnectionHandler {
-    this.#total += 1;
-    if (this.#connections.size >= this.options.maxConnections) {
-      this.#rejected += 1;
-      socket.write(errorReply('ERR max number of clients reached'));
-      socket.end();
-      return { onData() {}, onDrain() {}, onClose() {} };
-    }
-    const connection = new RespConnection(this, socket, this.#nextConnection++);
-    this.#connections.add(connection);
-    if (socket.resumed !== undefined && socket.resumed !== '' && !resumeConnection(connection, socket.resumed)) connection.close();
-    return connection;
   }
 
   #lastStreaming: RespConnection | undefined;
@@ -148,7 +129,7 @@ export class RespServer {
 
   /** Called by a connection when it is gone; its own resources are free already. */
   forget(connection: RespConnection): void {
-    this.#connections.delete(connection);
+    this.#connections.forget(connection);
     if (this.#lastStreaming === connection) this.#lastStreaming = undefined;
   }
 
@@ -203,17 +184,15 @@ export class RespServer {
 
   /** All, or those of one tenant. */
   connectionCount(tenant?: string): number {
-    if (tenant === undefined) return this.#connections.size;
+    if (tenant === undefined) return this.#connections.all.size;
     let count = 0;
-    for (const connection of this.#connections) if (connection.tenant === tenant) count += 1;
+    for (const connection of this.#connections.all) if (connection.tenant === tenant) count += 1;
     return count;
   }
 
   stats(): RespDoorStats {
     return {
-      connections: this.#connections.size,
-      totalConnections: this.#total,
-      rejectedConnections: this.#rejected,
+      ...this.#connections.stats(),
       commands: this.commands,
       protocolErrors: this.protocolErrors,
       unguardedPrefixes: [...this.#guards.values()].reduce((sum, guard) => sum + guard.unguardedCount, 0),
@@ -224,20 +203,17 @@ export class RespServer {
 
   /** No new connections. */
   stopAccepting(): void {
-    this.#listener?.stop();
-    this.#cancelSweep?.();
+    this.#connections.stopAccepting();
   }
 
   /** Resolves when no command is in work, or the deadline (monotonic ms) has passed. */
-  async settle(deadlineMs: number): Promise<void> {
-    while ([...this.#connections].some((connection) => connection.busy) && this.options.clock.monotonicMs() < deadlineMs) {
-      await new Promise<void>((resolve) => void this.options.clock.schedule(5, resolve));
-    }
+  settle(deadlineMs: number): Promise<void> {
+    return this.#connections.settle(deadlineMs);
   }
 
   /** Closes every connection, or leaves it to the next process. */
   close(): void {
     this.stopAccepting();
-    for (const connection of this.#connections) if (!connection.leave()) connection.close();
+    for (const connection of this.#connections.all) if (!connection.leave()) connection.close();
   }
 }
