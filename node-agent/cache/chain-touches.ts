@@ -49,23 +49,21 @@ export class ChainTouches {
     const touched = this.#touched;
     this.#touched = undefined;
     if (touched === undefined || !this.#isSame(touched)) return;
-    const { index } = this.#parts;
-    const { why } = touched;
-    let current: EntryIndex | -1 = touched.entry;
-    for (let depth = 0; current >= 0 && depth < MAX_CHAIN; depth += 1) {
-      if (index.ramSlot(current as EntryIndex) >= 0) this.#move('ram', current as EntryIndex, why === 'used');
-      if (index.ssdFolder(current as EntryIndex) >= 0) this.#move('ssd', current as EntryIndex, why !== 'stored');
-      current = index.parent(current as EntryIndex);
-    }
+    this.#moveChain(touched.entry, touched.why, 'both');
   }
 
   /** A 'stored' touch in SSD's order alone: for a chunk that just came to SSD without having been used. */
   storedOnSsd(entry: EntryIndex): void {
     this.settle();
+    this.#moveChain(entry, 'stored', 'ssd');
+  }
+
+  #moveChain(entry: EntryIndex, why: TouchReason, orders: 'both' | 'ssd'): void {
     const { index } = this.#parts;
     let current: EntryIndex | -1 = entry;
     for (let depth = 0; current >= 0 && depth < MAX_CHAIN; depth += 1) {
-      if (index.ssdFolder(current as EntryIndex) >= 0) this.#move('ssd', current as EntryIndex, false);
+      if (orders === 'both' && index.ramSlot(current as EntryIndex) >= 0) this.#move('ram', current as EntryIndex, why === 'used');
+      if (index.ssdFolder(current as EntryIndex) >= 0) this.#move('ssd', current as EntryIndex, why !== 'stored');
       current = index.parent(current as EntryIndex);
     }
   }
