@@ -11,6 +11,11 @@ import type { TableViews } from './table-views.ts';
 export const SLOT_TABLE_VERSION = 1;
 export const TABLE_HEADER_BYTES = 4096;
 export const UNIT_BYTES = 256;
+/** The same, in elements of the views. */
+export const HEADER_WORDS = TABLE_HEADER_BYTES / 4;
+export const UNIT_WORDS = UNIT_BYTES / 4;
+export const HEADER_DOUBLES = TABLE_HEADER_BYTES / 8;
+export const UNIT_DOUBLES = UNIT_BYTES / 8;
 /** `kvtierT` and a line feed, as two words. */
 export const MAGIC_LOW = 0x6974_766b;
 export const MAGIC_HIGH = 0x0a54_7265;

@@ -9,7 +9,7 @@ import type { LmBlock } from '#core/lm-block.ts';
 import type { NamespaceDescriptor } from '#core/namespace.ts';
 import type { SlotPlace } from '#slab/slab-geometry.ts';
 import * as format from './slot-record.ts';
-import { unit, UNIT_BYTES } from './slot-record.ts';
+import { HEADER_DOUBLES, HEADER_WORDS, UNIT_DOUBLES, UNIT_WORDS, unit, UNIT_BYTES } from './slot-record.ts';
 import type { TableViews } from './table-views.ts';
 
 export interface FoundChunk {
@@ -35,11 +35,6 @@ interface FoundNamespace {
   readonly stamp: number;
   readonly units: readonly number[];
 }
-
-const HEADER_WORDS = format.TABLE_HEADER_BYTES / 4;
-const UNIT_WORDS = UNIT_BYTES / 4;
-const HEADER_DOUBLES = format.TABLE_HEADER_BYTES / 8;
-const UNIT_DOUBLES = UNIT_BYTES / 8;
 
 export class SlotTableReader {
   readonly #views: TableViews;

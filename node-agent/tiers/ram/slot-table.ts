@@ -21,7 +21,7 @@ import type { TableGeometry } from './slot-table-header.ts';
 import { SlotTableReader } from './slot-table-reader.ts';
 import type { FoundChunk } from './slot-table-reader.ts';
 import * as format from './slot-record.ts';
-import { header, unit, UNIT_BYTES } from './slot-record.ts';
+import { HEADER_DOUBLES, HEADER_WORDS, UNIT_DOUBLES, UNIT_WORDS, header, unit, UNIT_BYTES } from './slot-record.ts';
 import { tableViews } from './table-views.ts';
 import type { TableViews } from './table-views.ts';
 
@@ -51,10 +51,6 @@ export interface TableMark {
 
 const NONE = -1;
 const GROWTH_UNITS = 1024;
-const HEADER_WORDS = format.TABLE_HEADER_BYTES / 4;
-const UNIT_WORDS = UNIT_BYTES / 4;
-const HEADER_DOUBLES = format.TABLE_HEADER_BYTES / 8;
-const UNIT_DOUBLES = UNIT_BYTES / 8;
 
 export class SlotTable {
   readonly #arena: Arena;
