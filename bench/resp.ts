@@ -8,7 +8,8 @@
  */
 import { spawnSync } from 'node:child_process';
 import { alternate, median } from './lib/stats.ts';
-import { BlockingLoad } from './lib/blocking-client.ts';
+import { fill, throughput } from './lib/blocking-client.ts';
+import type { BlockingTarget } from './lib/blocking-client.ts';
 import { parseFlags } from './lib/flags.ts';
 import { compare, publish } from './lib/report.ts';
 import type { BenchCase } from './lib/report.ts';
@@ -36,23 +37,15 @@ function takeClient(argv: readonly string[]): { readonly client: ClientKind; rea
   return { client, rest: at < 0 ? argv : argv.toSpliced(at, 2) };
 }
 
-/** GB/s (10^9) of one run, every key present where it reads. */
-async function measure(port: number, test: 'SET' | 'GET', shape: Shape): Promise<number> {
-  if (client === 'redis-benchmark') return runRedisBenchmark(port, test, shape);
-  const requests = Math.max(8, Math.round(bytesPerRun / shape.sizeBytes));
-  const keys = Math.max(1, Math.floor(keyspaceBytes / shape.sizeBytes));
-  const load = await BlockingLoad.connect({ port, sizeBytes: shape.sizeBytes, keys }, shape.connections);
-  const seconds = await load.run({ command: test, requests, seed: flags.seed, sequential: false });
-  await load.close();
-  return (requests * shape.sizeBytes) / 1e9 / seconds;
+function targetOf(port: number, { sizeBytes }: Shape): BlockingTarget {
+  return { port, sizeBytes, keys: Math.max(1, Math.floor(keyspaceBytes / sizeBytes)) };
 }
 
-async function fill(port: number, shape: Shape): Promise<void> {
-  const keys = Math.max(1, Math.floor(keyspaceBytes / shape.sizeBytes));
-  if (client === 'redis-benchmark') return void runRedisBenchmark(port, 'SET', shape);
-  const load = await BlockingLoad.connect({ port, sizeBytes: shape.sizeBytes, keys }, 1);
-  await load.run({ command: 'SET', requests: keys, seed: flags.seed, sequential: true });
-  await load.close();
+/** GB/s (10^9) of one run, every key present where it reads. */
+function measure(port: number, test: 'SET' | 'GET', shape: Shape): number | Promise<number> {
+  if (client === 'redis-benchmark') return runRedisBenchmark(port, test, shape);
+  const requests = Math.max(8, Math.round(bytesPerRun / shape.sizeBytes));
+  return throughput(targetOf(port, shape), shape.connections, { command: test, requests, seed: flags.seed, sequential: false });
 }
 
 function runRedisBenchmark(port: number, test: 'SET' | 'GET', shape: Shape): number {
@@ -91,7 +84,11 @@ try {
       for (const test of ['SET', 'GET'] as const) {
         const shape = { sizeBytes, connections };
         // Every key exists on both sides before anything counts.
-        if (test === 'GET') for (const port of [agent.resp.port, redis.port]) await fill(port, shape);
+        if (test === 'GET')
+          for (const port of [agent.resp.port, redis.port]) {
+            if (client === 'redis-benchmark') runRedisBenchmark(port, 'SET', shape);
+            else await fill(targetOf(port, shape));
+          }
         const { ours, peer } = await alternate(rounds, {
           ours: () => measure(agent.resp.port, test, shape),
           peer: () => measure(redis.port, test, shape),

@@ -10,7 +10,8 @@ import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { startAgent, type RunningAgent } from '#testsupport/agent.ts';
 import { ByteClient, command, concat } from '#testsupport/byte-client.ts';
-import { BlockingLoad } from './lib/blocking-client.ts';
+import { fill, throughput } from './lib/blocking-client.ts';
+import type { BlockingTarget } from './lib/blocking-client.ts';
 import { parseFlags } from './lib/flags.ts';
 import { compare, publish } from './lib/report.ts';
 import type { BenchCase, BenchReport } from './lib/report.ts';
@@ -40,18 +41,11 @@ async function values(sides: Sides): Promise<BenchCase[]> {
       for (const test of ['SET', 'GET'] as const) {
         const requests = Math.max(4, Math.round((flags.smoke ? 64 * MiB : 1024 * MiB) / sizeBytes));
         const keys = Math.floor((256 * MiB) / sizeBytes);
-        const measure = async (agent: RunningAgent, run: { sequential: boolean; command: 'SET' | 'GET' }): Promise<number> => {
-          const load = await BlockingLoad.connect({ port: agent.resp.port, sizeBytes, keys }, run.sequential ? 1 : connections);
-          const count = run.sequential ? keys : requests;
-          const seconds = await load.run({ ...run, requests: count, seed: flags.seed });
-          await load.close();
-          return (count * sizeBytes) / 1e9 / seconds;
-        };
-        for (const agent of [sides.ours, sides.peer]) await measure(agent, { sequential: true, command: 'SET' });
-        const samples = await alternate(rounds, {
-          ours: () => measure(sides.ours, { sequential: false, command: test }),
-          peer: () => measure(sides.peer, { sequential: false, command: test }),
-        });
+        const targetOf = (agent: RunningAgent): BlockingTarget => ({ port: agent.resp.port, sizeBytes, keys });
+        const measure = (agent: RunningAgent): Promise<number> =>
+          throughput(targetOf(agent), connections, { command: test, requests, seed: flags.seed, sequential: false });
+        for (const agent of [sides.ours, sides.peer]) await fill(targetOf(agent));
+        const samples = await alternate(rounds, { ours: () => measure(sides.ours), peer: () => measure(sides.peer) });
         const name = `${test} ${sizeBytes / MiB} MiB, ${connections} conn`;
         cases.push(
           compare({ case: name, unit: 'GB/s', better: 'higher', ours: median(samples.ours), peer: median(samples.peer), peerName }),

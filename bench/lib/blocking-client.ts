@@ -55,3 +55,16 @@ export class BlockingLoad {
     );
   }
 }
+
+/** GB/s (10^9) of one run on connections of its own. */
+export async function throughput(target: BlockingTarget, connections: number, run: BlockingRun): Promise<number> {
+  const load = await BlockingLoad.connect(target, connections);
+  const seconds = await load.run(run);
+  await load.close();
+  return (run.requests * target.sizeBytes) / 1e9 / seconds;
+}
+
+/** Every key of the target is there afterwards. */
+export async function fill(target: BlockingTarget): Promise<void> {
+  await throughput(target, 1, { command: 'SET', requests: target.keys, seed: 1, sequential: true });
+}
