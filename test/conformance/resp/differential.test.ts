@@ -105,7 +105,9 @@ const setTimes = fc
       ),
       fc.tuple(fc.constantFrom('EX', 'px'), time),
       fc.tuple(fc.constantFrom('EX', 'PX'), fc.constantFrom('100'), fc.constantFrom('EX', 'PX'), fc.constantFrom('200')),
-      fc.tuple(fc.constantFrom('EXAT', 'PXAT'), fc.constantFrom('4000000000000', '4000000000001', 'x', '-1', '0', '9223372036854775808')),
+      // The same points in both units; seconds beyond the year 5138 are a documented difference.
+      fc.tuple(fc.constant('EXAT'), fc.constantFrom('4000000000', '4000000001', 'x', '-1', '0', '9223372036854775808')),
+      fc.tuple(fc.constant('PXAT'), fc.constantFrom('4000000000000', '4000000000001', 'x', '-1', '0', '9223372036854775808')),
     ),
     fc.constantFrom([], ['NX'], ['XX']),
   )
