@@ -58,13 +58,14 @@ export function wait(ms: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, ms));
 }
 
-/** Chunk files as they are at this moment; they may be gone in the next. */
+/** Chunk files as they are at this moment; they may be gone in the next. Not the FIFOs of a device that hangs. */
 function files(place: FaultPlace): string[] {
   const found: string[] = [];
   for (const folder of place.folders) {
     if (!existsSync(folder)) continue;
     for (const shard of readdirSync(folder).filter((name) => /^[0-9a-f]{2}$/.test(name))) {
-      for (const name of readdirSync(join(folder, shard))) if (name.endsWith('.kv')) found.push(join(folder, shard, name));
+      for (const entry of readdirSync(join(folder, shard), { withFileTypes: true }))
+        if (entry.isFile() && entry.name.endsWith('.kv')) found.push(join(folder, shard, entry.name));
     }
   }
   return found;

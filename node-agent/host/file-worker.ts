@@ -25,8 +25,6 @@ import {
   cString,
   errno,
   libc,
-  mapAnonymous,
-  viewOf,
 } from './libc.ts';
 import { SHORT_FILE } from '#ports/io-pool.ts';
 import type { FileRequest, FileResponse } from './file-requests.ts';
@@ -35,10 +33,16 @@ declare const self: Worker;
 
 const SLICE_BYTES = 4 * 1024 * 1024;
 const NICE = 5;
-/** Aligned memory of this thread: the header block, then a slice for memory that O_DIRECT cannot take. */
-const scratchAddress = mapAnonymous(BLOCK_BYTES + SLICE_BYTES);
+const SCRATCH_BYTES = BLOCK_BYTES + SLICE_BYTES;
+/**
+ * Aligned memory of this thread: the header block, then a slice for memory that O_DIRECT cannot take. Belongs to the thread's own heap,
+ * which goes with it: a mapping would stay for each thread that a stuck device has made superfluous.
+ */
+const owned = new Uint8Array(SCRATCH_BYTES + BLOCK_BYTES);
+const ownedAddress = Number(addressOf(owned));
+const scratchAddress = roundUp(ownedAddress, BLOCK_BYTES);
 const bounceAddress = scratchAddress + BLOCK_BYTES;
-const scratch = viewOf(scratchAddress, BLOCK_BYTES + SLICE_BYTES);
+const scratch = owned.subarray(scratchAddress - ownedAddress, scratchAddress - ownedAddress + SCRATCH_BYTES);
 const views = new MemoryViews();
 const iov = new BigUint64Array(4);
 const iovAddress = addressOf(iov);
