@@ -9,9 +9,9 @@
  * Nobody else in this process may open and close the file by another library or by node:fs: closing any descriptor of a file
  * drops all POSIX locks that the process has on it, SQLite's too.
  */
-import { chmodSync, closeSync, openSync, readdirSync, readFileSync, renameSync, rmSync, statSync } from 'node:fs';
-import { basename, dirname, join } from 'node:path';
-import Database from 'better-sqlite3';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import type Database from 'better-sqlite3';
 import { drizzle } from 'drizzle-orm/better-sqlite3';
 import { migrate } from 'drizzle-orm/better-sqlite3/migrator';
 import { namespaceLabel } from '#core/selector.ts';
@@ -20,6 +20,7 @@ import type { NamespaceDescriptor } from '#core/namespace.ts';
 import type { CatalogInvalidation } from '#ports/catalog-store.ts';
 import { prepareStatements } from '#schema/queries.ts';
 import type { CatalogStatements } from '#schema/queries.ts';
+import type { CatalogFiles } from './catalog-files.ts';
 import { ChunkLoad } from './chunk-load.ts';
 import { CatalogFailure } from './catalog-protocol.ts';
 import type { CatalogBatch, CatalogFailureKind, OpenOptions, PatchRow, PutRow } from './catalog-protocol.ts';
@@ -27,8 +28,6 @@ import { ChunkPageWriter } from './chunk-page.ts';
 import type { ChunkPage } from './chunk-page.ts';
 import { parseSelector } from './invalidation-row.ts';
 
-/** Corrupt catalogs kept beside the new one for people to look at. */
-export const KEPT_CORRUPT_FILES = 2;
 /** Rows of the namespace table are few; a client that makes up tenants shall not fill the heap with their ids. */
 const NAMESPACE_CACHE_LIMIT = 10_000;
 /** Pages of 4 KiB after which a commit copies the WAL back: SQLite's default, 4 MiB. */
@@ -38,6 +37,7 @@ const CACHE_KIB = 8 * 1024;
 
 export class CatalogDatabase {
   readonly #options: OpenOptions;
+  readonly #files: CatalogFiles;
   #connection: Database.Database;
   #statements: CatalogStatements;
   readonly #namespaceIds = new Map<string, number>();
@@ -48,8 +48,9 @@ export class CatalogDatabase {
   #setAside: string[] = [];
 
   /** Throws CatalogFailure. */
-  constructor(options: OpenOptions) {
+  constructor(options: OpenOptions, files: CatalogFiles) {
     this.#options = options;
+    this.#files = files;
     this.#forget = options.forget;
     const { connection, statements } = this.#guarded(() => this.#connect());
     this.#connection = connection;
@@ -68,7 +69,7 @@ export class CatalogDatabase {
   }
 
   walBytes(): number {
-    return statSync(`${this.#options.path}-wal`, { throwIfNoEntry: false })?.size ?? 0;
+    return this.#files.walBytes();
   }
 
   /**
@@ -77,7 +78,7 @@ export class CatalogDatabase {
    */
   page(limit: number): ChunkPage {
     try {
-      this.#load ??= new ChunkLoad(this.#options.path);
+      this.#load ??= new ChunkLoad(this.#files.openReader());
       const page = this.#load.next(limit);
       if (page.last) this.endLoad();
       return page;
@@ -141,9 +142,8 @@ export class CatalogDatabase {
   }
 
   #connect(): { connection: Database.Database; statements: CatalogStatements } {
-    const { path, migrationsDir, busyTimeoutMs, nowMs } = this.#options;
-    createPrivate(path);
-    const connection = new Database(path, { timeout: busyTimeoutMs });
+    const { migrationsDir, busyTimeoutMs, nowMs } = this.#options;
+    const connection = this.#files.open(busyTimeoutMs);
     try {
       connection.pragma('journal_mode = WAL');
       connection.pragma('synchronous = NORMAL');
@@ -192,7 +192,7 @@ export class CatalogDatabase {
         void error;
       }
     }
-    this.#setAside.push(setAside(this.#options.path));
+    this.#setAside.push(this.#files.setAside());
     if (first) return;
     const { connection, statements } = this.#connect();
     this.#connection = connection;
@@ -284,12 +284,6 @@ function bindable(value: string | Uint8Array | null): string | Buffer | null {
   return value instanceof Uint8Array ? Buffer.from(value.buffer, value.byteOffset, value.byteLength) : value;
 }
 
-/** Mode 0600 before SQLite sees it: the WAL and its index get the mode of the file. */
-function createPrivate(path: string): void {
-  closeSync(openSync(path, 'a', 0o600));
-  chmodSync(path, 0o600);
-}
-
 /** Applies what is missing of migrations/. Throws CatalogFailure `newer` for a file of a later kvtier. */
 function bringUp(connection: Database.Database, migrationsDir: string): { readonly current: number; readonly changed: boolean } {
   const journal = JSON.parse(readFileSync(join(migrationsDir, 'meta', '_journal.json'), 'utf8')) as {
@@ -307,23 +301,6 @@ function bringUp(connection: Database.Database, migrationsDir: string): { readon
   migrate(drizzle(connection), { migrationsFolder: migrationsDir });
   connection.pragma(`user_version = ${current}`);
   return { current, changed: true };
-}
-
-/** Renames the file to `<path>.corrupt-<n>`, its WAL with it, and removes all but the newest few. Returns the new name. */
-function setAside(path: string): string {
-  const prefix = `${basename(path)}.corrupt-`;
-  const numbers = readdirSync(dirname(path))
-    .filter((name) => name.startsWith(prefix) && /^\d{1,9}$/.test(name.slice(prefix.length)))
-    .map((name) => Number(name.slice(prefix.length)))
-    .sort((a, b) => a - b);
-  const aside = `${path}.corrupt-${(numbers.at(-1) ?? 0) + 1}`;
-  renameSync(path, aside);
-  if (statSync(`${path}-wal`, { throwIfNoEntry: false }) !== undefined) renameSync(`${path}-wal`, `${aside}-wal`);
-  rmSync(`${path}-shm`, { force: true });
-  for (const number of numbers.slice(0, Math.max(0, numbers.length + 1 - KEPT_CORRUPT_FILES))) {
-    for (const suffix of ['', '-wal', '-shm']) rmSync(`${path}.corrupt-${number}${suffix}`, { force: true });
-  }
-  return aside;
 }
 
 /** SQLite's code, also where drizzle has wrapped the error. */

@@ -1,5 +1,5 @@
 /** Reads the chunks with an SSD replica for a start: one snapshot, one pass, page by page, on a read-only connection of its own. */
-import Database from 'better-sqlite3';
+import type Database from 'better-sqlite3';
 import { drizzle } from 'drizzle-orm/better-sqlite3';
 import { parseLmBlock } from '#core/lm-block.ts';
 import type { NamespaceDescriptor } from '#core/namespace.ts';
@@ -17,8 +17,9 @@ export class ChunkLoad {
   /** Read ahead by one, to see whether it belongs to the chunk before. */
   #next: RawRow | undefined;
 
-  constructor(path: string) {
-    this.#connection = new Database(path, { readonly: true, fileMustExist: true });
+  /** Takes the connection, and closes it in the end. */
+  constructor(connection: Database.Database) {
+    this.#connection = connection;
     try {
       const db = drizzle(this.#connection);
       // One read transaction for both queries: the load is of one moment.

@@ -15,6 +15,7 @@ import { KvtierError } from '#core/errors.ts';
 import type { Logger } from '#core/logger.ts';
 import type { CatalogChange, CatalogChunk, CatalogInvalidation, CatalogLoad, CatalogStats, CatalogStore } from '#ports/catalog-store.ts';
 import { CatalogLink } from './catalog-link.ts';
+import type { StartCatalogPeer } from './catalog-link.ts';
 import { CatalogFailure } from './catalog-protocol.ts';
 import type { CatalogBatch, OpenOptions } from './catalog-protocol.ts';
 import { CatalogQueue } from './catalog-queue.ts';
@@ -68,6 +69,8 @@ export interface SqliteCatalogOptions extends Partial<SqliteCatalogLimits> {
   readonly migrationsDir: string;
   readonly clock: Clock;
   readonly logger: Logger;
+  /** A worker unless said otherwise. */
+  readonly startPeer?: StartCatalogPeer;
 }
 
 /** The catalog of a node agent; does nothing until `open`. */
@@ -110,8 +113,9 @@ class SqliteCatalogStore implements CatalogStore {
     this.#limits = { ...DEFAULT_CATALOG_LIMITS, ...options };
     this.#clock = options.clock;
     this.#logger = options.logger;
-    this.#link = new CatalogLink((path) =>
-      this.#logger.warn('The catalog was corrupt; it is rebuilt from the chunk files', { setAside: path }),
+    this.#link = new CatalogLink(
+      (path) => this.#logger.warn('The catalog was corrupt; it is rebuilt from the chunk files', { setAside: path }),
+      options.startPeer,
     );
     this.#queue = new CatalogQueue(this.#limits);
   }
