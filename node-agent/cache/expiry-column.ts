@@ -89,7 +89,9 @@ export class ExpiryColumn {
     let count = 0;
     for (const segment of this.#segments) {
       if (segment === undefined) continue;
-      for (const atMs of segment.atMs) {
+      // By index: an iterator over a typed array costs ten times as much, and simulations look after every step.
+      for (let at = 0; at < segment.atMs.length; at += 1) {
+        const atMs = segment.atMs[at] as number;
         if (atMs === 0) continue;
         count += 1;
         assert(atMs >= segment.earliestMs, `ExpiryColumn: ${atMs} is before its segment's bound of ${segment.earliestMs}`);

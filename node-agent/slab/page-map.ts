@@ -214,7 +214,8 @@ export class PageMap {
       `A bin above ${this.#topBin} holds a run`,
     );
     let binned = 0;
-    for (const head of this.#binHead) for (let run = head; run !== NONE; run = this.#runNext[run] as number) binned += 1;
+    for (let bin = 0; bin < this.#binHead.length; bin += 1)
+      for (let run = this.#binHead[bin] as number; run !== NONE; run = this.#runNext[run] as number) binned += 1;
     assert(binned === runs, `Bins hold ${binned} runs, the pages ${runs}`);
     assert(
       free === this.#freePages && absent === this.#absentPages,

@@ -6,6 +6,7 @@
  * does, at any moment, also in the middle of a start.
  */
 import { drainMicrotasks } from 'bun:jsc';
+import { fileURLToPath } from 'node:url';
 import { createApi } from '#api/app.ts';
 import type { ApiApp } from '#api/app.ts';
 import { createAuthenticate } from '#api/credentials.ts';
@@ -20,13 +21,17 @@ import { MiB } from '#core/bytes.ts';
 import { checksum } from '#core/checksum.ts';
 import type { BlockHash } from '#core/checksum.ts';
 import type { Logger } from '#core/logger.ts';
+import { createSqliteCatalogStore } from '#catalog/sqlite-catalog-store.ts';
+import type { SqliteCatalogLimits } from '#catalog/sqlite-catalog-store.ts';
+import type { CatalogStore } from '#ports/catalog-store.ts';
 import { createPolicy } from '#policy/create-policy.ts';
 import { KeyParser, parseKey } from '#protocol/lmcache-key.ts';
 import { RespServer } from '#servers/resp/resp-server.ts';
 import { Metrics } from '#telemetry/metrics.ts';
 import { RamTier } from '#tiers/ram/ram-tier.ts';
 import { SsdTier } from '#tiers/ssd/ssd-tier.ts';
-import { SimCatalogDisk, SimCatalogStore } from './sim-catalog-store.ts';
+import { SimCatalogDisk } from './sim-catalog-disk.ts';
+import { SimCatalogWorker } from './sim-catalog-worker.ts';
 import { SimClock, SimRng } from './sim-clock.ts';
 import { SimDisk } from './sim-disk.ts';
 import { SimFileIo } from './sim-file-io.ts';
@@ -34,6 +39,7 @@ import { SimNetwork } from './sim-network.ts';
 import { SimSharedMemory } from './sim-shared-memory.ts';
 import { tokenOf } from './sim-tokens.ts';
 
+const migrationsDir = fileURLToPath(new URL('../../migrations', import.meta.url));
 const hash: BlockHash = (block, seed) => Bun.hash.xxHash3(block, seed);
 
 export interface SimAgentOptions {
@@ -45,6 +51,7 @@ export interface SimAgentOptions {
   readonly floorBytes?: number;
   readonly admission?: SsdAdmission;
   readonly limits?: Partial<CacheLimits>;
+  readonly catalog?: Partial<SqliteCatalogLimits>;
   readonly stallMs?: number;
   /** Names with a token each, `token-of-NAME`; then there are an admin's and a reader's token too, `token-of-admin` and `token-of-read`. */
   readonly tenants?: readonly string[];
@@ -58,7 +65,8 @@ export interface SimLife {
   readonly memory: SimSharedMemory;
   readonly ram: RamTier;
   readonly ssd: SsdTier;
-  readonly catalog: SimCatalogStore;
+  readonly catalog: CatalogStore;
+  readonly catalogWorker: SimCatalogWorker;
   /** As far as the start has come. */
   cache: Cache | undefined;
   server: RespServer | undefined;
@@ -97,6 +105,7 @@ export class SimAgent {
     this.rng = new SimRng(options.seed);
     this.network = new SimNetwork({ clock: this.clock, rng: this.rng, hash });
     this.disk.data.holdSyncs();
+    this.catalogDisk.onProblem = (problem) => this.fail(problem);
     this.app = this.#createApi();
   }
 
@@ -193,8 +202,16 @@ export class SimAgent {
       direct: 'auto',
       onFolderLost: (folder) => life.cache?.folderLost(folder),
     });
-    const catalog = new SimCatalogStore(this.catalogDisk);
-    const life: SimLife = { io, memory, ram, ssd, catalog, cache: undefined, server: undefined, ready: false };
+    const catalogWorker = new SimCatalogWorker(this.catalogDisk);
+    const catalog = createSqliteCatalogStore({
+      path: '/data/catalog.db',
+      migrationsDir,
+      clock: this.clock,
+      logger,
+      startPeer: catalogWorker.start,
+      ...this.#options.catalog,
+    });
+    const life: SimLife = { io, memory, ram, ssd, catalog, catalogWorker, cache: undefined, server: undefined, ready: false };
     this.#life = life;
     this.network.begin(memory);
     ram.start();
@@ -296,6 +313,7 @@ export class SimAgent {
   /** SIGKILL. What was written stays, what waited is lost. */
   kill(): void {
     this.#life?.io.kill(this.rng);
+    this.#life?.catalogWorker.kill();
     this.#memory.endProcess();
     this.#life = undefined;
     this.clock.dropTimers();
@@ -308,6 +326,7 @@ export class SimAgent {
   powerCut(): void {
     this.kill();
     const { rng, disk } = this;
+    this.catalogDisk.powerCut(rng);
     disk.data.powerCut({
       content: (_path, durable, cached) => {
         if (rng.chance(0.5) || cached.length < durable.length) return durable;
@@ -354,11 +373,13 @@ export class SimAgent {
     this.#disksMoveAtMs = this.clock.monotonicMs() + ms;
   }
 
-  /** A step of file work, of a sync, or of the catalog. False where there is none. */
+  /** A step of file work, of a sync, or of the catalog's worker. False where there is none. */
   stepIo(): boolean {
     const life = this.#life;
     if (life === undefined || this.clock.monotonicMs() < this.#disksMoveAtMs) return false;
     const { data } = this.disk;
+    const messages = life.catalogWorker.pending;
+    if (messages > 0 && this.rng.chance(1 / (life.io.activeCount + data.heldSyncCount + 1))) return this.stepCatalog();
     const syncs = data.heldSyncCount;
     if (syncs > 0 && this.rng.chance(1 / (life.io.activeCount + 1))) {
       data.releaseSync(this.rng.below(syncs));
@@ -366,6 +387,13 @@ export class SimAgent {
       return true;
     }
     const moved = life.io.step(this.rng);
+    this.settle();
+    return moved;
+  }
+
+  /** A message to or from the catalog's worker. */
+  stepCatalog(): boolean {
+    const moved = this.#life?.catalogWorker.step(this.rng) ?? false;
     this.settle();
     return moved;
   }

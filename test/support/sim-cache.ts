@@ -19,7 +19,7 @@ import type { PolicyName } from '#policy/create-policy.ts';
 import { KeyParser } from '#protocol/lmcache-key.ts';
 import { RamTier } from '#tiers/ram/ram-tier.ts';
 import { SsdTier } from '#tiers/ssd/ssd-tier.ts';
-import { SimCatalogDisk, SimCatalogStore } from './sim-catalog-store.ts';
+import { SimCatalogRowDisk, SimCatalogStore } from './sim-catalog-store.ts';
 import { settle, SimClock, SimRng } from './sim-clock.ts';
 import { SimDisk } from './sim-disk.ts';
 import { SimFileIo } from './sim-file-io.ts';
@@ -60,7 +60,7 @@ export class SimCache {
   readonly rng: SimRng;
   readonly clock = new SimClock();
   readonly disk = new SimDisk();
-  readonly catalogDisk = new SimCatalogDisk();
+  readonly catalogDisk = new SimCatalogRowDisk();
   /** Of the machine: outlives a process. */
   readonly memory = new SimSharedMemory();
   readonly log: string[] = [];

@@ -1,11 +1,11 @@
 /**
- * CatalogStore in memory, for simulations: what is committed lives in a SimCatalogDisk, which a second store opens after a
+ * CatalogStore in memory, for simulations: what is committed lives in a SimCatalogRowDisk, which a second store opens after a
  * "crash" of the first. Passes the contract suite of the real one (catalog-contract.ts).
  */
 import type { CatalogChange, CatalogChunk, CatalogInvalidation, CatalogLoad, CatalogStats, CatalogStore } from '#ports/catalog-store.ts';
 
 /** What survives a process: committed rows. May be emptied by a test, as a deleted catalog.db. */
-export class SimCatalogDisk {
+export class SimCatalogRowDisk {
   readonly chunks = new Map<number, CatalogChunk>();
   readonly invalidations = new Map<string, CatalogInvalidation>();
 
@@ -16,7 +16,7 @@ export class SimCatalogDisk {
 }
 
 export class SimCatalogStore implements CatalogStore {
-  readonly #disk: SimCatalogDisk;
+  readonly #disk: SimCatalogRowDisk;
   #queue: CatalogChange[] = [];
   #state: CatalogStats['state'] = 'off';
   #dropped = 0;
@@ -28,7 +28,7 @@ export class SimCatalogStore implements CatalogStore {
   /** Rows in a page of the load. */
   pageRows = 1000;
 
-  constructor(disk = new SimCatalogDisk()) {
+  constructor(disk = new SimCatalogRowDisk()) {
     this.#disk = disk;
   }
 

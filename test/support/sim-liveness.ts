@@ -67,8 +67,7 @@ export class SimLiveness {
   #until(what: string, isSo: () => boolean): void {
     const { agent } = this.#world;
     for (let round = 0; round < 2000; round += 1) {
-      for (let index = 0; index < 200 && (agent.stepNetwork() || agent.stepIo()); index += 1);
-      agent.life?.catalog.commit();
+      for (let index = 0; index < 200 && (agent.stepNetwork() || agent.stepIo() || agent.stepCatalog()); index += 1);
       if (agent.problem !== undefined) throw agent.problem;
       if (isSo()) return;
       agent.advance(round < 40 ? 20 : 500);

@@ -10,12 +10,15 @@ const EIO = 5;
 const EMFILE = 24;
 const ENOSPC = 28;
 
-const kinds = [...jobs, ...lies, ...rot, 'journal', 'space', 'dataSpace', 'lock'] as const;
+const kinds = [...jobs, ...lies, ...rot, 'journal', 'space', 'dataSpace', 'lock', 'catalog'] as const;
 export type SimFaultKind = (typeof kinds)[number];
 
 export class SimMischief {
   readonly #world: SimWorld;
   readonly #rng: SimRng;
+
+  /** Bits of the catalog's file flip before the next start. */
+  #rotsCatalog = false;
 
   constructor(world: SimWorld) {
     this.#world = world;
@@ -45,8 +48,12 @@ export class SimMischief {
     } else if (kind === 'space') disk.deviceBytes.set('ssd0', this.#rng.chance(0.5) ? 2 ** 40 : 200 * KiB);
     else if (kind === 'dataSpace') disk.data.capacityBytes = this.#rng.chance(0.7) ? Number.MAX_SAFE_INTEGER : 4 * KiB;
     else if (kind === 'lock') {
-      if (this.#rng.chance(0.5)) agent.life?.catalog.lock('locked');
-      else agent.life?.catalog.unlock();
+      agent.catalogDisk.locked = this.#rng.chance(0.5);
+    } else if (kind === 'catalog') {
+      const code = this.#rng.pick(['SQLITE_FULL', 'SQLITE_IOERR_WRITE', 'SQLITE_CORRUPT', 'lost', 'rot'] as const);
+      if (code === 'rot') this.#rotsCatalog = true;
+      else if (code === 'lost') agent.life?.catalogWorker.lose();
+      else agent.catalogDisk.failures.push(code);
     } else if ((rot as readonly string[]).includes(kind) && (kind !== 'flip' || this.#rng.chance(0.5))) this.#rot(kind);
     else if ((lies as readonly string[]).includes(kind)) {
       agent.life?.io.faults.push({ kind: this.#rng.pick(['write', 'read'] as const), errno: 0, lie: kind as (typeof lies)[number] });
@@ -70,6 +77,12 @@ export class SimMischief {
     }
   }
 
+  /** Nobody has the files open. */
+  betweenLives(): void {
+    if (this.#rotsCatalog) this.#world.agent.catalogDisk.rot(this.#rng);
+    this.#rotsCatalog = false;
+  }
+
   /** The device has what it promised, disks have room, nobody holds a lock; peers and disks move. */
   end(): void {
     const { agent } = this.#world;
@@ -78,9 +91,10 @@ export class SimMischief {
     agent.disk.deviceBytes.clear();
     agent.disk.data.capacityBytes = Number.MAX_SAFE_INTEGER;
     agent.disk.data.clearFailures();
+    agent.catalogDisk.locked = false;
+    agent.catalogDisk.failures.length = 0;
     if (agent.life !== undefined) {
       agent.life.io.faults.length = 0;
-      agent.life.catalog.unlock();
     }
   }
 }

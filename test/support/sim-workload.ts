@@ -66,7 +66,7 @@ export class SimWorkload {
     if (action === 'client') return this.commands.one();
     if (action === 'time') return agent.advance(this.#rng.pick([1, 5, 20, 100, 300, 1000, 3000, 12_000]));
     if (action === 'operator') return this.operators.one();
-    if (action === 'catalog') return agent.life?.catalog.commit();
+    if (action === 'catalog') return void (agent.stepCatalog() || agent.stepIo());
     if (action === 'delay') return this.#mischief.delay();
     if (action === 'reset') return this.#reset();
     if (action === 'fault') return this.#mischief.fault();
@@ -84,6 +84,7 @@ export class SimWorkload {
     oracle.endOfProcess();
     if (powerCut) oracle.powerCut();
     this.operators.forget();
+    this.#mischief.betweenLives();
     if (this.#rng.chance(0.5)) agent.disk.data.capacityBytes = Number.MAX_SAFE_INTEGER;
     agent.boot();
   }

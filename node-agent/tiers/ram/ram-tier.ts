@@ -331,7 +331,7 @@ export class RamTier {
       assert((this.#counts[slot] ?? 0) > 0, `used slot ${slot} has a count`);
     });
     let counted = 0;
-    for (const count of this.#counts) if (count > 0) counted += 1;
+    for (let slot = 0; slot < this.#counts.length; slot += 1) if ((this.#counts[slot] ?? 0) > 0) counted += 1;
     assert(used === counted, `${used} used slots, ${counted} counts`);
     this.#table?.checkInvariants((slot) => {
       const place = { firstPage: 0, pages: 0, slots: 0, classBytes: 0, ordinal: 0 };
