@@ -1,6 +1,7 @@
 /** Memory, descriptors and threads of one process, sampled while it lives. */
-import { readdirSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { openDescriptors, privateBytes } from '#testsupport/agent-probes.ts';
+import { memoryClasses, type MemoryClasses } from './memory-classes.ts';
 
 export interface Resources {
   /** JavaScript heap of the main thread, as its metrics say; of the last time that they were asked. */
@@ -26,6 +27,10 @@ interface Sample extends Resources {
 
 const SAMPLE_MS = 500;
 const HEAP_MS = 5000;
+/** The kernel walks all page tables for it. */
+const CLASSES_MS = 30_000;
+
+type Part = 'early' | 'late';
 
 export class LifeWatch {
   readonly pid: number;
@@ -35,11 +40,25 @@ export class LifeWatch {
 
   readonly #heapTimer: ReturnType<typeof setInterval>;
   #heapBytes = 0;
+  readonly #classesTimer: ReturnType<typeof setInterval>;
+  /** What its memory was made of, every half minute from the beginning on. */
+  readonly classes: (MemoryClasses & { readonly second: number })[] = [];
 
   constructor(agent: { readonly pid: number; readonly url: string }) {
     this.pid = agent.pid;
     this.#timer = setInterval(() => this.#sample(), SAMPLE_MS);
     this.#heapTimer = setInterval(() => void this.#askHeap(agent.url), HEAP_MS);
+    this.#classesTimer = setInterval(() => this.#classify(), CLASSES_MS);
+    this.#classify();
+  }
+
+  #classify(): void {
+    try {
+      const second = Math.round((performance.now() - this.#startedAtMs) / 1000);
+      this.classes.push({ second, ...memoryClasses(readFileSync(`/proc/${this.pid}/smaps`, 'utf8')) });
+    } catch {
+      // The process has just been killed; `stop` follows.
+    }
   }
 
   async #askHeap(url: string): Promise<void> {
@@ -62,6 +81,7 @@ export class LifeWatch {
   stop(): void {
     clearInterval(this.#timer);
     clearInterval(this.#heapTimer);
+    clearInterval(this.#classesTimer);
   }
 
   get seconds(): number {
@@ -69,11 +89,20 @@ export class LifeWatch {
   }
 
   /** The median of a part of the life: of its second quarter, when all is warm, and of its last. */
-  median(part: 'early' | 'late', field: keyof Resources): number {
+  median(part: Part, field: keyof Resources): number {
+    return this.#quantile(part, field, 0.5);
+  }
+
+  /** What a tenth of the samples of that part do not exceed: garbage comes and goes above it, a leak lifts it. */
+  floor(part: Part, field: keyof Resources): number {
+    return this.#quantile(part, field, 0.1);
+  }
+
+  #quantile(part: Part, field: keyof Resources, share: number): number {
     const { length } = this.#samples;
     const slice = part === 'early' ? this.#samples.slice(length / 4, length / 2) : this.#samples.slice((3 * length) / 4);
     const sorted = slice.map((sample) => sample[field]).toSorted((a, b) => a - b);
-    return sorted[Math.floor(sorted.length / 2)] ?? 0;
+    return sorted[Math.floor(sorted.length * share)] ?? 0;
   }
 
   peak(field: keyof Resources): number {

@@ -16,7 +16,10 @@ test('half a minute of the soak with faults finds nothing wrong, and its report 
       encoding: 'utf8',
       timeout: 300_000,
     });
-    expect(run.status, `${run.stdout}\n${run.stderr}`).toBe(0);
+    // What is wrong first: whoever shows failures may show their first line only.
+    const wrong = run.stdout.split('\n').filter((line) => line.startsWith('PROBLEM '));
+    const ended = `status ${run.status}, signal ${run.signal}${run.error === undefined ? '' : `, ${run.error.message}`}`;
+    expect(run.status, `${wrong.join('; ')} (${ended})\n${run.stdout}\n${run.stderr}`).toBe(0);
     const { kills, lives, reads, hits, faults, problems } = JSON.parse(readFileSync(report, 'utf8')) as {
       readonly kills: number;
       readonly lives: readonly unknown[];
