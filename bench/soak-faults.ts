@@ -89,7 +89,7 @@ mkdirSync(doomed);
 
 function start(): Promise<RunningAgent> {
   const ssd = [...folders.map((path) => `${path}:128MiB`), `${join(doomed, 'ssd')}:128MiB`].flatMap((path) => ['--ssd-dir', path]);
-  const limits = ['--ssd-io-deadline', '1s', '--resp-stall', '2s', '--resp-min-rate', '4MiB', '--lease-duration', '2s'];
+  const limits = ['--ssd-io-deadline', '1s', '--resp-stall', '2s', '--resp-min-rate', '1MiB', '--lease-duration', '2s'];
   const tuning = ['--ssd-idle-after', '200ms', '--ssd-free-space-floor', '1MiB', '--log-level', 'error'];
   return startAgent({ dataDir, flags: ['--ram', '256MiB', ...ssd, ...limits, ...tuning] });
 }

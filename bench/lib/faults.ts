@@ -124,7 +124,11 @@ function garbage(random: SeededRandom): Uint8Array {
   return new Uint8Array(Buffer.concat(parts));
 }
 
-const faults: Readonly<Record<FaultName, (place: FaultPlace) => Promise<void> | void>> = {
+/** Whether the process that shall hold the catalog's lock is on its way to it: SQLite gives up where the file goes meanwhile. */
+let lockUnderWay = false;
+
+/** False: it could not be done this time, and nothing is wrong. */
+const faults: Readonly<Record<FaultName, (place: FaultPlace) => Promise<void | false> | void | false>> = {
   'bits of chunk files flipped'(place) {
     const all = files(place);
     for (let count = Math.min(3, all.length); count > 0; count -= 1) tryFile(() => flip(place.random.pick(all), place.random));
@@ -150,13 +154,16 @@ const faults: Readonly<Record<FaultName, (place: FaultPlace) => Promise<void> | 
   async 'device hangs'(place) {
     const all = files(place);
     const chosen = new Set(Array.from({ length: Math.min(20, all.length) }, () => place.random.pick(all)));
-    const hanging = [...chosen].map((path, index) => {
-      const name = join(place.dataDir, `fifo-${index}`);
-      execFileSync('mkfifo', [name]);
+    const hanging = [...chosen].map((path, index) => ({ path, name: join(place.dataDir, `fifo-${index}`) }));
+    if (hanging.length > 0)
+      execFileSync(
+        'mkfifo',
+        hanging.map(({ name }) => name),
+      );
+    for (const { path, name } of hanging) {
       rmSync(path, { force: true });
       tryFile(() => linkSync(name, path));
-      return { path, name };
-    });
+    }
     await wait(4000);
     for (const { path } of hanging) rmSync(path, { force: true });
     // Somebody may have been on the way to it.
@@ -182,7 +189,10 @@ const faults: Readonly<Record<FaultName, (place: FaultPlace) => Promise<void> | 
   },
   async 'client resets in the middle of a reply'({ agent, random }) {
     const client = await ByteClient.connect(agent().resp);
-    await Promise.race([client.send('SET', 'mischief:large', pattern(6 * MiB, 2)), wait(3000)]);
+    // Cut off where it was too slow: a machine that does much else, or an agent that is stopped meanwhile.
+    const stored = client.send('SET', 'mischief:large', pattern(6 * MiB, 2)).catch(() => undefined);
+    await Promise.race([stored, wait(3000)]);
+    if (client.isClosed) return false;
     client.write(Buffer.concat(Array.from({ length: 8 }, () => command('GET', 'mischief:large'))));
     await wait(random.below(30));
     client.reset();
@@ -219,18 +229,22 @@ const faults: Readonly<Record<FaultName, (place: FaultPlace) => Promise<void> | 
     process.kill(pid, 'SIGCONT');
   },
   async 'catalog locked'({ dataDir }) {
-    const held = await holdCatalog(join(dataDir, 'catalog.db'), 'BEGIN IMMEDIATE');
+    lockUnderWay = true;
+    // The agent too may put a file that was damaged aside.
+    const held = await holdCatalog(join(dataDir, 'catalog.db'), 'BEGIN IMMEDIATE').catch(() => undefined);
+    lockUnderWay = false;
+    if (held === undefined) return false;
     await wait(4000);
     await held.release();
   },
   'catalog removed'({ dataDir }) {
+    if (lockUnderWay) return false;
     for (const suffix of ['', '-wal', '-shm']) rmSync(join(dataDir, `catalog.db${suffix}`), { force: true });
   },
 };
 
-/** False where it could not be done here: no such disk, or the process is gone meanwhile. */
+/** False where it could not be done here or now: no such disk, a client that was too slow, another fault in the way. */
 export async function inject(name: FaultName, place: FaultPlace): Promise<boolean> {
   if (name === 'disk full' && place.smallDisk === undefined) return false;
-  await faults[name](place);
-  return true;
+  return (await faults[name](place)) !== false;
 }
