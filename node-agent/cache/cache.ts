@@ -390,6 +390,10 @@ export class Cache implements CacheDoor {
     return this.#state.namespaces.usageOf(tenant);
   }
 
+  get invalidationCount(): number {
+    return this.#invalidator.begunCount;
+  }
+
   async flushAll(actor: string, tenant?: string): Promise<void> {
     const selector = tenant === undefined ? ({ all: true } as const) : { tenant };
     await this.#invalidator.invalidate(selector, { dryRun: false, reason: 'flush', actor });

@@ -160,4 +160,6 @@ export interface CacheDoor {
   usageOf(tenant: string): TenantUsage;
   /** Everything, or all that is `tenant`'s, at once and for good. Resolves when it is durable. */
   flushAll(actor: string, tenant?: string): Promise<void>;
+  /** Invalidations and flushes that have begun in this life: what a door keeps beside the cache from before one of them may be dead. */
+  readonly invalidationCount: number;
 }

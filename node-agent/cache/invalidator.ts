@@ -24,6 +24,8 @@ export class Invalidator {
   readonly #state: CacheState;
   readonly #puts: Puts;
   #nextNumber = 1;
+  /** Begun in this life, dry runs not counted. */
+  begunCount = 0;
   /** Runs after an invalidation is durable: the folders' marks follow. */
   onDurable: () => void = () => {};
   /** Resolves with true when every file on SSD is a chunk, with false where that will not be any more. */
@@ -162,6 +164,7 @@ export class Invalidator {
       });
       return { id, matchedChunks, removedBytes, generation, dryRun: true };
     }
+    this.begunCount += 1;
     const end = state.beginInvalidation(selector, generation);
     const resolved = new ResolvedKeys(state);
     try {

@@ -54,6 +54,8 @@ const moments: readonly Moment[] = [
   'invalidation',
   'quiet',
 ];
+/** Answered in each life that is not killed under adoption. */
+const LEAST_OPERATIONS = 80;
 /** Read one after another before the first client comes. */
 const OLD_FILES = 6000;
 const modes = ['idle', 'idle', 'through', 'demote'] as const;
@@ -113,7 +115,11 @@ async function killDuringLoad(agent: RunningAgent, moment: Moment): Promise<void
   if (moment === 'adoption') {
     if (!(await agent.client.stats()).recovery.done) totals.underAdoption += 1;
     await wait(random.next() * 600);
-  } else await wait(100 + random.next() * 1200);
+  } else {
+    // Time, for what happens by time; and operations, so that a slow machine kills no agent that has nothing to lose.
+    const operations = load.answered(LEAST_OPERATIONS + random.below(LEAST_OPERATIONS));
+    await Promise.all([operations, wait(100 + random.next() * 1200)]);
+  }
   if (moment === 'invalidation') {
     // Half of them between request and answer, half as soon as the answer is there, while files are still being unlinked.
     const atAnswer = random.next() < 0.5;

@@ -1,6 +1,6 @@
 /** Clients that store, overwrite, read, delete and invalidate until their agent dies, and tell an oracle what they saw. */
 import type { RunningAgent } from './agent.ts';
-import type { KillOracle } from './kill-oracle.ts';
+import type { KillOracle, Put, PutOptions } from './kill-oracle.ts';
 import { makeValue, readValue, SeededRandom } from './kill-values.ts';
 import { ConnectionLost, RespError, ValueClient } from './value-client.ts';
 
@@ -58,6 +58,8 @@ export interface Load {
   onInvalidation: () => void;
   /** Runs each time one has been acknowledged. */
   onInvalidated: () => void;
+  /** Resolves when that many operations have been answered, or no client is left to ask for more. */
+  answered(operations: number): Promise<void>;
   /** Ends the clients after the operation each is in; resolves when they have. */
   stop(): Promise<void>;
   readonly counts: {
@@ -99,6 +101,8 @@ class RunningLoad implements Load {
   #stopped = false;
   readonly #clients: Promise<void>[] = [];
   #wake: () => void = () => undefined;
+  #operations = 0;
+  #awaited: { readonly operations: number; readonly resolve: () => void } | undefined;
 
   constructor(options: LoadOptions) {
     this.#options = options;
@@ -110,6 +114,11 @@ class RunningLoad implements Load {
       this.#clients.push(this.#client((client) => this.#write(client, writer, new SeededRandom(seed + writer))));
     if (invalidationPauseMs !== undefined)
       this.#clients.push(this.#client((client) => this.#invalidate(client, new SeededRandom(seed + 1000), invalidationPauseMs)));
+  }
+
+  answered(operations: number): Promise<void> {
+    const reached = new Promise<void>((resolve) => (this.#awaited = { operations, resolve }));
+    return Promise.race([reached, Promise.all(this.#clients.slice(0, this.#options.writers)).then(() => undefined)]);
   }
 
   async stop(): Promise<void> {
@@ -143,6 +152,8 @@ class RunningLoad implements Load {
       else if (dice < 0.6) await this.#delete(client, random.pick(own));
       else if (dice < 0.9) await readKey(client, this.#options, random.below(keys.names.length)).then(() => (this.counts.gets += 1));
       else await this.#probe(client, random.below(keys.values));
+      this.#operations += 1;
+      if (this.#awaited !== undefined && this.#operations >= this.#awaited.operations) this.#awaited.resolve();
     }
   }
 
@@ -152,24 +163,26 @@ class RunningLoad implements Load {
   }
 
   async #set(client: ValueClient, key: number, value: { sizeBytes: number; ttlMs: number | undefined }): Promise<void> {
-    const { oracle } = this.#options;
+    const { oracle, keys } = this.#options;
     const metadata = this.#metadataOf(key);
     this.counts.sets += 1;
     // The halves are one entry: a new value takes the old metadata away.
-    const replaced = metadata === undefined ? undefined : oracle.beginRemoval((other) => other === metadata);
-    const stored = await this.#put(client, key, value);
-    if (replaced !== undefined) oracle.endRemoval(replaced, stored);
-    if (metadata !== undefined && stored) await this.#put(client, metadata, { sizeBytes: METADATA_BYTES, ttlMs: undefined });
+    const replaced = metadata === undefined ? undefined : oracle.beginRemoval((other) => other === metadata, { byValue: true });
+    const entry = await this.#put(client, key, value);
+    if (replaced !== undefined) oracle.endRemoval(replaced, entry.acknowledged);
+    if (metadata === undefined || !entry.acknowledged) return;
+    const half = await this.#put(client, metadata, { sizeBytes: METADATA_BYTES, entry });
+    // Where the value has gone meanwhile, its metadata waits for the next one.
+    if (half.acknowledged && (await client.command('EXISTS', keys.names[metadata] ?? '')) === 1) oracle.foundAtItsValue(half);
   }
 
-  async #put(client: ValueClient, key: number, value: { sizeBytes: number; ttlMs: number | undefined }): Promise<boolean> {
+  async #put(client: ValueClient, key: number, value: PutOptions & { readonly sizeBytes: number }): Promise<Put> {
     const { oracle, keys } = this.#options;
-    const put = oracle.beginPut(key, value.ttlMs);
+    const put = oracle.beginPut(key, value);
     const expiry = value.ttlMs === undefined ? [] : ['PX', String(value.ttlMs)];
     const bytes = makeValue(key, put.version, value.sizeBytes);
-    const stored = await this.#answered(client.command('SET', keys.names[key] ?? '', bytes, ...expiry));
-    oracle.endPut(put, stored);
-    return stored;
+    oracle.endPut(put, await this.#answered(client.command('SET', keys.names[key] ?? '', bytes, ...expiry)));
+    return put;
   }
 
   /** Another end for what is there, or none. */
@@ -180,7 +193,7 @@ class RunningLoad implements Load {
     this.counts.expiries += 1;
     let changed = false;
     const asked = ttlMs === undefined ? client.command('PERSIST', name) : client.command('PEXPIRE', name, String(ttlMs));
-    if (!(await this.#answered(asked.then((answer) => (changed = answer === 1))))) return;
+    await this.#answered(asked.then((answer) => (changed = answer === 1)));
     end(changed);
   }
 

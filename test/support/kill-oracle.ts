@@ -5,6 +5,9 @@
  * A version is dead for a read if an acknowledged put, delete or invalidation of its key began after the version's put was over and
  * ended before the read began. The put of an operation that nobody answered is over when the process dies. A read that was served
  * another version says the same: what was over when that read began is dead for later reads.
+ *
+ * The halves of a redis:// twin are one entry under two keys: the metadata half ends with its value half, may be missing where that may,
+ * and is taken away by the next value, unless it had come to no value and waited for one.
  */
 export interface Put {
   readonly key: number;
@@ -21,10 +24,24 @@ export interface Put {
   expiresBy: number;
   /** It had an end once, so that it may be gone. */
   mayExpire: boolean;
+  /** For the metadata half of a twin: the put of the value half that it came for. */
+  readonly entry: Put | undefined;
+  /**
+   * A metadata half that nobody has seen at its value: the value may have gone before, and then the half waits, and ends with
+   * whichever value comes next.
+   */
+  mayWait: boolean;
+}
+
+export interface PutOptions {
+  readonly ttlMs?: number | undefined;
+  readonly entry?: Put | undefined;
 }
 
 export interface Removal {
   readonly begin: number;
+  /** By the next value of an entry: what waits for one stays. */
+  readonly byValue: boolean;
   readonly matches: (key: number) => boolean;
 }
 
@@ -33,6 +50,8 @@ interface KeyHistory {
   last: Put | undefined;
   /** Puts that were over before this are dead. */
   floor: number;
+  /** The same for halves that may wait: the next value does not take them away. */
+  waitingFloor: number;
   /** End of the last operation that may have removed or replaced something, acknowledged or not. */
   lastChangeEnd: number;
   seen: { readonly version: number; readonly begin: number } | undefined;
@@ -45,6 +64,7 @@ export interface ReadTicket {
   /** Wall clock. */
   readonly beginMs: number;
   readonly floor: number;
+  readonly waitingFloor: number;
   readonly seen: KeyHistory['seen'];
 }
 
@@ -69,6 +89,7 @@ export class KillOracle {
       puts: new Map(),
       last: undefined,
       floor: 0,
+      waitingFloor: 0,
       lastChangeEnd: 0,
       seen: undefined,
     }));
@@ -84,7 +105,7 @@ export class KillOracle {
     return history;
   }
 
-  beginPut(key: number, ttlMs?: number): Put {
+  beginPut(key: number, { ttlMs, entry }: PutOptions = {}): Put {
     this.#version += 1;
     const put: Put = {
       key,
@@ -96,6 +117,8 @@ export class KillOracle {
       ttlMs,
       expiresBy: Number.POSITIVE_INFINITY,
       mayExpire: ttlMs !== undefined,
+      entry,
+      mayWait: entry !== undefined,
     };
     const history = this.#history(key);
     history.puts.set(put.version, put);
@@ -115,28 +138,49 @@ export class KillOracle {
     this.acknowledged += 1;
     const history = this.#history(put.key);
     history.floor = Math.max(history.floor, put.begin);
+    history.waitingFloor = Math.max(history.waitingFloor, put.begin);
   }
 
-  /** What the key has is about to get another end; `undefined`: none. Call the answer with whether it was acknowledged. */
-  beginExpiry(key: number, ttlMs: number | undefined): (acknowledged: boolean) => void {
+  /** A metadata half was seen where it belongs after it was acknowledged, by the only client that puts it. */
+  foundAtItsValue(put: Put): void {
+    put.mayWait = false;
+  }
+
+  /**
+   * What the key has is about to get another end; `undefined`: none. Call the answer with whether it has got that, and not at all where
+   * nobody answers: then its end is not known any more.
+   */
+  beginExpiry(key: number, ttlMs: number | undefined): (changed: boolean) => void {
     const { last, puts } = this.#history(key);
-    // Also where nobody answers: a value that may have got a sooner end is not missed.
-    for (const put of puts.values()) put.mayExpire = true;
-    return (acknowledged) => {
-      if (!acknowledged) return;
-      const expiresBy = ttlMs === undefined ? Number.POSITIVE_INFINITY : Date.now() + ttlMs;
-      // Where the last put was refused, an earlier one may be what is there.
-      for (const put of puts.values()) put.expiresBy = put === last && put.acknowledged ? expiresBy : Math.max(put.expiresBy, expiresBy);
+    const before = new Map([...puts.values()].map((put) => [put, put.expiresBy]));
+    for (const put of puts.values()) {
+      // Also where nobody answers: a value that may have got a sooner end is not missed, one that may have got a later end may be read.
+      put.mayExpire = true;
+      put.expiresBy = Number.POSITIVE_INFINITY;
+    }
+    return (changed) => {
+      const asked = ttlMs === undefined ? Number.POSITIVE_INFINITY : Date.now() + ttlMs;
+      for (const [put, expiresBy] of before) {
+        // Where the last put was refused, an earlier one may be what is there.
+        const other = put === last && put.acknowledged ? asked : Math.max(expiresBy, asked);
+        put.expiresBy = changed ? other : expiresBy;
+      }
     };
   }
 
   /** True where the version may be gone by itself. */
   mayExpire(key: number, version: number): boolean {
-    return this.#history(key).puts.get(version)?.mayExpire === true;
+    const put = this.#history(key).puts.get(version);
+    return put !== undefined && (put.mayExpire || put.mayWait || put.entry?.mayExpire === true);
   }
 
-  beginRemoval(matches: (key: number) => boolean): Removal {
-    const removal = { begin: this.#tick(), matches };
+  /** From when on nobody may read it, wall clock, as far as that is known. */
+  #expiresBy({ expiresBy, entry, mayWait }: Put): number {
+    return mayWait || entry === undefined ? expiresBy : Math.min(expiresBy, entry.expiresBy);
+  }
+
+  beginRemoval(matches: (key: number) => boolean, { byValue = false } = {}): Removal {
+    const removal = { begin: this.#tick(), matches, byValue };
     this.#openRemovals.add(removal);
     return removal;
   }
@@ -148,7 +192,9 @@ export class KillOracle {
     for (const [key, history] of this.#histories.entries()) {
       if (!removal.matches(key)) continue;
       history.lastChangeEnd = Math.max(history.lastChangeEnd, end);
-      if (acknowledged) history.floor = Math.max(history.floor, removal.begin);
+      if (!acknowledged) continue;
+      history.floor = Math.max(history.floor, removal.begin);
+      if (!removal.byValue) history.waitingFloor = Math.max(history.waitingFloor, removal.begin);
     }
   }
 
@@ -172,8 +218,8 @@ export class KillOracle {
   }
 
   beginRead(key: number): ReadTicket {
-    const { floor, seen } = this.#history(key);
-    return { key, begin: this.#tick(), beginMs: Date.now(), floor, seen };
+    const { floor, waitingFloor, seen } = this.#history(key);
+    return { key, begin: this.#tick(), beginMs: Date.now(), floor, waitingFloor, seen };
   }
 
   /** `version`: what was served, undefined for a miss, or a sentence about wrong bytes. */
@@ -191,8 +237,10 @@ export class KillOracle {
     if (put === undefined) return `is version ${version}, which was never put`;
     const life = `version ${version}, put in [${put.begin}, ${put.end}]${put.acknowledged ? '' : ' unacknowledged'}`;
     if (put.dead) return `is ${life}, whose file was damaged`;
-    if (put.end < read.floor) return `is ${life}, dead since an operation that began at ${read.floor}`;
-    if (read.beginMs > put.expiresBy) return `is ${life}, which expired ${read.beginMs - put.expiresBy} ms ago`;
+    const floor = put.mayWait ? read.waitingFloor : read.floor;
+    if (put.end < floor) return `is ${life}, dead since an operation that began at ${floor}`;
+    const expiresBy = this.#expiresBy(put);
+    if (read.beginMs > expiresBy) return `is ${life}, which expired ${read.beginMs - expiresBy} ms ago`;
     const { seen } = read;
     if (seen !== undefined && seen.version !== version && put.end < seen.begin)
       return `is ${life}, although version ${seen.version} was read at ${seen.begin}`;
@@ -211,15 +259,13 @@ export class KillOracle {
   /** The version that must be there if nothing was lost in any life; undefined where anything may be. */
   kept(key: number): number | undefined {
     const { last, lastChangeEnd } = this.#history(key);
-    if (last === undefined || !last.acknowledged || last.dead || last.mayExpire || last.begin < lastChangeEnd) return undefined;
-    return last.version;
+    if (last === undefined || !last.acknowledged || last.dead || last.begin < lastChangeEnd) return undefined;
+    return this.mayExpire(key, last.version) ? undefined : last.version;
   }
 
   /** The version that must be there if this life has lost nothing; undefined where anything may be, or a former life put it. */
   required(key: number): number | undefined {
-    const { last, lastChangeEnd } = this.#history(key);
-    if (last === undefined || !last.acknowledged || last.dead || last.mayExpire || last.begin < Math.max(lastChangeEnd, this.#born))
-      return undefined;
-    return last.version;
+    const { last } = this.#history(key);
+    return last === undefined || last.begin < this.#born ? undefined : this.kept(key);
   }
 }

@@ -454,7 +454,7 @@ export class CommandRunner {
       if (found !== undefined && outcome !== 'dropped') {
         if (isLmcacheKey(parsed)) inference.notePut(namespace, connection.id, { key: parsed.key, ref: found.ref });
         this.#learn(parsed, sizeBytes, true);
-        const waiting = connection.server.takePendingMetadata(parsed);
+        const waiting = connection.server.pendingMetadata.take(parsed);
         if (waiting !== undefined && cache.setMetadata(found.ref, waiting.value)) this.#expireWith(parsed, waiting.expiresAtMs);
       }
     } finally {
@@ -473,7 +473,7 @@ export class CommandRunner {
     const present = found !== undefined && server.options.cache.metadata(found.ref) !== undefined;
     if (condition !== undefined && (condition === 'present') !== present) return undefined;
     const expiresAtMs = this.#pointInTime(expiry);
-    if (found === undefined) server.keepPendingMetadata(parsed, { value: value.slice(), expiresAtMs });
+    if (found === undefined) server.pendingMetadata.keep(parsed, { value: value.slice(), expiresAtMs });
     else if (server.options.cache.setMetadata(found.ref, value)) this.#expireWith(parsed, expiresAtMs);
     return '';
   }
@@ -525,7 +525,7 @@ export class CommandRunner {
     for (let index = 1; index < args.length; index += 1) {
       const parsed = this.#parse(args[index] as Uint8Array);
       const namespace = this.#connection.namespace(parsed.descriptor);
-      server.takePendingMetadata(parsed);
+      server.pendingMetadata.take(parsed);
       if (server.options.cache.delete(namespace, parsed.key)) count += 1;
     }
     out.integer(count);

@@ -9,13 +9,12 @@ import type { Authenticate } from '#core/credential.ts';
 import type { Logger } from '#core/logger.ts';
 import type { SocketIo } from '#ports/io-pool.ts';
 import type { Listener, Transport } from '#ports/transport.ts';
-import type { ParsedKey } from '#protocol/lmcache-key.ts';
 import { errorReply } from '#protocol/resp/resp-encoder.ts';
 import { ChainInference } from '#servers/chain-inference.ts';
 import { DoorConnections } from '#servers/door-connections.ts';
 import { RespConnection } from './resp-connection.ts';
 import { SizeGuard } from './size-guard.ts';
-import { keyId } from './key-id.ts';
+import { PendingMetadataTable } from './pending-metadata.ts';
 import { Promises } from './promises.ts';
 import { resumeConnection } from './resp-state.ts';
 import type { Resumption } from './resp-state.ts';
@@ -69,17 +68,10 @@ export interface RespDoorStats {
 const ALONE_AFTER_MS = 50;
 /** LMCache loads within milliseconds of its lookup; an engine under load may take minutes. */
 const PROMISE_MS = 600_000;
-/** redis:// metadata that may wait for its value. */
-const MAX_PENDING_METADATA = 1024;
-
-/** The metadata half of a redis:// entry that came before its value; `expiresAtMs` 0: it does not expire. */
-export interface PendingMetadata {
-  readonly value: Uint8Array;
-  readonly expiresAtMs: number;
-}
 
 export class RespServer {
   readonly options: RespServerOptions;
+  readonly pendingMetadata: PendingMetadataTable;
   /** One for each tenant: what one stores says nothing of another's sizes. The key is '' for connections without a tenant. */
   readonly #guards = new Map<string, SizeGuard>();
   readonly #connections: DoorConnections<RespConnection>;
@@ -92,6 +84,7 @@ export class RespServer {
 
   constructor(options: RespServerOptions) {
     this.options = options;
+    this.pendingMetadata = new PendingMetadataTable(options.cache);
     this.#connections = new DoorConnections(options, {
       open: (socket, id) => new RespConnection(this, socket, id),
       refuse: (socket) => {
@@ -159,27 +152,6 @@ export class RespServer {
     group.inference.endAll();
     group.inference.close();
     group.guard.forgetClient(group.id);
-  }
-
-  /** redis:// metadata that came before its value; the oldest is forgotten where too many wait. */
-  readonly #pendingMetadata = new Map<string, PendingMetadata>();
-
-  /** Named by identity, not by namespace id: an id without chunks may be given to another namespace. */
-  keepPendingMetadata(parsed: ParsedKey, value: PendingMetadata): void {
-    const id = keyId(parsed);
-    this.#pendingMetadata.delete(id);
-    this.#pendingMetadata.set(id, value);
-    if (this.#pendingMetadata.size <= MAX_PENDING_METADATA) return;
-    const oldest = this.#pendingMetadata.keys().next();
-    if (oldest.done !== true) this.#pendingMetadata.delete(oldest.value);
-  }
-
-  takePendingMetadata(parsed: ParsedKey): PendingMetadata | undefined {
-    if (this.#pendingMetadata.size === 0) return undefined;
-    const id = keyId(parsed);
-    const metadata = this.#pendingMetadata.get(id);
-    this.#pendingMetadata.delete(id);
-    return metadata;
   }
 
   /** All, or those of one tenant. */
