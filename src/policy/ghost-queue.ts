@@ -80,16 +80,18 @@ export class GhostQueue {
   checkInvariants(): void {
     let count = 0;
     let bytes = 0;
-    this.#sizes.forEach((sizeBytes, at) => {
-      if (sizeBytes < 0) return;
+    for (let at = 0; at < this.#sizes.length; at += 1) {
+      const sizeBytes = this.#sizes[at]!;
+      if (sizeBytes < 0) continue;
       count += 1;
       bytes += sizeBytes;
       const slot = this.#find(this.#identities[at]!);
       assert(slot >= 0 && this.#table[slot] === at + 1, `Ghost row ${at} is not found by its identity`);
-    });
+    }
     assert(count === this.#count, `Ghost queue has ${count} rows, its count is ${this.#count}`);
     assert(bytes === this.#bytes, `Ghost queue has ${bytes} bytes, its counter says ${this.#bytes}`);
-    const used = this.#table.reduce((sum, value) => sum + (value === 0 ? 0 : 1), 0);
+    let used = 0;
+    for (let slot = 0; slot < this.#table.length; slot += 1) if (this.#table[slot] !== 0) used += 1;
     assert(used === count, `Ghost table uses ${used} slots for ${count} rows`);
     assert(this.#identities.length <= this.#maxRows, `Ghost queue has ${this.#identities.length} rows, more than ${this.#maxRows}`);
   }

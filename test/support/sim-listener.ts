@@ -2,8 +2,9 @@
  * Listens in at the cache's door for what a client cannot see: which probe took a lease, and when a put began. Calls go through
  * unchanged. One listener a life.
  *
- * Judges: a chunk under a lease stays, unless something explains its end (deletion, overwrite, invalidation, the owner's read); a put
- * that began before an invalidation which was acknowledged meanwhile stores nothing.
+ * Judges: a chunk under a lease or a hard pin stays, unless something explains its end (deletion, overwrite, invalidation, expiry, the owner's
+ * read, an unpin), and what is pinned hard is there again after a kill; a put that began before an invalidation which was acknowledged
+ * meanwhile stores nothing.
  */
 import type { Cache } from '#cache/cache.ts';
 import type { LeaseOwner, PutTicket } from '#cache/door.ts';
@@ -23,6 +24,14 @@ interface Claim {
   readonly untilMs: number;
   /** Wall clock, as of the last look; 0: never. */
   expiresAtMs: number;
+  /** It had an end at some look: a kill may bring back an earlier one. */
+  mayExpire: boolean;
+}
+
+/** A chunk that was pinned hard when its process was killed. */
+export interface SimPinned {
+  readonly descriptor: NamespaceDescriptor;
+  readonly key: Uint8Array;
 }
 
 interface Begun {
@@ -52,6 +61,11 @@ export class SimListener {
   readonly #namespaces = new Map<number, NamespaceDescriptor>();
   #invalidations: Done[] = [];
   #underWay = 0;
+  /** Pinned when the process before this one was killed, and not yet looked for. By name. */
+  readonly #carried = new Map<string, SimPinned>();
+  /** Unpins under way, and when the last of them was over: what was pinned meanwhile may be unpinned. */
+  #unpinning = 0;
+  #unpinnedAt = 0;
   readonly #nowTick: () => number;
   /** Leases promise nothing about devices that break. */
   judgesLeases = true;
@@ -104,21 +118,76 @@ export class SimListener {
     const id = claimId(namespaceId, key);
     let claims = this.#claims.get(id);
     if (claims === undefined) this.#claims.set(id, (claims = new Map<LeaseOwner, Claim>()));
-    claims.set(promise.owner, { namespaceId, key: key.slice(), expiresAtMs: 0, ...promise });
+    claims.set(promise.owner, { namespaceId, key: key.slice(), expiresAtMs: 0, mayExpire: false, ...promise });
     this.claims += 1;
   }
 
-  /** A hard pin of a key was acknowledged: its chunk stays until somebody takes it away or the pin. */
-  pinned(descriptor: NamespaceDescriptor, key: Uint8Array): void {
+  /** A hard pin that was asked for at `begin` was acknowledged: its chunk stays until somebody takes it away or the pin. */
+  pinned({ descriptor, key }: SimPinned, begin: number): void {
+    if (this.#unpinning > 0 || begin < this.#unpinnedAt) return;
     const namespace = this.#cache.internNamespace(descriptor);
     if (this.#cache.peek(namespace, key) !== undefined)
       this.#claim(namespace, key, { owner: PINNED, tier: undefined, untilMs: Number.POSITIVE_INFINITY });
     this.#cache.releaseNamespace(namespace);
   }
 
-  /** Pins may end from now on. */
-  unpinned(): void {
-    for (const claims of this.#claims.values()) claims.delete(PINNED);
+  /** These hard pins, or all, may end from now on. Call the answer when that is over. */
+  unpin(which: readonly SimPinned[] | undefined): () => void {
+    this.#unpinning += 1;
+    this.#unpinned(which);
+    return () => {
+      this.#unpinned(which);
+      this.#unpinning -= 1;
+      this.#unpinnedAt = this.#nowTick();
+    };
+  }
+
+  #unpinned(which: readonly SimPinned[] | undefined): void {
+    if (which === undefined) this.#carried.clear();
+    else for (const { descriptor, key } of which) this.#carried.delete(nameOf(descriptor, key));
+    const names = which && new Set(which.map(({ descriptor, key }) => nameOf(descriptor, key)));
+    for (const claims of this.#claims.values()) {
+      const claim = claims.get(PINNED);
+      if (claim === undefined) continue;
+      if (names?.has(nameOf(this.#descriptorOf(claim.namespaceId), claim.key)) !== false) claims.delete(PINNED);
+    }
+  }
+
+  #descriptorOf(namespace: NamespaceId): NamespaceDescriptor {
+    return this.#namespaces.get(namespace) as NamespaceDescriptor;
+  }
+
+  /** What must be there after the next start, where the process is killed now. */
+  pinnedNow(): readonly SimPinned[] {
+    if (!this.judgesLeases || this.#underWay > 0) return [];
+    const pinned = [...this.#carried.values()];
+    for (const claims of this.#claims.values()) {
+      const claim = claims.get(PINNED);
+      if (claim !== undefined && !claim.mayExpire) pinned.push({ descriptor: this.#descriptorOf(claim.namespaceId), key: claim.key });
+    }
+    return pinned;
+  }
+
+  /** What was pinned in the life before: looked for once adoption is done. */
+  expect(pinned: readonly SimPinned[]): void {
+    for (const each of pinned) this.#carried.set(nameOf(each.descriptor, each.key), each);
+  }
+
+  #lookForCarried(): void {
+    for (const { descriptor, key } of this.#carried.values()) {
+      const namespace = this.#cache.internNamespace(descriptor);
+      const isThere = this.#cache.peek(namespace, key) !== undefined;
+      if (isThere) this.#claim(namespace, key, { owner: PINNED, tier: undefined, untilMs: Number.POSITIVE_INFINITY });
+      this.#cache.releaseNamespace(namespace);
+      if (!isThere) throw new Error(`${latin1.decode(key)} was pinned when the process was killed and is gone after the start`);
+    }
+    this.#carried.clear();
+  }
+
+  /** A key has another value, or none. */
+  #ended(namespace: NamespaceId, key: Uint8Array): void {
+    this.#claims.delete(claimId(namespace, key));
+    if (this.#carried.size > 0) this.#carried.delete(nameOf(this.#descriptorOf(namespace), key));
   }
 
   #listenToWrites(): void {
@@ -145,6 +214,8 @@ export class SimListener {
       this.#tickets.delete(ticket);
       const outcome = commit(ticket, checksum, options);
       if (begun === undefined) return outcome;
+      // Its file is outdated, and until it is written again only RAM has it.
+      if (options?.lmBlock !== undefined) this.#ended(begun.namespaceId, begun.key);
       if (outcome === 'stored') this.#judgePut(begun);
       return outcome;
     };
@@ -156,11 +227,12 @@ export class SimListener {
     const remove = cache.delete.bind(cache);
     cache.delete = (namespace, key) => {
       const had = remove(namespace, key);
-      this.#claims.delete(claimId(namespace, key));
+      this.#ended(namespace, key);
       return had;
     };
     const setExpiry = cache.setExpiry.bind(cache);
     cache.setExpiry = (ref, atMs) => {
+      this.#carried.clear();
       if (atMs !== 0 && atMs <= cache.expiryNowMs()) this.#claims.clear();
       return setExpiry(ref, atMs);
     };
@@ -184,12 +256,13 @@ export class SimListener {
       return await action();
     } finally {
       this.#claims.clear();
+      this.#carried.clear();
       this.#underWay -= 1;
     }
   }
 
   #judgePut(begun: Begun): void {
-    this.#claims.delete(claimId(begun.namespaceId, begun.key));
+    this.#ended(begun.namespaceId, begun.key);
     const facts = {
       namespace: begun.namespace,
       key: `${begun.namespace.keyPrefix}${latin1.decode(begun.key)}${begun.namespace.keyTail}`,
@@ -209,7 +282,12 @@ export class SimListener {
   }
 
   check(): void {
-    if (!this.judgesLeases || this.#underWay > 0) return this.#claims.clear();
+    if (!this.judgesLeases || this.#underWay > 0) {
+      this.#claims.clear();
+      this.#carried.clear();
+      return;
+    }
+    if (this.#carried.size > 0 && this.#cache.recovery.progress.done) this.#lookForCarried();
     const now = this.#clock.monotonicMs();
     for (const [id, claims] of this.#claims) {
       for (const claim of claims.values()) this.#checkOne(claim, claims, now);
@@ -221,12 +299,17 @@ export class SimListener {
     const found = this.#cache.peek(claim.namespaceId, claim.key);
     if (claim.untilMs <= now) return void claims.delete(claim.owner);
     if (found !== undefined) claim.expiresAtMs = this.#cache.expiresAtMs(found.ref) ?? 0;
+    if (claim.expiresAtMs !== 0) claim.mayExpire = true;
     const isOver = claim.expiresAtMs !== 0 && claim.expiresAtMs <= this.#cache.expiryNowMs();
     if (isOver) return void claims.delete(claim.owner);
     const what = claim.owner === PINNED ? 'pinned' : `leased to client ${claim.owner}`;
     if (found === undefined) throw new Error(`${latin1.decode(claim.key)} was ${what} and is gone`);
     if (claim.tier === 'ram' && found.tier !== 'ram') throw new Error(`${latin1.decode(claim.key)} was ${what} in RAM and left it`);
   }
+}
+
+function nameOf({ tenant, keyPrefix, keyTail }: NamespaceDescriptor, key: Uint8Array): string {
+  return `${tenant} ${keyPrefix} ${keyTail} ${latin1.decode(key)}`;
 }
 
 function claimId(namespace: NamespaceId, key: Uint8Array): string {

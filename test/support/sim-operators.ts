@@ -38,7 +38,7 @@ export class SimOperators {
       epoch: 0.5,
       chunks: 1,
       verify: 0.3,
-      pin: 1,
+      pin: 3,
       unpin: 0.7,
       quota: 0.7,
     });
@@ -139,21 +139,31 @@ export class SimOperators {
 
   #pin(): void {
     const key = this.#world.key(this.#world.options.tenants === undefined ? undefined : 'admin');
-    const mode = this.#rng.pick(['soft', 'hard'] as const);
+    const { listener, oracle } = this.#world;
+    const meant = { descriptor: key.namespace, key: oracle.ownKey(key) };
+    const mode = this.#rng.weighted({ soft: 1, hard: 2 });
+    const { begin } = oracle.begin();
+    // A soft pin takes the place of a hard one.
+    const softened = mode === 'soft' ? listener?.unpin([meant]) : undefined;
     this.#post(undefined, '/v1/pin', { selector: { keys: [key.name] }, mode }, (answer) => {
       const { pinned, alreadyPinned } = answer as {
         readonly pinned: { readonly chunks: number };
         readonly alreadyPinned: { readonly chunks: number };
       };
+      softened?.();
       // Where tenants spell it alike, it is pinned for each; what exactly was pinned is clear only where there is one.
       if (mode === 'hard' && pinned.chunks + alreadyPinned.chunks === 1 && this.#world.options.tenants === undefined)
-        this.#world.listener?.pinned(key.namespace, this.#world.oracle.ownKey(key));
+        listener?.pinned(meant, begin);
     });
   }
 
   #unpin(): void {
-    this.#world.listener?.unpinned();
-    this.#post(undefined, '/v1/unpin', { selector: this.#broad(undefined) }, () => this.#world.listener?.unpinned());
+    const { listener, oracle } = this.#world;
+    const keys = this.#rng.chance(0.3) ? undefined : this.#someKeys(undefined, 3);
+    const selector: Selector = keys === undefined ? { all: true } : { keys: keys.map((key) => key.name) };
+    const which = keys?.map((key) => ({ descriptor: key.namespace, key: oracle.ownKey(key) }));
+    const unpinned = listener?.unpin(which);
+    this.#post(undefined, '/v1/unpin', { selector }, () => unpinned?.());
   }
 
   #quota(): void {

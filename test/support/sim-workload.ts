@@ -4,6 +4,7 @@ import { KvtierError } from '#core/errors.ts';
 import type { SimRng } from './sim-clock.ts';
 import { SimCommands } from './sim-commands.ts';
 import { SimListener } from './sim-listener.ts';
+import type { SimPinned } from './sim-listener.ts';
 import { SimLiveness } from './sim-liveness.ts';
 import { SimMischief } from './sim-mischief.ts';
 import { SimOperators } from './sim-operators.ts';
@@ -18,6 +19,8 @@ export class SimWorkload {
   readonly #liveness: SimLiveness;
   /** The start failed: a supervisor tries again. */
   #startFailed = false;
+  /** What the life before had pinned hard. */
+  #pinned: readonly SimPinned[] = [];
 
   constructor(world: SimWorld) {
     this.#world = world;
@@ -41,6 +44,8 @@ export class SimWorkload {
       tick: () => oracle.begin().begin,
     });
     listener.judgesLeases = this.#world.keepsFiles;
+    if (listener.judgesLeases) listener.expect(this.#pinned);
+    this.#pinned = [];
     this.#world.listener = listener;
   }
 
@@ -77,6 +82,8 @@ export class SimWorkload {
   kill(powerCut = false): void {
     const { agent, oracle } = this.#world;
     this.#world.note(powerCut ? 'power cut' : 'kill');
+    // Killed in the middle of a start there is no listener yet, and what it was to expect is still expected.
+    this.#pinned = this.#world.listener?.pinnedNow() ?? this.#pinned;
     this.#world.listener = undefined;
     this.#startFailed = false;
     if (powerCut) agent.powerCut();
