@@ -8,6 +8,8 @@ import type { SimWorld } from './sim-world.ts';
 /** Around every threshold of the door: inline, streamed, copied replies, sips. Large ones are rare: they cost time to look at. */
 const sizes = [0, 1, 100, 4096, 5000, 16 * KiB, 16 * KiB + 1, 20 * KiB, 40 * KiB, 64 * KiB, 64 * KiB + 1, 100 * KiB];
 const LARGE_BYTES = 600 * KiB;
+/** Ends that are waited for. */
+const SOON_MS = 12_000;
 
 export class SimCommands {
   readonly #world: SimWorld;
@@ -39,6 +41,7 @@ export class SimCommands {
       ttl: 1,
       touch: 1,
       keys: 0.7,
+      overtake: 1,
       flush: 0.08,
     });
     const who = `client ${index}`;
@@ -54,6 +57,7 @@ export class SimCommands {
     else if (action === 'touch')
       client.command(['TOUCH', this.#key(client).name, this.#key(client).name], (reply) => expectOf('TOUCH', reply, 'integer'));
     else if (action === 'keys') this.#list(client, who);
+    else if (action === 'overtake') this.#overtake(client);
     else this.#flush(client, who);
     agent.settle();
   }
@@ -111,6 +115,64 @@ export class SimCommands {
     const key = this.#key(client);
     const span = oracle.begin();
     client.command(['GET', key.name], (reply) => this.#answer(who, key, span, reply));
+  }
+
+  /** The end of some value comes, and a client of its owner reads it at once, before the sweep comes by. */
+  readAtItsEnd(): void {
+    const { agent, oracle, clients } = this.#world;
+    const client = this.#rng.pick(clients);
+    const nowMs = agent.clock.nowMs();
+    const ends = this.#world
+      .keysOf(client.who)
+      .flatMap(({ values }) => values.filter(({ deadAt, expiresByMs }) => deadAt === Number.POSITIVE_INFINITY && expiresByMs > nowMs))
+      .filter(({ expiresByMs }) => expiresByMs < nowMs + SOON_MS);
+    if (ends.length === 0) return agent.advance(100);
+    const { key, expiresByMs } = this.#rng.pick(ends);
+    agent.advance(expiresByMs - nowMs + 1);
+    if (!client.connect() || client.pending >= 6) return;
+    const span = oracle.begin();
+    const who = `client ${clients.indexOf(client)}`;
+    client.command(['GET', key.name], (reply) => this.#answer(who, key, span, reply));
+    this.#moveUntil(() => client.pending === 0);
+  }
+
+  /** A large value is on its way to a peer that stands still; it is replaced, and others are stored in its size. */
+  #overtake(reader: SimClient): void {
+    const { agent, clients, oracle } = this.#world;
+    const writer = clients.find((client) => client !== reader && client.who === reader.who);
+    const keys = this.#world.keysOf(reader.who);
+    const large = keys.filter(({ values }) => values.some(({ sizeBytes, state }) => state === 'stored' && sizeBytes > 64 * KiB));
+    if (large.length === 0 || writer?.connect() !== true || reader.connection === undefined) return;
+    const key = this.#rng.pick(large);
+    const sizeBytes = key.values.findLast((value) => value.state === 'stored' && value.sizeBytes > 64 * KiB)?.sizeBytes ?? 0;
+    const before = agent.network.activeCount;
+    const span = oracle.begin();
+    const name = `client ${clients.indexOf(reader)}`;
+    this.#world.note(`${name} is overtaken in GET ${key.label}`);
+    reader.command(['GET', key.name], (reply) => this.#answer(name, key, span, reply));
+    this.#moveUntil(() => reader.pending === 0 || agent.network.activeCount > before);
+    // It may have gone meanwhile.
+    if (reader.connection !== undefined) agent.network.stall(reader.connection, 60);
+    for (const other of [key, this.#key(reader), this.#key(reader)]) {
+      const value = oracle.beginSet(other, sizeBytes);
+      this.#world.note(`client ${clients.indexOf(writer)} SET ${other.label} = ${value.id} (${sizeBytes})`);
+      writer.command(['SET', other.name, oracle.payload(value)], (reply) => this.#endSet(value, reply));
+    }
+    this.#moveUntil(() => writer.pending === 0);
+  }
+
+  #endSet(value: SimValue, reply: SimOutcome): void {
+    const { oracle } = this.#world;
+    this.#world.note(`SET ${value.key.label} = ${value.id}: ${show(reply)}`);
+    if (reply === 'lost') return oracle.endSet(value, 'lost');
+    if (reply.kind === 'error') return oracle.endSet(value, 'refused');
+    expectOf('SET', reply, 'simple');
+    oracle.endSet(value, 'stored');
+  }
+
+  /** Bytes move, and nothing else, until it is so or for a while. */
+  #moveUntil(isSo: () => boolean): void {
+    for (let moves = 0; moves < 60 && !isSo() && this.#world.agent.stepNetwork(); moves += 1);
   }
 
   #answer(who: string, key: SimKey, span: SimSpan, reply: SimOutcome): void {

@@ -69,6 +69,7 @@ export class SimWorkload {
     if (action === 'network') return void (agent.stepNetwork() || this.commands.one());
     if (action === 'io') return void (agent.stepIo() || agent.stepNetwork());
     if (action === 'client') return this.commands.one();
+    if (action === 'time' && this.#rng.chance(0.15)) return this.commands.readAtItsEnd();
     if (action === 'time') return agent.advance(this.#rng.pick([1, 5, 20, 100, 300, 1000, 3000, 12_000]));
     if (action === 'operator') return this.operators.one();
     if (action === 'catalog') return void (agent.stepCatalog() || agent.stepIo());
