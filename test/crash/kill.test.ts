@@ -55,7 +55,7 @@ const moments: readonly Moment[] = [
   'quiet',
 ];
 /** Answered in each life that is not killed under adoption. */
-const LEAST_OPERATIONS = 80;
+const LEAST_OPERATIONS = 120;
 /** Read one after another before the first client comes. */
 const OLD_FILES = 6000;
 const modes = ['idle', 'idle', 'through', 'demote'] as const;
