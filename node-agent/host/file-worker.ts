@@ -5,6 +5,7 @@
  * Slices of 4 MiB; the checksum of a slice is taken while the device works for the other threads.
  */
 import { readdirSync, statfsSync } from 'node:fs';
+import { IoVector } from './io-vector.ts';
 import { MemoryViews, checksumOf } from './memory-checksum.ts';
 import { BLOCK_BYTES, roundUp } from '#core/bytes.ts';
 import { CHECKSUM_BLOCK_BYTES } from '#core/checksum.ts';
@@ -44,8 +45,7 @@ const scratchAddress = roundUp(ownedAddress, BLOCK_BYTES);
 const bounceAddress = scratchAddress + BLOCK_BYTES;
 const scratch = owned.subarray(scratchAddress - ownedAddress, scratchAddress - ownedAddress + SCRATCH_BYTES);
 const views = new MemoryViews();
-const iov = new BigUint64Array(4);
-const iovAddress = addressOf(iov);
+const iov = new IoVector(2);
 
 class Failure {
   readonly errno: number;
@@ -84,12 +84,11 @@ function transfer(
       const partSkip = Math.max(0, Math.min(sizeBytes, skip - position));
       position += sizeBytes;
       if (partSkip === sizeBytes) continue;
-      iov[count * 2] = BigInt(address + partSkip);
-      iov[count * 2 + 1] = BigInt(sizeBytes - partSkip);
+      iov.set(count, address + partSkip, sizeBytes - partSkip);
       count += 1;
     }
     const offset = options.offset + skip;
-    const moved = options.writing ? libc.pwritev(fd, iovAddress, count, offset) : libc.preadv(fd, iovAddress, count, offset);
+    const moved = options.writing ? libc.pwritev(fd, iov.pointer, count, offset) : libc.preadv(fd, iov.pointer, count, offset);
     if (moved < 0) {
       if (errno() === EINTR) continue;
       throw new Failure(options.writing ? 'write' : 'read');

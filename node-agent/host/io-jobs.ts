@@ -72,8 +72,8 @@ export class JobRing {
     return true;
   }
 
-  /** Fills `into` and copies the header and trailer; false where the ring is empty. Consumer only. */
-  pop(into: SocketJobRecord, header: Uint8Array, trailer: Uint8Array): boolean {
+  /** Fills `into`, and `small` with the header and behind it the trailer; false where the ring is empty. Consumer only. */
+  pop(into: SocketJobRecord, small: Uint8Array): boolean {
     const head = Atomics.load(this.#control, 0);
     if (head === Atomics.load(this.#control, 1)) return false;
     const offset = CONTROL_BYTES + (head & (RING_RECORDS - 1)) * RECORD_BYTES;
@@ -90,8 +90,9 @@ export class JobRing {
     into.headerBytes = n[base + 8] ?? 0;
     into.trailerBytes = n[base + 9] ?? 0;
     into.deadlineMs = n[base + 10] ?? 0;
-    header.set(this.#bytes.subarray(offset + HEADER_OFFSET, offset + HEADER_OFFSET + into.headerBytes));
-    trailer.set(this.#bytes.subarray(offset + TRAILER_OFFSET, offset + TRAILER_OFFSET + into.trailerBytes));
+    // Byte by byte: a view of each would be garbage of each job.
+    for (let at = 0; at < into.headerBytes; at += 1) small[at] = this.#bytes[offset + HEADER_OFFSET + at] ?? 0;
+    for (let at = 0; at < into.trailerBytes; at += 1) small[into.headerBytes + at] = this.#bytes[offset + TRAILER_OFFSET + at] ?? 0;
     Atomics.store(this.#control, 0, (head + 1) | 0);
     return true;
   }

@@ -70,7 +70,7 @@ export function cString(text: string): Uint8Array {
 }
 
 /** Address of a typed array's first byte. The array must stay alive, and must not be moved, while the address is used. */
-export function addressOf(bytes: Uint8Array | BigUint64Array): Pointer {
+export function addressOf(bytes: Uint8Array | Uint32Array | BigUint64Array): Pointer {
   return ptr(bytes);
 }
 

@@ -21,7 +21,7 @@ export function checksum(payload: Uint8Array, hash: BlockHash): bigint {
  * Invariant: what is hashed has landed, in order, and is never looked at again.
  */
 export class RunningChecksum {
-  readonly #sizeBytes: number;
+  #sizeBytes: number;
   readonly #hash: BlockHash;
   readonly #block: (offset: number, sizeBytes: number) => Uint8Array;
   #hashedBytes = 0;
@@ -32,6 +32,13 @@ export class RunningChecksum {
     this.#sizeBytes = sizeBytes;
     this.#hash = hash;
     this.#block = block;
+  }
+
+  /** Forgets all: the next payload begins. */
+  restart(sizeBytes: number): void {
+    this.#sizeBytes = sizeBytes;
+    this.#hashedBytes = 0;
+    this.#seed = 0n;
   }
 
   /** May be called with any growing count of bytes that have landed. */
