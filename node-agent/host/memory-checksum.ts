@@ -4,7 +4,7 @@ import { RunningChecksum } from '#core/checksum.ts';
 import { viewOf } from './libc.ts';
 
 /**
- * A block that is hashed leaves a view and a number, some 100 bytes; a job of a file worker some KiB. A collection takes half a
+ * A block that is hashed leaves a view and a number, some 150 bytes; a job of a file worker some KiB. A collection takes half a
  * millisecond in a worker: once in so many it costs nothing, and their garbage is a few MiB.
  */
 const BLOCKS_PER_COLLECTION = 32 * 1024;
