@@ -1,7 +1,10 @@
 /**
  * A unix socket of whole messages, each with a descriptor or none: how the front and the agent speak. Messages are JSON of at most 512
- * bytes, descriptors travel as SCM_RIGHTS (unix(7), cmsg(3)). Nothing here blocks.
+ * bytes, descriptors travel as SCM_RIGHTS (unix(7), cmsg(3)). Nothing here blocks. A peer that says anything else counts as gone, and no
+ * descriptor that it sent stays open.
  */
+import { parseFrontMessage } from './front-message.ts';
+import type { FrontMessage } from './front-message.ts';
 import {
   AF_UNIX,
   EAGAIN,
@@ -22,8 +25,13 @@ const MESSAGE_BYTES = 512;
 const HEADER_BYTES = 56;
 const CONTROL_BYTES = 24;
 const CONTROL_LENGTH = 20;
+/** Where the descriptors begin in a control message. 24 bytes hold two of them: the second is one too many, and would stay open. */
+const DESCRIPTORS_OFFSET = 16;
+/** In msg_flags: more bytes, or more descriptors, than there was room for. The kernel has closed the descriptors that did not fit. */
+const FLAGS_OFFSET = 48;
+const MSG_CTRUNC = 8;
+const MSG_TRUNC = 0x20;
 const encoder = new TextEncoder();
-const decoder = new TextDecoder();
 
 /** sockaddr_un; paths of more than 107 bytes do not exist for unix sockets. */
 export function unixAddress(path: string): Uint8Array {
@@ -62,7 +70,7 @@ export class FdChannel {
   }
 
   /** False where the other side is gone, or so slow that its buffer is full. */
-  send(message: object, fd = -1): boolean {
+  send(message: FrontMessage, fd = -1): boolean {
     const text = encoder.encode(JSON.stringify(message));
     if (text.length > MESSAGE_BYTES) return false;
     this.#bytes.set(text);
@@ -77,18 +85,30 @@ export class FdChannel {
     return libc.sendmsg(this.fd, addressOf(this.#header), MSG_NOSIGNAL) >= 0;
   }
 
-  /** The next message; 'none' where nothing is there, 'end' where the other side is gone. `fd` is the caller's, -1 for none. */
-  receive(): { readonly message: unknown; readonly fd: number } | 'none' | 'end' {
+  /** The next message; 'none' where nothing is there, 'end' where the other side is gone or none of ours. `fd` is the caller's, -1 for none. */
+  receive(): { readonly message: FrontMessage; readonly fd: number } | 'none' | 'end' {
     this.#control.fill(0);
     this.#prepare(MESSAGE_BYTES, CONTROL_BYTES);
     const got = libc.recvmsg(this.fd, addressOf(this.#header), MSG_CMSG_CLOEXEC);
     if (got < 0) return errno() === EAGAIN ? 'none' : 'end';
-    if (got === 0) return 'end';
+    const descriptors = this.#descriptors();
+    const isCut = (new DataView(this.#header.buffer).getUint32(FLAGS_OFFSET, true) & (MSG_TRUNC | MSG_CTRUNC)) !== 0;
+    const message = isCut || got === 0 ? undefined : parseFrontMessage(this.#bytes.subarray(0, got), descriptors.length);
+    if (message !== undefined) return { message, fd: descriptors[0] ?? -1 };
+    for (const fd of descriptors) libc.close(fd);
+    return 'end';
+  }
+
+  /** What came with the message that `#header` describes. */
+  #descriptors(): number[] {
     const control = new DataView(this.#control.buffer);
-    const isFd =
-      new DataView(this.#header.buffer).getBigUint64(40, true) >= BigInt(CONTROL_LENGTH) && control.getInt32(12, true) === SCM_RIGHTS;
-    const fd = isFd ? control.getInt32(16, true) : -1;
-    return { message: JSON.parse(decoder.decode(this.#bytes.subarray(0, got))), fd };
+    const controlBytes = Number(new DataView(this.#header.buffer).getBigUint64(40, true));
+    const isRights =
+      controlBytes > DESCRIPTORS_OFFSET && control.getInt32(8, true) === SOL_SOCKET && control.getInt32(12, true) === SCM_RIGHTS;
+    const end = isRights ? Math.min(Number(control.getBigUint64(0, true)), CONTROL_BYTES) : 0;
+    const descriptors: number[] = [];
+    for (let at = DESCRIPTORS_OFFSET; at + 4 <= end; at += 4) descriptors.push(control.getInt32(at, true));
+    return descriptors;
   }
 
   close(): void {

@@ -64,8 +64,9 @@ export class FrontState {
     try {
       const state = new FrontState(fd);
       const isOne = MAGIC.every((byte, index) => state.#bytes[index] === byte) && state.#words[2] === FRONT_FORMAT;
-      if (!isOne || state.#bytes.length !== HEADER_BYTES + state.slots * SLOT_BYTES) throw new Error('it is of another kvtier');
-      return state;
+      if (isOne && state.#bytes.length === HEADER_BYTES + state.slots * SLOT_BYTES) return state;
+      state.close();
+      throw new Error('it is of another kvtier');
     } finally {
       closeSync(fd);
     }
@@ -74,9 +75,9 @@ export class FrontState {
   constructor(fd: number) {
     const sizeBytes = fstatSync(fd).size;
     this.#address = sizeBytes < HEADER_BYTES ? 0 : Number(libc.mmap(null, sizeBytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0));
-    if (this.#address <= 0) throw new Error('it cannot be mapped');
+    if (this.#address <= 0 || !Number.isSafeInteger(this.#address)) throw new Error('it cannot be mapped');
     this.#bytes = viewOf(this.#address, sizeBytes);
-    this.#words = new Uint32Array(this.#bytes.buffer);
+    this.#words = new Uint32Array(this.#bytes.buffer, 0, Math.floor(sizeBytes / 4));
     this.slots = this.#words[3] as number;
     this.key = this.#bytes.subarray(KEY_OFFSET, KEY_OFFSET + KEY_BYTES);
   }

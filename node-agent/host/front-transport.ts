@@ -79,9 +79,10 @@ export class FrontTransport implements Transport {
         Bun.sleepSync(1);
         continue;
       }
-      const { type, format, host, port } = got.message as { type?: unknown; format?: unknown; host?: unknown; port?: unknown };
-      if (type === 'hello' && format === FRONT_FORMAT && typeof host === 'string' && typeof port === 'number')
-        return { channel, address: { host, port } };
+      if (got.fd >= 0) libc.close(got.fd);
+      const { message } = got;
+      if (message.type === 'hello' && message.format === FRONT_FORMAT && message.host !== undefined && message.port !== undefined)
+        return { channel, address: { host: message.host, port: message.port } };
       throw this.#unavailable('it is of another kvtier');
     }
     return undefined;
@@ -101,8 +102,9 @@ export class FrontTransport implements Transport {
         const got = this.#channel.receive();
         if (got === 'none') break;
         if (got === 'end') return this.#onGone();
-        const { slot, serial } = got.message as { slot?: unknown; serial?: unknown };
-        if (got.fd >= 0 && typeof slot === 'number' && typeof serial === 'number') this.#adopt(got.fd, { slot, serial }, accept);
+        const { message, fd } = got;
+        if (message.type === 'connection' && message.slot < this.#state.slots) this.#adopt(fd, message, accept);
+        else if (fd >= 0) libc.close(fd);
       }
       this.#watch(id, accept);
     });
@@ -113,7 +115,7 @@ export class FrontTransport implements Transport {
     name: { readonly slot: number; readonly serial: number },
     accept: (socket: TransportSocket) => ConnectionHandler,
   ): void {
-    const slot = new Slot(this.#state, name.slot, () => void this.#channel.send({ type: 'closed', ...name }));
+    const slot = new Slot(this.#state, name.slot, () => void this.#channel.send({ type: 'closed', slot: name.slot, serial: name.serial }));
     const readiness = this.#readiness;
     const options = {
       fd,

@@ -144,8 +144,8 @@ export class Front {
       if (got === 'none') return;
       if (got === 'end') return this.#agentGone();
       if (got.fd >= 0) libc.close(got.fd);
-      const { type, slot, serial } = got.message as { type?: unknown; slot?: unknown; serial?: unknown };
-      if (type === 'closed' && typeof slot === 'number' && this.#held.get(slot)?.serial === serial) this.#drop(slot);
+      const { message } = got;
+      if (message.type === 'closed' && this.#held.get(message.slot)?.serial === message.serial) this.#drop(message.slot);
     }
   }
 

@@ -1,8 +1,12 @@
 /** Every parser that reads what others wrote. A new one belongs here. */
+import { expiry } from './expiry-target.ts';
 import { agentFile, chunkHeader, fileNames, folderMark, journal } from './file-targets.ts';
+import { frontMessages, frontState, frontText } from './front-targets.ts';
+import { tenants } from './tenant-target.ts';
 import type { FuzzTarget } from './harness.ts';
 import { lm } from './lm-targets.ts';
 import { glob, resp } from './resp-targets.ts';
+import { slotTable } from './slot-table-target.ts';
 import { config, keys, rest, scalars } from './text-targets.ts';
 
 export const targets: readonly FuzzTarget[] = [
@@ -15,6 +19,12 @@ export const targets: readonly FuzzTarget[] = [
   journal,
   folderMark,
   agentFile,
+  slotTable,
+  frontMessages,
+  frontState,
+  frontText,
+  expiry,
+  tenants,
   config,
   scalars,
   rest,
