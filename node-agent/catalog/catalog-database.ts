@@ -27,6 +27,7 @@ import type { CatalogBatch, CatalogFailureKind, OpenOptions, PatchRow, PutRow } 
 import { ChunkPageWriter } from './chunk-page.ts';
 import type { ChunkPage } from './chunk-page.ts';
 import { parseSelector } from './invalidation-row.ts';
+import { changingSum, namespaceSum, rowSum } from './row-sum.ts';
 
 /** Rows of the namespace table are few; a client that makes up tenants shall not fill the heap with their ids. */
 const NAMESPACE_CACHE_LIMIT = 10_000;
@@ -103,7 +104,8 @@ export class CatalogDatabase {
           this.#statements.removeReplicas.run({ generation });
           this.#statements.removeChunk.run({ generation });
         }
-        for (const row of batch.puts) this.#put(row, ids[row.namespace] ?? 0);
+        const sums = batch.namespaces.map(namespaceSum);
+        for (const row of batch.puts) this.#put(row, ids[row.namespace] ?? 0, sums[row.namespace] ?? 0);
         for (const row of batch.patches) this.#patch(row);
         for (const row of batch.invalidations) this.#putInvalidation(row);
       }),
@@ -244,17 +246,29 @@ export class CatalogDatabase {
     return id;
   }
 
-  #put(row: PutRow, namespaceId: number): void {
+  #put(row: PutRow, namespaceId: number, sumOfNamespace: number): void {
     const { namespace: _namespace, replicas, key, redisMetadata, ...columns } = row;
-    this.#statements.putChunk.run({ ...columns, namespaceId, key: bindable(key), redisMetadata: bindable(redisMetadata) });
+    const halves = { checksumHigh: Number.parseInt(row.checksum.slice(0, 8), 16), checksumLow: Number.parseInt(row.checksum.slice(8), 16) };
+    const sum = rowSum({ ...row, ...halves }, sumOfNamespace);
+    this.#statements.putChunk.run({ ...columns, namespaceId, key: bindable(key), redisMetadata: bindable(redisMetadata), rowSum: sum });
     this.#setReplicas(row.generation, replicas);
   }
 
   #patch(row: PatchRow): void {
     const { generation, use, parent, expiry, replicas } = row;
     if (use !== undefined) this.#statements.setUse.run({ generation, ...use });
-    if (parent !== undefined) this.#statements.setParent.run({ generation, parentGeneration: parent.generation });
-    if (expiry !== undefined) this.#statements.setExpiry.run({ generation, expiresAtMs: expiry.atMs });
+    if (parent !== undefined || expiry !== undefined) {
+      const before = this.#statements.changing.get({ generation });
+      if (before !== undefined) {
+        const after = {
+          expiresAtMs: expiry === undefined ? before.expiresAtMs : expiry.atMs,
+          parentGeneration: parent === undefined ? before.parentGeneration : parent.generation,
+        };
+        // A sum that was wrong stays wrong.
+        const sum = before.rowSum === null ? null : (before.rowSum ^ changingSum(before) ^ changingSum(after)) >>> 0;
+        this.#statements.setChanging.run({ generation, ...after, rowSum: sum });
+      }
+    }
     // Replicas of a chunk whose row was dropped by a full queue would be orphans.
     if (replicas !== undefined && this.#statements.hasChunk.get({ generation }) !== undefined) this.#setReplicas(generation, replicas);
   }

@@ -6,6 +6,7 @@ import type { NamespaceDescriptor } from '#core/namespace.ts';
 import { selectNamespaces, selectSsdChunks } from '#schema/queries.ts';
 import { ChunkPageWriter } from './chunk-page.ts';
 import type { ChunkPage } from './chunk-page.ts';
+import { namespaceSum, rowSum } from './row-sum.ts';
 
 /** The columns of `selectSsdChunks` in its order; typed by us alone, since SQLite types values and people can edit the file. */
 type RawRow = readonly unknown[];
@@ -13,7 +14,7 @@ type RawRow = readonly unknown[];
 export class ChunkLoad {
   readonly #connection: Database.Database;
   readonly #rows: Iterator<unknown>;
-  readonly #namespaces: ReadonlyMap<number, NamespaceDescriptor>;
+  readonly #namespaces: ReadonlyMap<number, KnownNamespace>;
   /** Read ahead by one, to see whether it belongs to the chunk before. */
   #next: RawRow | undefined;
 
@@ -71,8 +72,8 @@ export class ChunkLoad {
     const [lastUsedAtMs, hitCount, parentGeneration, tokenCount, redisMetadata] = [row[6], row[7], row[8], row[9], row[10]];
     const lmBlock = row[11];
     const expiresAtMs = row[12] === null ? 0 : row[12];
-    const namespace = this.#namespaces.get(row[1] as number);
-    if (namespace === undefined || !(typeof key === 'string' || key instanceof Uint8Array)) return false;
+    const known = this.#namespaces.get(row[1] as number);
+    if (known === undefined || !(typeof key === 'string' || key instanceof Uint8Array)) return false;
     if (!isCount(generation) || !isCount(sizeBytes) || !isCount(hitCount) || !isOptionalCount(parentGeneration)) return false;
     if (!isTime(expiresAtMs) || expiresAtMs < 0) return false;
     if (!isTime(createdAtMs) || !isTime(lastUsedAtMs) || !isOptionalCount(tokenCount)) return false;
@@ -83,7 +84,10 @@ export class ChunkLoad {
     const checksumLow = hexWord(checksum, 8);
     if (checksumHigh < 0 || checksumLow < 0) return false;
     const sizes = { generation, sizeBytes, createdAtMs, lastUsedAtMs, expiresAtMs, hitCount, parentGeneration, tokenCount };
-    page.add({ ...sizes, checksumHigh, checksumLow, namespace, key, redisMetadata, lmBlock });
+    const all = { ...sizes, checksumHigh, checksumLow, namespace: known.namespace, key, redisMetadata, lmBlock };
+    // 0 sums as NULL does.
+    if (row[14] !== rowSum(all, known.sum)) return false;
+    page.add(all);
     return true;
   }
 }
@@ -114,15 +118,21 @@ function isTime(value: unknown): value is number {
 
 type NamespaceRow = ReturnType<ReturnType<typeof selectNamespaces>['all']>[number];
 
-function readNamespaces(rows: readonly NamespaceRow[]): Map<number, NamespaceDescriptor> {
-  const namespaces = new Map<number, NamespaceDescriptor>();
+interface KnownNamespace {
+  readonly namespace: NamespaceDescriptor;
+  readonly sum: number;
+}
+
+function readNamespaces(rows: readonly NamespaceRow[]): Map<number, KnownNamespace> {
+  const namespaces = new Map<number, KnownNamespace>();
   for (const row of rows) {
     const tags = parseTags(row.tags);
     const texts = [row.tenant, row.model, row.rank, row.objectGroup, row.dtype, row.layer, row.keyPrefix, row.keyTail];
     const known = row.grammar === 'object-key' || row.grammar === 'cache-engine-key' || row.grammar === 'opaque';
     if (!known || tags === undefined || texts.some((value) => typeof value !== 'string')) continue;
     const { id, label: _label, objectGroup, ...columns } = row;
-    namespaces.set(id, { ...columns, group: objectGroup, tags });
+    const namespace = { ...columns, group: objectGroup, tags };
+    namespaces.set(id, { namespace, sum: namespaceSum(namespace) });
   }
   return namespaces;
 }

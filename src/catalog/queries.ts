@@ -83,6 +83,7 @@ function chunkStatements(db: CatalogDb) {
         tokenCount: bind('tokenCount'),
         redisMetadata: sql`${bind('redisMetadata')}`,
         lmBlock: bind('lmBlock'),
+        rowSum: bind('rowSum'),
       })
       .onConflictDoUpdate({
         target: chunk.generation,
@@ -99,6 +100,7 @@ function chunkStatements(db: CatalogDb) {
           tokenCount: sql`excluded.token_count`,
           redisMetadata: sql`excluded.redis_metadata`,
           lmBlock: sql`excluded.lm_block`,
+          rowSum: sql`excluded.row_sum`,
         },
       })
       .prepare(),
@@ -117,14 +119,19 @@ function chunkStatements(db: CatalogDb) {
       .set({ lastUsedAtMs: sql`${bind('lastUsedAtMs')}`, hitCount: sql`${bind('hitCount')}` })
       .where(eq(chunk.generation, bind('generation')))
       .prepare(),
-    setParent: db
-      .update(chunk)
-      .set({ parentGeneration: sql`${bind('parentGeneration')}` })
+    /** What of a row changes by itself, with the sum that covers it. */
+    changing: db
+      .select({ expiresAtMs: chunk.expiresAtMs, parentGeneration: chunk.parentGeneration, rowSum: chunk.rowSum })
+      .from(chunk)
       .where(eq(chunk.generation, bind('generation')))
       .prepare(),
-    setExpiry: db
+    setChanging: db
       .update(chunk)
-      .set({ expiresAtMs: sql`${bind('expiresAtMs')}` })
+      .set({
+        expiresAtMs: sql`${bind('expiresAtMs')}`,
+        parentGeneration: sql`${bind('parentGeneration')}`,
+        rowSum: sql`${bind('rowSum')}`,
+      })
       .where(eq(chunk.generation, bind('generation')))
       .prepare(),
   };
@@ -243,6 +250,7 @@ export function selectSsdChunks(db: CatalogDb) {
       lmBlock: chunk.lmBlock,
       expiresAtMs: chunk.expiresAtMs,
       folder: replica.folder,
+      rowSum: chunk.rowSum,
     })
     .from(replica)
     .innerJoin(chunk, eq(chunk.generation, replica.generation))

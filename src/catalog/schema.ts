@@ -69,6 +69,8 @@ export const chunk = sqliteTable(
     redisMetadata: blob('redis_metadata', { mode: 'buffer' }),
     /** `[fmt,dtype,shape0,shape1,shape2,shape3]` of a chunk that a client of lm:// stored. */
     lmBlock: text('lm_block'),
+    /** By which the row proves itself (node-agent/catalog/row-sum.ts). NULL or another one: the row is not believed, and its file is read. */
+    rowSum: integer('row_sum'),
   },
   (table) => [index('chunk_parent').on(table.parentGeneration)],
 );

@@ -10,7 +10,7 @@ import type { NamespaceDescriptor } from '#core/namespace.ts';
 import type { Arena, SharedMemory } from '#ports/shared-memory.ts';
 import { hash } from '#testsupport/journal-records.ts';
 import type { SeededRandom } from '#testsupport/kill-values.ts';
-import { NaiveSlotTable } from '#testsupport/naive-slot-table.ts';
+import { NaiveSlotTable, type NaiveRecord } from '#testsupport/naive-slot-table.ts';
 import { RamTier } from '#tiers/ram/ram-tier.ts';
 import { CONTINUATION_TEXT_BYTES, TABLE_HEADER_BYTES, UNIT_BYTES } from '#tiers/ram/slot-record.ts';
 import type { ChunkFacts } from '#tiers/ram/slot-table.ts';
@@ -257,7 +257,8 @@ function begin(): Check {
     memory.tableBytes = valid || random.below(16) > 0 ? TABLE_BYTES : random.below(TABLE_BYTES);
     memory.hasTier = valid || random.below(16) > 0;
     const wanted = new DataView(memory.table.buffer).getUint32(72, true);
-    const naive = wanted * UNIT_BYTES <= TABLE_BYTES - TABLE_HEADER_BYTES ? new NaiveSlotTable(memory.table, hash).records() : new Map();
+    const isInside = wanted * UNIT_BYTES <= TABLE_BYTES - TABLE_HEADER_BYTES;
+    const naive = isInside ? new NaiveSlotTable(memory.table, hash).records() : new Map<number, NaiveRecord>();
     const tier = tierOn(memory);
     const found = tier.restore();
     if (valid) demandEqual(found.length, naive.size, 'the records of a valid table');

@@ -98,7 +98,8 @@ const check: Check = (input) => {
       ttl.rules.every(({ ttlMs }) => ttlMs === 0 || (ttlMs >= 1000 && ttlMs <= 3650 * 86_400_000)),
       'a rule gives a time that can be kept',
     );
-    hidesAll(JSON.stringify(loaded.describe()), 'a listing');
+    const rows = loaded.describe().filter(({ key }) => key !== 'ttl.rules');
+    hidesAll(JSON.stringify(rows), 'a listing');
   } catch (problem) {
     if (!(problem instanceof KvtierError) || problem.code !== 'CONFIG_INVALID') throw problem;
     // Text in the place of another setting is shown, whatever it is.

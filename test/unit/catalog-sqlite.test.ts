@@ -162,12 +162,12 @@ describe('a corrupt catalog', () => {
     const rows = 'WITH RECURSIVE n (g) AS (SELECT 2 UNION ALL SELECT g + 1 FROM n WHERE g < 40000)';
     const filler = other();
     filler.exec(`
-      INSERT INTO chunk ${rows} SELECT g, 1, printf('%0600d', g), 4096, '0123456789abcdef', 0, 0, 0, NULL, NULL, NULL, NULL, NULL FROM n;
+      INSERT INTO chunk ${rows} SELECT g, 1, printf('%0600d', g), 4096, '0123456789abcdef', 0, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL FROM n;
       INSERT INTO replica ${rows} SELECT g, 'ssd', 'a1', 0 FROM n;
       PRAGMA wal_checkpoint(TRUNCATE);
     `);
     const store = makeStore();
-    expect((await readAll(await store.open())).length).toBe(40_000);
+    expect((await readAll(await store.open())).length, 'rows that prove nothing are read and passed by').toBe(1);
     const pages = openSync(path, 'r+');
     writeSync(pages, new Uint8Array(statSync(path).size - 4096).fill(0x5a), 0, undefined, 4096);
     closeSync(pages);
@@ -193,6 +193,48 @@ describe('a corrupt catalog', () => {
     `);
     expect((await readAll(await makeStore().open())).map((chunk) => chunk.generation)).toEqual([6]);
     expect(log).toContain('Catalog rows of unknown form were skipped');
+  });
+
+  test.each([
+    ['key', "UPDATE chunk SET key = 'key-3' WHERE generation = 2"],
+    ['key of another kind', 'UPDATE chunk SET key = CAST(key AS BLOB) WHERE generation = 2'],
+    ['generation', 'UPDATE replica SET generation = 9 WHERE generation = 2; UPDATE chunk SET generation = 9 WHERE generation = 2'],
+    ['size', 'UPDATE chunk SET size_bytes = size_bytes + 1 WHERE generation = 2'],
+    ['checksum', "UPDATE chunk SET checksum = '0000000000000000' WHERE generation = 2"],
+    ['creation', 'UPDATE chunk SET created_at_ms = created_at_ms - 1 WHERE generation = 2'],
+    ['expiry', 'UPDATE chunk SET expires_at_ms = 1 WHERE generation = 2'],
+    ['parent', 'UPDATE chunk SET parent_generation = 1 WHERE generation = 2'],
+    ['tokens', 'UPDATE chunk SET token_count = NULL WHERE generation = 2'],
+    ['twin', "UPDATE chunk SET redis_metadata = x'00' WHERE generation = 2"],
+    ['lm block', "UPDATE chunk SET lm_block = '[1,1,1,1,1,1]' WHERE generation = 2"],
+    ['sum', 'UPDATE chunk SET row_sum = NULL WHERE generation = 2'],
+  ])('row is skipped, and only it, where its %s is another', async (_what, statement) => {
+    await fill(3);
+    const connection = other();
+    connection.pragma('foreign_keys = OFF');
+    connection.exec(statement);
+    expect((await readAll(await makeStore().open())).map((chunk) => chunk.generation)).toEqual([1, 3]);
+  });
+
+  test('namespace row that is another takes its chunks along', async () => {
+    await fill(2);
+    other().exec("UPDATE namespace SET key_prefix = key_prefix || 'x'");
+    expect(await readAll(await makeStore().open())).toEqual([]);
+  });
+
+  test('row stays wrong where its expiry or its parent is changed afterwards, and a right one right', async () => {
+    await fill(2);
+    other().exec("UPDATE chunk SET key = 'other' WHERE generation = 1");
+    const store = makeStore();
+    await readAll(await store.open());
+    for (const generation of [1, 2]) {
+      store.enqueue({ kind: 'expiry', generation, expiresAtMs: 1_950_000_000_000 });
+      store.enqueue({ kind: 'parent', generation, parentGeneration: 77 });
+    }
+    await store.flush();
+    await store.close();
+    const rows = await readAll(await makeStore().open());
+    expect(rows.map((row) => [row.generation, row.expiresAtMs, row.parentGeneration])).toEqual([[2, 1_950_000_000_000, 77]]);
   });
 });
 

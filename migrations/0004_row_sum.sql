@@ -1,0 +1,1 @@
+ALTER TABLE `chunk` ADD `row_sum` integer;
