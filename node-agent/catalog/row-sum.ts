@@ -62,10 +62,7 @@ function withText(sum: number, text: string): number {
 function withBytes(sum: number, bytes: Uint8Array): number {
   let next = round(sum, ~bytes.length);
   for (let at = 0; at < bytes.length; at += 4)
-    next = round(
-      next,
-      (bytes[at] as number) | ((bytes[at + 1] ?? 0) << 8) | ((bytes[at + 2] ?? 0) << 16) | ((bytes[at + 3] ?? 0) << 24),
-    );
+    next = round(next, (bytes[at] as number) | ((bytes[at + 1] ?? 0) << 8) | ((bytes[at + 2] ?? 0) << 16) | ((bytes[at + 3] ?? 0) << 24));
   return next;
 }
 
@@ -80,7 +77,7 @@ export function namespaceSum(namespace: NamespaceDescriptor): number {
 
 /** What the changing fields add to a sum, and take from it again. */
 export function changingSum({ expiresAtMs, parentGeneration }: ChangingFields): number {
-  return finish(withNumber(withNumber(1, expiresAtMs ?? 0), parentGeneration ?? 0));
+  return finish(withNumber(withNumber(1, expiresAtMs ?? 0), parentGeneration ?? -1));
 }
 
 /** `namespace`: its sum. */

@@ -1,4 +1,5 @@
 /** Every parser that reads what others wrote. A new one belongs here. */
+import { catalogRows } from './catalog-target.ts';
 import { expiry } from './expiry-target.ts';
 import { agentFile, chunkHeader, fileNames, folderMark, journal } from './file-targets.ts';
 import { frontMessages, frontState, frontText } from './front-targets.ts';
@@ -25,6 +26,7 @@ export const targets: readonly FuzzTarget[] = [
   frontText,
   expiry,
   tenants,
+  catalogRows,
   config,
   scalars,
   rest,
