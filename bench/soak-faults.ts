@@ -106,20 +106,25 @@ async function quietly(agent: RunningAgent): Promise<void> {
   );
 }
 
+/** A folder that is gone stays off: not before much of the life is over, and then for certain where the life is long. */
+const AWAY: FaultName = 'folder gone and back';
+const AWAY_MS = 20_000;
+
 /** Faults, one after another and sometimes two at once, until the time is over. */
 async function illTreat(place: FaultPlace, untilMs: number): Promise<void> {
   const underWay = new Set<FaultName>();
+  let owesAway = chosen.includes(AWAY) && untilMs - performance.now() > 3 * AWAY_MS;
   const pending = new Set<Promise<void>>();
   while (performance.now() < untilMs) {
     if (chosen.length === 0) {
       await wait(100);
       continue;
     }
-    const name = random.pick(chosen);
-    // A folder that is gone stays off: not before much of the life is over.
-    const early = name === 'folder gone and back' && untilMs - performance.now() > 20_000;
-    if (!underWay.has(name) && !early && pending.size < 3) {
+    const ending = untilMs - performance.now() <= AWAY_MS;
+    const name = ending && owesAway ? AWAY : random.pick(chosen);
+    if (!underWay.has(name) && (ending || name !== AWAY) && pending.size < 3) {
       underWay.add(name);
+      owesAway &&= name !== AWAY;
       const run = inject(name, place)
         .then((done) => void (counts[name] += done ? 1 : 0))
         .catch((problem: unknown) => void problems.push(`the fault '${name}' could not be made: ${String(problem)}`))
