@@ -14,7 +14,7 @@ test('half a minute of the soak with faults finds nothing wrong, and its report 
     const run = spawnSync(process.execPath, [join(root, 'bench/soak-faults.ts'), ...flags], {
       cwd: root,
       encoding: 'utf8',
-      timeout: 300_000,
+      timeout: 540_000,
     });
     // What is wrong first: whoever shows failures may show their first line only.
     const wrong = run.stdout.split('\n').filter((line) => line.startsWith('PROBLEM '));
