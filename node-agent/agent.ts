@@ -102,6 +102,8 @@ class Agent {
   #maxConnections: number;
   readonly #startedAtMs = Date.now();
   readonly #startedAt = hostClock.monotonicMs();
+  /** Of shared memory, that stay for the next agent. */
+  #keptBytes = 0;
   #state: Health['state'] = 'starting';
   readonly #findings: string[] = [];
   #pool: HostIoPool | undefined;
@@ -528,6 +530,10 @@ class Agent {
       });
     else if (lostBytes > 0) this.#logger.warn(`Stopped: ${lostBytes} bytes were only in RAM and are gone`, { lostBytes });
     else this.#logger.info('Stopped: nothing was only in RAM', { lostBytes });
+    if (this.#keptBytes === 0) return;
+    const { dataDir, ram } = this.#config;
+    const kept = `${formatBytes(this.#keptBytes)} of RAM stay in ${ram.shmDir} for the next agent; to free them: kvtier ram drop --data-dir ${dataDir}`;
+    this.#logger.info(kept, { keptBytes: this.#keptBytes });
   }
 
   /** Resolves with the bytes that were only in RAM. */
@@ -539,7 +545,7 @@ class Agent {
     this.#http?.stop();
     await this.#readiness?.close();
     await this.#pool?.close();
-    await this.#ram?.close({ keep: true });
+    this.#keptBytes = (await this.#ram?.close({ keep: true })) ?? 0;
     this.#lock?.release();
     return lostBytes;
   }

@@ -11,6 +11,7 @@ import { runCli } from '#cli/run-cli.ts';
 import type { BlockHash } from '#core/checksum.ts';
 import { findLibrary, lookAtFolder, readLimits, tryPort } from '#host/doctor-probes.ts';
 import { HostIoPool } from '#host/io-pool.ts';
+import { dropKeptRam, listKeptRam } from '#host/kept-ram.ts';
 import { runFront } from '#host/run-front.ts';
 import { readMachineFacts } from '#host/machine-facts.ts';
 import { shownKey } from '#telemetry/shown-names.ts';
@@ -48,7 +49,8 @@ const deps: CliDeps = {
       await pool.close();
     }
   },
-  probes: { folder: lookAtFolder, limits: readLimits, library: findLibrary, port: tryPort },
+  probes: { folder: lookAtFolder, limits: readLimits, library: findLibrary, port: tryPort, keptRam: listKeptRam },
+  dropKeptRam,
   nowMs: () => Date.now(),
 };
 

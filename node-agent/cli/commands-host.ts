@@ -156,7 +156,10 @@ async function machineFindings(words: Words, deps: CliDeps, agentRuns: boolean):
       shmDir: config.ram.shmDir,
       ssdDirs: config.ssd.folders.map((folder) => folder.path),
     });
-    return [ok('configuration', 'The configuration is valid'), ...(await checkMachine({ config, facts, probes: deps.probes, agentRuns }))];
+    return [
+      ok('configuration', 'The configuration is valid'),
+      ...(await checkMachine({ config, facts, probes: deps.probes, agentRuns, nowMs: deps.nowMs() })),
+    ];
   } catch (error) {
     if (!(error instanceof KvtierError) || error.code !== 'CONFIG_INVALID') throw error;
     const problems = error.message

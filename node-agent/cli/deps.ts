@@ -35,6 +35,15 @@ export interface FolderProbe {
   readonly problem: string;
 }
 
+/** RAM that an agent left in shared memory when it ended, or that a live one has. */
+export interface KeptRam {
+  readonly path: string;
+  readonly dataDir: string | undefined;
+  readonly sizeBytes: number;
+  readonly sinceMs: number;
+  readonly inUse: boolean;
+}
+
 /** Looks at the host for `kvtier doctor`. Leaves nothing behind. */
 export interface DoctorProbes {
   folder(path: string): FolderProbe;
@@ -44,6 +53,8 @@ export interface DoctorProbes {
   library(name: string): string | undefined;
   /** Why the address cannot be listened on, or '' where it can. */
   port(address: Address): Promise<string>;
+  /** Largest first. */
+  keptRam(shmDir: string): readonly KeptRam[];
 }
 
 export interface CliDeps {
@@ -62,6 +73,11 @@ export interface CliDeps {
   /** Reads every chunk file of the folders; no agent may own them. */
   readonly verifyOffline: (folders: readonly string[]) => AsyncIterable<VerifyStep>;
   readonly probes: DoctorProbes;
+  /** Frees the RAM that the agent of a data directory left; nothing of a live one. */
+  readonly dropKeptRam: (
+    shmDir: string,
+    dataDir: string,
+  ) => { readonly outcome: 'dropped'; readonly sizeBytes: number } | { readonly outcome: 'none' | 'in-use' };
   /** Wall clock in milliseconds since 1970. */
   readonly nowMs: () => number;
   readonly fetch?: FetchLike;

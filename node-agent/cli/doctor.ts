@@ -1,5 +1,6 @@
 /** The checks of `kvtier doctor` on the machine itself: what is, whether it will do, and what to do. */
 import { formatBytes, MiB } from '#core/bytes.ts';
+import { formatDuration } from '#core/duration.ts';
 import type { AgentConfig } from '#config/agent-config.ts';
 import type { MachineFacts } from '#config/derive.ts';
 import { effectiveCores, effectiveMemory } from '#config/derive.ts';
@@ -18,6 +19,7 @@ export interface DoctorInput {
   readonly probes: DoctorProbes;
   /** A live agent holds the ports and part of shared memory, so those are not judged. */
   readonly agentRuns: boolean;
+  readonly nowMs: number;
 }
 
 /** One finding for each check, 'ok' included, so that a person sees what was looked at. */
@@ -26,6 +28,7 @@ export async function checkMachine(input: DoctorInput): Promise<readonly Finding
     platform(input),
     memory(input),
     sharedMemory(input),
+    ...keptRam(input),
     dataFolder(input),
     ...ssdFolders(input),
     openFiles(input),
@@ -72,6 +75,24 @@ function sharedMemory({ facts, config, agentRuns }: DoctorInput): Finding {
     return { severity: 'warning', cause: 'shared-memory', message: `${text}; 64 MiB is what containers get by default`, advice };
   }
   return ok('shared-memory', text);
+}
+
+/** One finding for each agent's: a machine has few. */
+function keptRam({ config, probes, nowMs }: DoctorInput): Finding[] {
+  const { shmDir } = config.ram;
+  const kept = probes.keptRam(shmDir);
+  if (kept.length === 0) return [ok('kept-ram', `${shmDir} holds no RAM of an agent that has ended`)];
+  return kept.map(({ path, dataDir, sizeBytes, sinceMs, inUse }): Finding => {
+    const age = formatDuration(Math.max(0, Math.round((nowMs - sinceMs) / 1000) * 1000));
+    const what = `${path}-*: ${formatBytes(sizeBytes)} of ${dataDir === undefined ? 'an agent without ram.keep' : `the agent of ${dataDir}`}`;
+    if (inUse) return ok('kept-ram', `${what}, which is running (or another user's)`);
+    return {
+      severity: 'ok',
+      cause: 'kept-ram',
+      message: `${what}, which has ended; made ${age} ago`,
+      advice: dataDir === undefined ? 'The next agent of this user frees it.' : `To free it: kvtier ram drop --data-dir ${dataDir}`,
+    };
+  });
 }
 
 function dataFolder({ config, probes }: DoctorInput): Finding {

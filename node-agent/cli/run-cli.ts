@@ -5,6 +5,7 @@ import { suggestion } from '#config/sources.ts';
 import type { Command } from './command.ts';
 import { invalidateCommand, verifyCommand } from './commands-change.ts';
 import { pinCommand, quotaCommand, unpinCommand } from './commands-keep.ts';
+import { ramCommand } from './command-ram.ts';
 import { configCommand, doctorCommand, frontCommand, serveCommand, versionCommand } from './commands-host.ts';
 import { lookupCommand, lsCommand, statsCommand } from './commands-read.ts';
 import type { CliDeps } from './deps.ts';
@@ -24,6 +25,7 @@ export const commands: readonly Command[] = [
   quotaCommand,
   verifyCommand,
   doctorCommand,
+  ramCommand,
   configCommand,
   versionCommand,
 ];

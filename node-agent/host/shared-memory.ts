@@ -44,7 +44,7 @@ import {
   viewOf,
 } from './libc.ts';
 
-const arenaName = /^kvtier-([0-9a-f]{12})-[a-z0-9-]+\.arena$/;
+export const arenaName = /^kvtier-([0-9a-f]{12})-[a-z0-9-]+\.arena$/;
 const ownerName = /^kvtier-([0-9a-f]{12})\.owner$/;
 /** A process that was killed holds its locks until the kernel is done with it. */
 const LOCK_TRIES = 100;

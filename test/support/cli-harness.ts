@@ -25,6 +25,8 @@ export interface CliHarness {
   terminal: boolean;
   facts: Partial<MachineFacts>;
   probes: Partial<DoctorProbes>;
+  /** What freeing kept RAM answers. */
+  drop: ReturnType<CliDeps['dropKeptRam']>;
   /** What verifyOffline yields, and the folders it was asked for. */
   offline: { steps: VerifyStep[]; folders: readonly string[] };
   run(...argv: string[]): Promise<CliRun>;
@@ -63,6 +65,7 @@ export function createCliHarness(api: ApiHarness = createApiHarness()): CliHarne
     terminal: false,
     facts: {},
     probes: {},
+    drop: { outcome: 'none' },
     offline: { steps: [], folders: [] },
     async run(...argv) {
       const written = { out: '', err: '' };
@@ -71,6 +74,7 @@ export function createCliHarness(api: ApiHarness = createApiHarness()): CliHarne
         limits: () => ({ openFiles: 65_536, lockedBytes: Infinity }),
         library: () => undefined,
         port: () => Promise.resolve(''),
+        keptRam: () => [],
         ...harness.probes,
       };
       const deps: CliDeps = {
@@ -79,6 +83,7 @@ export function createCliHarness(api: ApiHarness = createApiHarness()): CliHarne
         cwd: '/srv',
         nowMs: () => HARNESS_NOW_MS,
         probes,
+        dropKeptRam: () => harness.drop,
         stdout: { write: (text) => void (written.out += text), isTerminal: harness.terminal },
         stderr: { write: (text) => void (written.err += text), isTerminal: harness.terminal },
         readFile: (path) => harness.files.get(path),

@@ -39,6 +39,7 @@ describe('kvtier doctor', () => {
       'platform',
       'memory',
       'shared-memory',
+      'kept-ram',
       'data-dir',
       'ssd',
       'o-direct',

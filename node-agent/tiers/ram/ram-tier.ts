@@ -347,14 +347,19 @@ export class RamTier {
     return used;
   }
 
-  /** `keep`: the next process may have it, where the tier was started with `keep` and holds something. */
-  async close(options: { readonly keep: boolean } = { keep: false }): Promise<void> {
+  /**
+   * `keep`: the next process may have it, where the tier was started with `keep` and holds something. Resolves with the bytes of memory that
+   * stay for it.
+   */
+  async close(options: { readonly keep: boolean } = { keep: false }): Promise<number> {
     this.#closed = true;
     await this.#growth;
     const keep = options.keep && this.#table !== undefined && this.#table.recordCount > 0;
     // The table goes first and comes last: without it nobody takes the arenas for a tier.
+    const keptBytes = keep ? this.#backedBytes + this.tableBytes : 0;
     this.#table?.close({ keep });
     for (const arena of this.#arenas) arena.close({ keep });
+    return keptBytes;
   }
 }
 
