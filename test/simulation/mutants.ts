@@ -301,4 +301,52 @@ export const mutants: readonly Mutant[] = [
       },
     ],
   },
+  {
+    name: 'kept-bytes-unchecked',
+    why: 'What a former process left in RAM is served without a look at its checksum: damaged bytes are served',
+    profile: 'keep',
+    edits: [
+      {
+        file: 'node-agent/cache/ram-verifier.ts',
+        find: 'const isRight = isSame && sum === index.checksum(entry);',
+        replace: 'const isRight = isSame;',
+      },
+    ],
+  },
+  {
+    name: 'record-outlives-its-chunk',
+    why: 'The record of a chunk is wiped when its slot is free, not when the chunk is dead: a value that somebody still reads is back after a crash',
+    profile: 'keep',
+    edits: [
+      {
+        file: 'node-agent/tiers/ram/ram-tier.ts',
+        find: '  forget(slot: SlotIndex): void {\n    this.#table?.erase(slot);',
+        replace: '  forget(slot: SlotIndex): void {\n    if (slot < 0) this.#table?.erase(slot);',
+      },
+    ],
+  },
+  {
+    name: 'kept-ram-missed-a-run',
+    why: 'RAM that did not take part in a run is believed after it: what was deleted or overwritten in that run is back',
+    profile: 'keep',
+    edits: [
+      {
+        file: 'node-agent/cache/recovery.ts',
+        find: 'else if ((ram.keptMark?.epoch ?? 0) < replay.highestEpoch)',
+        replace: 'else if ((ram.keptMark?.epoch ?? 0) < 0)',
+      },
+    ],
+  },
+  {
+    name: 'record-of-a-loaded-chunk',
+    why: 'A chunk that comes back from SSD into RAM gets no record: a restart finds it cold',
+    profile: 'keep',
+    edits: [
+      {
+        file: 'node-agent/cache/ssd-reader.ts',
+        find: '    state.remember(entry);\n',
+        replace: '',
+      },
+    ],
+  },
 ];

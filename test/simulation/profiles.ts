@@ -28,6 +28,8 @@ export const profiles = {
     resets: 40,
     delays: 15,
   },
+  /** RAM outlives the process, which is killed often; it comes back damaged, of another size, or after a run without it. */
+  keep: { keep: true, ramBytes: 2 * MiB, kills: 8, resets: 4, delays: 3, ssdBytes: [1 * MiB], checkEvery: 2 },
   /** The machine loses power. */
   power: { powerCuts: 4, resets: 3, delays: 3 },
 } as const satisfies Record<string, Profile>;

@@ -59,6 +59,11 @@ export interface SimAgentOptions {
   readonly keep?: boolean;
 }
 
+/** Thrown in the middle of a call: the process ends there. */
+export class SimDeath extends Error {
+  override readonly name = 'SimDeath';
+}
+
 /** One process, from its start to its end. */
 export interface SimLife {
   readonly io: SimFileIo;
@@ -94,6 +99,13 @@ export class SimAgent {
   problem: Error | undefined;
   /** A life's cache is there, before its doors open: the place to listen in. */
   onCache: (cache: Cache) => void = () => {};
+  /** Doors have opened in this moment. */
+  onReady: (life: SimLife) => void = () => {};
+  /** Of the next life, where it is not what the options say. */
+  ramBytes: number;
+  /** False: the next life keeps nothing, and leaves what others kept where it is. */
+  keepsRam: boolean;
+  #boots = 0;
 
   constructor(options: SimAgentOptions) {
     this.#options = options;
@@ -102,6 +114,8 @@ export class SimAgent {
         ? {}
         : { admin: tokenOf('admin'), read: tokenOf('read'), tenants: new Map(options.tenants.map((name) => [name, tokenOf(name)])) };
     this.seed = options.seed;
+    this.ramBytes = options.ramBytes ?? 4 * MiB;
+    this.keepsRam = options.keep === true;
     this.rng = new SimRng(options.seed);
     this.network = new SimNetwork({ clock: this.clock, rng: this.rng, hash });
     this.disk.data.holdSyncs();
@@ -130,7 +144,7 @@ export class SimAgent {
   }
 
   /** Of the machine: outlives a process. */
-  readonly #memory = new SimSharedMemory();
+  readonly memory = new SimSharedMemory();
 
   #logger(): Logger {
     const keep = (message: string): void => {
@@ -176,9 +190,9 @@ export class SimAgent {
   /** Begins a life. It is ready some steps later. */
   boot(): void {
     this.lives += 1;
-    const ramBytes = this.#options.ramBytes ?? 4 * MiB;
+    const { ramBytes } = this;
     const logger = this.#logger();
-    const memory = this.#memory;
+    const memory = this.keepsRam || this.#options.keep !== true ? this.memory : new SimSharedMemory();
     if (this.#options.keep !== true) memory.boot();
     const io = new SimFileIo({ disk: this.disk, memory, clock: this.clock, hash });
     // The tiers call the cache that is made of them; until it is there, nobody listens.
@@ -186,7 +200,7 @@ export class SimAgent {
       sharedMemory: memory,
       capacityBytes: ramBytes,
       maxChunkBytes: this.#options.maxChunkBytes ?? ramBytes / 4,
-      keep: this.#options.keep === true ? { hash, bootId: 'sim' } : undefined,
+      keep: this.keepsRam ? { hash, bootId: this.#bootId } : undefined,
       checksumMemory: (address, sizeBytes) => Promise.resolve(checksum(memory.at(address, sizeBytes), hash)),
       populate: () => Promise.resolve({ ok: true }),
       onArena: () => {},
@@ -214,7 +228,12 @@ export class SimAgent {
     const life: SimLife = { io, memory, ram, ssd, catalog, catalogWorker, cache: undefined, server: undefined, ready: false };
     this.#life = life;
     this.network.begin(memory);
-    ram.start();
+    try {
+      ram.start();
+    } catch (problem) {
+      if (!(problem instanceof SimDeath)) throw problem;
+      return this.kill();
+    }
     this.#start(life, logger).catch((problem: unknown) => {
       if (this.#life === life) this.onStartFailed(problem);
     });
@@ -242,7 +261,7 @@ export class SimAgent {
       hash,
       clock,
       logger,
-      bootId: 'sim',
+      bootId: this.#bootId,
     });
     const index = new ChunkIndex(this.rng);
     const cache = new Cache(
@@ -293,6 +312,16 @@ export class SimAgent {
     });
     life.server.listen({ host: '127.0.0.1', port: 7601 });
     life.ready = true;
+    this.onReady(life);
+  }
+
+  get #bootId(): string {
+    return `sim-${this.#boots}`;
+  }
+
+  /** As after a boot, to a process that finds kept memory; what is there stays. */
+  changeBootId(): void {
+    this.#boots += 1;
   }
 
   #limits(): CacheLimits {
@@ -314,7 +343,8 @@ export class SimAgent {
   kill(): void {
     this.#life?.io.kill(this.rng);
     this.#life?.catalogWorker.kill();
-    this.#memory.endProcess();
+    if (this.#options.keep === true) this.network.moveTransfers();
+    this.#life?.memory.endProcess();
     this.#life = undefined;
     this.clock.dropTimers();
     this.disk.data.kill();
@@ -325,6 +355,8 @@ export class SimAgent {
   /** The machine loses power: what no sync has brought to a device may be lost, torn, or there again. */
   powerCut(): void {
     this.kill();
+    this.memory.boot();
+    this.changeBootId();
     const { rng, disk } = this;
     this.catalogDisk.powerCut(rng);
     disk.data.powerCut({
@@ -414,7 +446,8 @@ export class SimAgent {
   /** What must hold between any two steps. */
   checkInvariants(): void {
     this.network.checkInvariants();
-    this.#life?.cache?.checkInvariants();
+    // Records that a former process left belong to no slot before they are read.
+    if (this.#life?.ram.keptMark === undefined) this.#life?.cache?.checkInvariants();
   }
 
   tier(name: 'ram' | 'ssd'): ReturnType<Cache['control']['stats']>['tiers'][number] {

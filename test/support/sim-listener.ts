@@ -281,6 +281,11 @@ export class SimListener {
     if (!isVolatile(selector) && this.#tickets.size > 0) this.#invalidations.push({ selector, begin });
   }
 
+  /** Some of what was invalidated may be there still. */
+  get isInvalidating(): boolean {
+    return this.#underWay > 0;
+  }
+
   check(): void {
     if (!this.judgesLeases || this.#underWay > 0) {
       this.#claims.clear();

@@ -237,6 +237,14 @@ export class SimNetwork implements Transport, SocketIo {
     this.#memory = memory;
   }
 
+  /** What the I/O threads still do of their transfers while the process is killed: nobody hears of it. */
+  moveTransfers(): void {
+    for (const transfer of this.#transfers) {
+      const { connection } = transfer;
+      if (transfer.receiving && !connection.broken && connection.arrived.length > 0 && this.#rng.chance(0.5)) this.#receivePiece(transfer);
+    }
+  }
+
   /** The process is gone: the kernel closes what it had open. */
   kill(): void {
     this.#accept = undefined;

@@ -20,6 +20,8 @@ export class SimSharedMemory implements SharedMemory {
   capacityBytes: number;
   #nextAddress = FIRST_ADDRESS;
   readonly #files = new Map<string, SimFile>();
+  /** Runs before each call that changes or looks up a file: the place to end a process in the middle of a start. */
+  onCall: (() => void) | undefined;
   /** Mapped by the process that runs. */
   readonly #arenas: { readonly name: string; readonly address: number; readonly bytes: Uint8Array }[] = [];
 
@@ -28,12 +30,14 @@ export class SimSharedMemory implements SharedMemory {
   }
 
   create(name: string, sizeBytes: number): Arena {
+    this.onCall?.();
     const file = { bytes: new Uint8Array(sizeBytes), backedBytes: 0 };
     this.#files.set(name, file);
     return this.#map(name, file);
   }
 
   open(name: string): Arena | undefined {
+    this.onCall?.();
     const file = this.#files.get(name);
     return file === undefined || this.#arenas.some((arena) => arena.name === name) ? undefined : this.#map(name, file);
   }
@@ -50,6 +54,7 @@ export class SimSharedMemory implements SharedMemory {
       address: address as Address,
       sizeBytes: bytes.length,
       allocate: (offsetBytes, lengthBytes) => {
+        this.onCall?.();
         const more = Math.max(0, offsetBytes + lengthBytes - file.backedBytes);
         if (this.#backedBytes() + more > this.capacityBytes) return false;
         file.backedBytes += more;
@@ -57,6 +62,7 @@ export class SimSharedMemory implements SharedMemory {
       },
       view: (offsetBytes, lengthBytes) => bytes.subarray(offsetBytes, offsetBytes + lengthBytes),
       close: (options = { keep: false }) => {
+        this.onCall?.();
         const at = this.#arenas.indexOf(own);
         if (at >= 0) this.#arenas.splice(at, 1);
         if (!options.keep) this.#files.delete(name);

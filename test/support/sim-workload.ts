@@ -3,6 +3,7 @@ import type { Cache } from '#cache/cache.ts';
 import { KvtierError } from '#core/errors.ts';
 import type { SimRng } from './sim-clock.ts';
 import { SimCommands } from './sim-commands.ts';
+import { SimKeep } from './sim-keep.ts';
 import { SimListener } from './sim-listener.ts';
 import type { SimPinned } from './sim-listener.ts';
 import { SimLiveness } from './sim-liveness.ts';
@@ -15,6 +16,8 @@ export class SimWorkload {
   readonly #rng: SimRng;
   readonly commands: SimCommands;
   readonly operators: SimOperators;
+  /** Where RAM outlives the process. */
+  readonly keep: SimKeep | undefined;
   readonly #mischief: SimMischief;
   readonly #liveness: SimLiveness;
   /** The start failed: a supervisor tries again. */
@@ -29,6 +32,7 @@ export class SimWorkload {
     this.operators = new SimOperators(world);
     this.#mischief = new SimMischief(world);
     this.#liveness = new SimLiveness(world);
+    this.keep = world.options.keep === true ? new SimKeep(world) : undefined;
     world.agent.onCache = (cache) => this.#listen(cache);
     world.agent.onStartFailed = (problem) => {
       if (problem instanceof KvtierError && (world.options.faults ?? 0) > 0) this.#startFailed = true;
@@ -43,7 +47,7 @@ export class SimWorkload {
       leaseMs: options.limits?.leaseMs ?? 30_000,
       tick: () => oracle.begin().begin,
     });
-    listener.judgesLeases = this.#world.keepsFiles;
+    listener.judgesLeases = this.#world.keepsFiles && this.keep?.isDamaged !== true;
     if (listener.judgesLeases) listener.expect(this.#pinned);
     this.#pinned = [];
     this.#world.listener = listener;
@@ -82,6 +86,7 @@ export class SimWorkload {
   /** SIGKILL, or a power cut, and a start. */
   kill(powerCut = false): void {
     const { agent, oracle } = this.#world;
+    this.keep?.lifeEnds(() => void (this.#rng.chance(0.7) ? agent.stepNetwork() : agent.stepIo()));
     this.#world.note(powerCut ? 'power cut' : 'kill');
     // Killed in the middle of a start there is no listener yet, and what it was to expect is still expected.
     this.#pinned = this.#world.listener?.pinnedNow() ?? this.#pinned;
@@ -94,7 +99,9 @@ export class SimWorkload {
     this.operators.forget();
     this.#mischief.betweenLives();
     if (this.#rng.chance(0.5)) agent.disk.data.capacityBytes = Number.MAX_SAFE_INTEGER;
-    agent.boot();
+    this.keep?.between();
+    if (this.keep === undefined) agent.boot();
+    else this.keep.boot();
   }
 
   #reset(): void {
