@@ -55,6 +55,14 @@ describe('The agent, whatever happens to it', () => {
     await runSeeds('resets');
   });
 
+  it('gives each object back with its own block, and nothing older, to clients of both doors', async () => {
+    await runSeeds('doors');
+  });
+
+  it('serves what a process that was killed has left in RAM, unless it is damaged or dead', async () => {
+    await runSeeds('keep');
+  });
+
   it('serves nothing that was invalidated after power cuts, and nothing torn', async () => {
     await runSeeds('power');
   });

@@ -314,18 +314,6 @@ export const mutants: readonly Mutant[] = [
     ],
   },
   {
-    name: 'record-outlives-its-chunk',
-    why: 'The record of a chunk is wiped when its slot is free, not when the chunk is dead: a value that somebody still reads is back after a crash',
-    profile: 'keep',
-    edits: [
-      {
-        file: 'node-agent/tiers/ram/ram-tier.ts',
-        find: '  forget(slot: SlotIndex): void {\n    this.#table?.erase(slot);',
-        replace: '  forget(slot: SlotIndex): void {\n    if (slot < 0) this.#table?.erase(slot);',
-      },
-    ],
-  },
-  {
     name: 'kept-ram-missed-a-run',
     why: 'RAM that did not take part in a run is believed after it: what was deleted or overwritten in that run is back',
     profile: 'keep',
@@ -346,6 +334,18 @@ export const mutants: readonly Mutant[] = [
         file: 'node-agent/cache/ssd-reader.ts',
         find: '    state.remember(entry);\n',
         replace: '',
+      },
+    ],
+  },
+  {
+    name: 'refused-object-leaves-the-former',
+    why: 'A PUT that finds no room through the lm door leaves what was there: its client takes the former object for the new one',
+    profile: 'doors',
+    edits: [
+      {
+        file: 'node-agent/servers/lm/lm-connection.ts',
+        find: '      this.#skipPayload();\n      this.#forgetFormer(parsed);',
+        replace: '      this.#skipPayload();',
       },
     ],
   },

@@ -28,8 +28,20 @@ export const profiles = {
     resets: 40,
     delays: 15,
   },
+  /** Both doors, on a RAM tier that is full and a folder that evicts; tenants with tokens beside the door that knows none. */
+  doors: {
+    lm: true,
+    tenants: ['red'],
+    keyCount: 8,
+    ramBytes: 1 * MiB,
+    maxChunkBytes: 256 * KiB,
+    ssdBytes: [1 * MiB],
+    kills: 2,
+    resets: 4,
+    delays: 3,
+  },
   /** RAM outlives the process, which is killed often; it comes back damaged, of another size, or after a run without it. */
-  keep: { keep: true, ramBytes: 2 * MiB, kills: 8, resets: 4, delays: 3, ssdBytes: [1 * MiB], checkEvery: 2 },
+  keep: { keep: true, lm: true, keyCount: 16, ramBytes: 2 * MiB, kills: 8, resets: 4, delays: 3, ssdBytes: [1 * MiB], checkEvery: 2 },
   /** The machine loses power. */
   power: { powerCuts: 4, resets: 3, delays: 3 },
 } as const satisfies Record<string, Profile>;

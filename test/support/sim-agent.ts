@@ -26,6 +26,7 @@ import type { SqliteCatalogLimits } from '#catalog/sqlite-catalog-store.ts';
 import type { CatalogStore } from '#ports/catalog-store.ts';
 import { createPolicy } from '#policy/create-policy.ts';
 import { KeyParser, parseKey } from '#protocol/lmcache-key.ts';
+import { LmServer } from '#servers/lm/lm-server.ts';
 import { RespServer } from '#servers/resp/resp-server.ts';
 import { Metrics } from '#telemetry/metrics.ts';
 import { RamTier } from '#tiers/ram/ram-tier.ts';
@@ -40,6 +41,9 @@ import { SimSharedMemory } from './sim-shared-memory.ts';
 import { tokenOf } from './sim-tokens.ts';
 
 const migrationsDir = fileURLToPath(new URL('../../migrations', import.meta.url));
+const RESP_PORT = 7601;
+export const SIM_LM_PORT = 7602;
+
 const hash: BlockHash = (block, seed) => Bun.hash.xxHash3(block, seed);
 
 export interface SimAgentOptions {
@@ -55,6 +59,8 @@ export interface SimAgentOptions {
   readonly stallMs?: number;
   /** Names with a token each, `token-of-NAME`; then there are an admin's and a reader's token too, `token-of-admin` and `token-of-read`. */
   readonly tenants?: readonly string[];
+  /** The lm door is open, too. */
+  readonly lm?: boolean;
   /** The RAM tier outlives the process, as with ram.keep. */
   readonly keep?: boolean;
 }
@@ -75,6 +81,7 @@ export interface SimLife {
   /** As far as the start has come. */
   cache: Cache | undefined;
   server: RespServer | undefined;
+  lm: LmServer | undefined;
   /** Doors are open. */
   ready: boolean;
 }
@@ -225,7 +232,18 @@ export class SimAgent {
       startPeer: catalogWorker.start,
       ...this.#options.catalog,
     });
-    const life: SimLife = { io, memory, ram, ssd, catalog, catalogWorker, cache: undefined, server: undefined, ready: false };
+    const life: SimLife = {
+      io,
+      memory,
+      ram,
+      ssd,
+      catalog,
+      catalogWorker,
+      cache: undefined,
+      server: undefined,
+      lm: undefined,
+      ready: false,
+    };
     this.#life = life;
     this.network.begin(memory);
     try {
@@ -293,24 +311,25 @@ export class SimAgent {
     this.onCache(cache);
     await cache.start();
     const authenticate = createAuthenticate(this.#tokens);
+    const parts = { cache, sockets: this.network, transport: this.network, clock, logger, hash };
+    const stallMs = options.stallMs ?? 30_000;
     life.server = new RespServer({
-      cache,
-      sockets: this.network,
-      transport: this.network,
-      clock,
-      logger,
-      hash,
+      ...parts,
       version: 'sim',
       profile: 'auto',
       sizeGuard: 'off',
       maxConnections: 64,
-      stallMs: options.stallMs ?? 30_000,
+      stallMs,
       idleMs: undefined,
       tokensRequired: authenticate !== undefined,
       authenticate: authenticate ?? (() => undefined),
       info: () => ({}),
     });
-    life.server.listen({ host: '127.0.0.1', port: 7601 });
+    life.server.listen({ host: '127.0.0.1', port: RESP_PORT });
+    if (options.lm === true) {
+      life.lm = new LmServer({ ...parts, maxConnections: 16, stallMs });
+      life.lm.listen({ host: '127.0.0.1', port: SIM_LM_PORT });
+    }
     life.ready = true;
     this.onReady(life);
   }
@@ -446,6 +465,7 @@ export class SimAgent {
   /** What must hold between any two steps. */
   checkInvariants(): void {
     this.network.checkInvariants();
+    this.#life?.lm?.checkInvariants();
     // Records that a former process left belong to no slot before they are read.
     if (this.#life?.ram.keptMark === undefined) this.#life?.cache?.checkInvariants();
   }

@@ -1,5 +1,6 @@
 /** The quiet end of a simulated world: no faults, no new work. Everything ends, and nothing is left over. */
 import type { SimClient } from './sim-client.ts';
+import type { SimLmCommands } from './sim-lm-commands.ts';
 import type { SimKey } from './sim-oracle.ts';
 import type { SimWorld } from './sim-world.ts';
 
@@ -9,22 +10,31 @@ export class SimLiveness {
   /** Requests of operators without an answer. */
   #pending: () => number = () => 0;
   #kill: () => void = () => {};
+  #lm: SimLmCommands | undefined;
 
   constructor(world: SimWorld) {
     this.#world = world;
   }
 
   /** Throws where something never ends or is left over. `kill` ends the process and starts the next. */
-  drain(how: { readonly kill: () => void; readonly pending: () => number; readonly removeQuotas: () => void }): void {
+  drain(how: {
+    readonly kill: () => void;
+    readonly lm: SimLmCommands | undefined;
+    readonly pending: () => number;
+    readonly removeQuotas: () => void;
+  }): void {
     const { agent, clients } = this.#world;
     this.#pending = how.pending;
     this.#kill = how.kill;
-    this.#until('all commands answered', () => agent.isReady && this.#pending() === 0 && clients.every((client) => client.pending === 0));
+    this.#lm = how.lm;
+    const isAnswered = (): boolean => clients.every((client) => client.pending === 0) && (this.#lm?.pending ?? 0) === 0;
+    this.#until('all commands answered', () => agent.isReady && this.#pending() === 0 && isAnswered());
     how.removeQuotas();
     this.#until('quotas gone', () => this.#pending() === 0);
     // What an operator took off SSD is written again once somebody uses it.
     this.#readAll(() => false);
     for (const client of clients) client.connection?.close();
+    this.#lm?.close();
     this.#until('all connections closed', () => agent.life?.server?.connectionCount() === 0 && agent.network.connectionCount === 0);
     const isClean = (): boolean => agent.tier('ram').dirtyBytes === 0 || !this.#becomesClean;
     this.#until('nothing dirty', isClean);
@@ -81,6 +91,7 @@ export class SimLiveness {
     const before = new Set(agent.cache.control.chunks({}, { limit: 1000 }).chunks.map((chunk) => `${chunk.tenant} ${chunk.key}`));
     let closed = false;
     agent.life?.server?.close();
+    agent.life?.lm?.close();
     void agent.cache.close(agent.clock.monotonicMs() + 60_000).then(() => void (closed = true));
     this.#until('stopped', () => closed);
     this.#kill();
@@ -96,6 +107,8 @@ export class SimLiveness {
       for (const key of this.#world.keysOf(who)) this.#readLast(client, key, wasThere(key));
       this.#until('all keys read', () => client.pending === 0);
     }
+    this.#lm?.readAll();
+    this.#until('all objects read', () => (this.#lm?.pending ?? 0) === 0);
   }
 
   #readLast(client: SimClient, key: SimKey, wasThere: boolean): void {

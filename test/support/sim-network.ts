@@ -216,7 +216,8 @@ export class SimNetwork implements Transport, SocketIo {
   readonly connections = new Set<SimConnection>();
   readonly #transfers = new Set<Transfer>();
   #memory: SimSharedMemory | undefined;
-  #accept: ((socket: TransportSocket) => ConnectionHandler) | undefined;
+  /** By port. */
+  readonly #accepts = new Map<number, (socket: TransportSocket) => ConnectionHandler>();
   #nextConnection = 1;
   #step = 0;
   /** Bytes of one movement at most; the smaller, the more interleavings. */
@@ -247,7 +248,7 @@ export class SimNetwork implements Transport, SocketIo {
 
   /** The process is gone: the kernel closes what it had open. */
   kill(): void {
-    this.#accept = undefined;
+    this.#accepts.clear();
     this.#transfers.clear();
     this.#spoiled = [];
     for (const connection of this.connections) {
@@ -284,25 +285,27 @@ export class SimNetwork implements Transport, SocketIo {
   // --- Transport ------------------------------------------------------------------------------------------------------------
 
   listen(address: { readonly host: string; readonly port: number }, accept: (socket: TransportSocket) => ConnectionHandler): Listener {
-    this.#accept = accept;
-    const close = (): void => void (this.#accept = undefined);
+    const { port } = address;
     const resume = (): boolean => {
-      this.#accept = accept;
+      this.#accepts.set(port, accept);
       return true;
     };
-    return { host: address.host, port: address.port, pause: close, resume, stop: close };
+    const close = (): void => void this.#accepts.delete(port);
+    resume();
+    return { host: address.host, port, pause: close, resume, stop: close };
   }
 
-  /** Undefined where nobody listens. */
-  connect(remoteAddress: string, peer: SimPeer): SimConnection | undefined {
-    if (this.#accept === undefined) return undefined;
+  /** Undefined where nobody listens. Without a port: to whoever listened first. */
+  connect(remoteAddress: string, peer: SimPeer, port?: number): SimConnection | undefined {
+    const accept = port === undefined ? this.#accepts.values().next().value : this.#accepts.get(port);
+    if (accept === undefined) return undefined;
     let fd = FIRST_FD;
     while (this.#fds.has(fd)) fd += 1;
     const bufferBytes = this.#rng.pick([1000, 8 * 1024, 64 * 1024, 256 * 1024]);
     const connection = new SimConnection(this, peer, { id: this.#nextConnection++, fd, remoteAddress, bufferBytes });
     this.#fds.set(fd, connection);
     this.connections.add(connection);
-    const handler = this.#accept(connection);
+    const handler = accept(connection);
     connection.handler = handler;
     if (connection.closed) handler.onClose();
     return connection;

@@ -247,12 +247,13 @@ export class SimOracle {
 
   // --- answers --------------------------------------------------------------------------------------------------------------
 
-  /** The value that a read gave. Throws where nothing explains it. */
-  endRead(key: SimKey, span: SimSpan, bytes: Uint8Array): SimValue {
+  /** The value that a read gave, and its id where the reader was told. Throws where nothing explains it. */
+  endRead(key: SimKey, span: SimSpan, bytes: Uint8Array, id?: number): SimValue {
     this.reads += 1;
     this.hits += 1;
     const view = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length);
-    const same = key.values.filter((value) => value.sizeBytes === view.length && this.payload(value).equals(view));
+    const isSame = (value: SimValue): boolean => value.sizeBytes === view.length && (id === undefined || value.id === id);
+    const same = key.values.filter((value) => isSame(value) && this.payload(value).equals(view));
     const candidates = same.filter((candidate) => this.mayBeRead(candidate, span));
     const value = candidates.at(-1);
     if (value === undefined) {

@@ -4,6 +4,7 @@ import { KvtierError } from '#core/errors.ts';
 import type { SimRng } from './sim-clock.ts';
 import { SimCommands } from './sim-commands.ts';
 import { SimKeep } from './sim-keep.ts';
+import { SimLmCommands } from './sim-lm-commands.ts';
 import { SimListener } from './sim-listener.ts';
 import type { SimPinned } from './sim-listener.ts';
 import { SimLiveness } from './sim-liveness.ts';
@@ -16,6 +17,8 @@ export class SimWorkload {
   readonly #rng: SimRng;
   readonly commands: SimCommands;
   readonly operators: SimOperators;
+  /** Where that door is open. */
+  readonly lm: SimLmCommands | undefined;
   /** Where RAM outlives the process. */
   readonly keep: SimKeep | undefined;
   readonly #mischief: SimMischief;
@@ -32,6 +35,7 @@ export class SimWorkload {
     this.operators = new SimOperators(world);
     this.#mischief = new SimMischief(world);
     this.#liveness = new SimLiveness(world);
+    this.lm = world.options.lm === true ? new SimLmCommands(world) : undefined;
     this.keep = world.options.keep === true ? new SimKeep(world) : undefined;
     world.agent.onCache = (cache) => this.#listen(cache);
     world.agent.onStartFailed = (problem) => {
@@ -62,6 +66,7 @@ export class SimWorkload {
       client: 16,
       time: 4,
       operator: 1.5,
+      lm: this.lm === undefined ? 0 : 8,
       catalog: 2,
       delay: perThousand(options.delays),
       reset: perThousand(options.resets),
@@ -74,6 +79,7 @@ export class SimWorkload {
     if (action === 'io') return void (agent.stepIo() || agent.stepNetwork());
     if (action === 'client') return this.commands.one();
     if (action === 'time' && this.#rng.chance(0.15)) return this.commands.readAtItsEnd();
+    if (action === 'lm') return this.lm?.one();
     if (action === 'time') return agent.advance(this.#rng.pick([1, 5, 20, 100, 300, 1000, 3000, 12_000]));
     if (action === 'operator') return this.operators.one();
     if (action === 'catalog') return void (agent.stepCatalog() || agent.stepIo());
@@ -124,6 +130,7 @@ export class SimWorkload {
     }
     this.#liveness.drain({
       kill: () => this.kill(),
+      lm: this.lm,
       pending: () => this.operators.pending,
       removeQuotas: () => this.operators.removeQuotas(),
     });

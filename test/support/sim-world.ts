@@ -8,6 +8,7 @@
 import { tenantOfCredential } from '#core/namespace.ts';
 import type { SimAgentOptions } from './sim-agent.ts';
 import { SimAgent } from './sim-agent.ts';
+import { engineKey } from './lm-client.ts';
 import { SimClient } from './sim-client.ts';
 import type { SimListener } from './sim-listener.ts';
 import type { SimFaultKind } from './sim-mischief.ts';
@@ -92,7 +93,7 @@ export class SimWorld {
       const tenant = who === 'admin' ? undefined : who;
       this.#keys.set(
         who,
-        Array.from({ length: options.keyCount ?? 24 }, (_, index) => this.oracle.key(keyName(index), tenant)),
+        this.#keyNames().map((name) => this.oracle.key(name, tenant)),
       );
     }
     // Two sockets an address, as LMCache's workers have several: leases and inference belong to the address, the user and the tenant.
@@ -101,6 +102,17 @@ export class SimWorld {
       return new SimClient(this.agent.network, `10.0.0.${1 + Math.floor(index / 2 / this.everybody.length)}`, who);
     });
     this.#workload = new SimWorkload(this);
+  }
+
+  #keyNames(): string[] {
+    const { keyCount = 24, lm } = this.options;
+    const names = Array.from({ length: keyCount }, (_, index) => keyName(index));
+    return lm === true ? [...names, ...Array.from({ length: LM_KEYS }, (_, index) => engineKey(index, 'model-b'))] : names;
+  }
+
+  /** Those that the lm door takes; it has no tenants. */
+  get lmKeys(): readonly SimKey[] {
+    return this.keysOf(undefined).slice(-LM_KEYS);
   }
 
   /** Those who have a token: the admin and the tenants; without tokens nobody in particular. */
@@ -206,6 +218,7 @@ export class SimWorld {
   }
 }
 
+const LM_KEYS = 8;
 const HASH = 'a1b2c3d4e5f60718';
 
 /** Keys of several namespaces: two models, a salted tenant, an opaque one. Equal hashes in all of them. */
