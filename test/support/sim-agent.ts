@@ -466,8 +466,9 @@ export class SimAgent {
   checkInvariants(): void {
     this.network.checkInvariants();
     this.#life?.lm?.checkInvariants();
-    // Records that a former process left belong to no slot before they are read.
-    if (this.#life?.ram.keptMark === undefined) this.#life?.cache?.checkInvariants();
+    // What a former process left in RAM is taken in before the doors open, in several turns.
+    const life = this.#life;
+    if (life !== undefined && (this.#options.keep !== true || life.ready)) life.cache?.checkInvariants();
   }
 
   tier(name: 'ram' | 'ssd'): ReturnType<Cache['control']['stats']>['tiers'][number] {
