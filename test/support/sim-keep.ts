@@ -47,9 +47,10 @@ export class SimKeep {
     if (life === undefined) return;
     const wrong = this.isDamaged ? undefined : agent.log.find((line) => line.includes('left in RAM has wrong bytes'));
     if (wrong !== undefined) throw new Error(`${wrong}, and nobody has damaged any`);
-    if (!agent.keepsRam) this.#kept = undefined;
+    // Damage that nobody has looked at yet may be found before the doors open.
+    if (!agent.keepsRam || this.isDamaged) this.#kept = undefined;
     else if (life.ready) this.#kept = this.#world.listener?.isInvalidating === true ? undefined : this.#chunks();
-    if (!quiet && agent.keepsRam && life.ready && this.#rng.chance(0.4)) this.#tear(step);
+    if (!quiet && agent.keepsRam && life.ready && this.#rng.chance(0.25)) this.#tear(step);
   }
 
   #chunks(): Map<number, Kept> {
@@ -91,7 +92,7 @@ export class SimKeep {
     agent.keepsRam = true;
     const fate = quiet
       ? 'as it was'
-      : this.#rng.weighted({ 'as it was': 10, 'damaged bytes': 3, 'another size': 0.5, boot: 0.4, header: 0.4, 'no keep': 1 });
+      : this.#rng.weighted({ 'as it was': 10, 'damaged bytes': 1.5, 'another size': 0.5, boot: 0.6, header: 0.4, 'no keep': 1 });
     if (fate === 'damaged bytes') this.isDamaged = true;
     else if (fate === 'another size' || fate === 'boot') this.isDamaged = false;
     if (fate === 'as it was') return;
