@@ -138,3 +138,46 @@ test('over REST: lists, numbers, lookups and orders are the own ones; what is ab
   acme.destroy();
   bolt.destroy();
 });
+
+test('what names another tenant in a roundabout way finds nothing of it and changes nothing of it', async () => {
+  const [acme, bolt] = await Promise.all([as(tokens.acme), as(tokens.bolt)]);
+  const mine = key.replace('ab', 'cd');
+  const next = key.replace('ab', 'ef');
+  await acme.send('SET', mine, 'of acme');
+  // A chain of the other one, stored and asked for in order.
+  for (const each of [key, next]) await bolt.send('SET', each, 'of bolt');
+  expect(await bolt.send('EXISTS', key, next)).toBe(':2');
+  const others = (await agent.client.chunks({ tenant: '@bolt' })).chunks;
+  expect(others).toHaveLength(2);
+
+  // Own and foreign keys in one command, and every cursor there may be, the other one's included.
+  expect(await acme.send('EXISTS', mine, key, next)).toBe(':1');
+  expect(await acme.send('TOUCH', key, next)).toBe(':0');
+  expect(await acme.send('DEL', key, next)).toBe(':0');
+  expect(JSON.stringify(await acme.send('MGET', key, next))).not.toContain('bolt');
+  for (let cursor = 0; cursor < 40; cursor += 1) {
+    const told = Bun.inspect(await acme.send('SCAN', String(cursor), 'COUNT', '1000', 'MATCH', '*'), { depth: 8 });
+    for (const foreign of [key, next]) expect(told).not.toContain(foreign);
+  }
+
+  const own = rest(tokens.acme);
+  for (const { id, key: shown } of others) {
+    await expect(own.chunk(id)).rejects.toMatchObject({ code: 'NOT_FOUND' });
+    expect((await own.lookup([shown, id])).answers.some(({ sizeBytes }) => (sizeBytes ?? 0) > 0)).toBe(false);
+    expect((await own.chunks({ keyPrefix: shown })).chunks).toEqual([]);
+    for (const selector of [{ chainFrom: shown }, { keys: [shown] }, { keyPrefix: shown }, { chainFrom: shown, tenant: '@bolt' }]) {
+      expect(await own.invalidate({ selector, dryRun: true })).toMatchObject({ matchedChunks: 0 });
+      expect(await own.invalidate({ selector })).toMatchObject({ matchedChunks: 0, removedBytes: 0 });
+      expect(await own.evict({ tier: 'ram', selector })).toMatchObject({ evicted: 0, skipped: 0 });
+      expect(await own.persist(selector)).toMatchObject({ persisted: 0, alreadyOnSsd: 0 });
+      await expect(own.pin({ mode: 'hard', selector })).rejects.toMatchObject({ code: 'FORBIDDEN' });
+      await expect(own.unpin(selector)).rejects.toMatchObject({ code: 'FORBIDDEN' });
+    }
+  }
+  expect(await bolt.send('EXISTS', key, next)).toBe(':2');
+  expect((await agent.client.chunks({ tenant: '@bolt' })).chunks.map(({ id }) => id).toSorted()).toEqual(
+    others.map(({ id }) => id).toSorted(),
+  );
+  acme.destroy();
+  bolt.destroy();
+});
