@@ -109,8 +109,16 @@ export class SimListener {
     };
     const open = cache.open.bind(cache);
     cache.open = (namespace, key, owner) => {
-      if (owner !== undefined) this.#claims.get(claimId(namespace, key))?.delete(owner);
-      return open(namespace, key, owner);
+      const id = claimId(namespace, key);
+      const ended = (): void => void (owner !== undefined && this.#claims.get(id)?.delete(owner));
+      ended();
+      const opened = open(namespace, key, owner);
+      if (!(opened instanceof Promise)) return opened;
+      // A probe of the same client may have come while the read waited for SSD: the read ends its lease.
+      return opened.then((handle) => {
+        if (handle !== undefined) ended();
+        return handle;
+      });
     };
   }
 
