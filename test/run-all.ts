@@ -11,19 +11,12 @@ import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { lanes, type Lane } from '#testsupport/lanes.ts';
+import { FAILURES_VARIABLE, countBench, countLastLine, countVitest, type Count } from '#testsupport/stage-counts.ts';
 
 const root = resolve(import.meta.dirname, '..');
 const minute = 60_000;
 /** Everything together, so that a machine that gives a job an hour ends with a count and not in the middle. */
 const deadline = performance.now() + 57 * minute;
-
-interface Count {
-  readonly passed: number;
-  readonly failed: number;
-  readonly skipped: number;
-  /** What failed, or why nothing ran, a line each. */
-  readonly notes: readonly string[];
-}
 
 interface Stage {
   readonly name: string;
@@ -36,6 +29,8 @@ interface Stage {
 }
 
 const work = mkdtempSync(join(tmpdir(), 'kvtier-run-all-'));
+/** Written by each run of vitest, over that of the one before. */
+const failuresPath = join(work, 'failures.json');
 const script = (name: string, ...rest: readonly string[]): readonly string[] => [process.execPath, 'run', name, ...rest];
 
 function stages(): readonly Stage[] {
@@ -67,64 +62,10 @@ function stage(name: string, command: readonly string[], options: Pick<Stage, 'l
 
 function vitestStage(name: string, expected: readonly Lane[], limitMs: number): Stage {
   const reportPath = join(work, `${name.replaceAll(':', '-')}.json`);
-  const command = script(name, '--reporter=default', '--reporter=json', `--outputFile.json=${reportPath}`);
-  return { name, command, limitMs, reportPath, count: (report) => countVitest(report, expected) };
-}
-
-interface VitestReport {
-  readonly testResults: readonly {
-    readonly name: string;
-    readonly status: string;
-    readonly message?: string;
-    readonly assertionResults: readonly { readonly status: string; readonly fullName: string }[];
-  }[];
-}
-
-function countVitest(report: string, expected: readonly Lane[]): Count | undefined {
-  if (report === '') return undefined;
-  const { testResults } = JSON.parse(report) as VitestReport;
-  let [passed, failed, skipped] = [0, 0, 0];
-  const notes: string[] = [];
-  const perLane = new Map<string, number>();
-  for (const file of testResults) {
-    const path = file.name.slice(root.length + 1);
-    const bad = file.assertionResults.filter((test) => test.status === 'failed');
-    const good = file.assertionResults.filter((test) => test.status === 'passed').length;
-    passed += good;
-    failed += bad.length;
-    skipped += file.assertionResults.length - bad.length - good;
-    notes.push(...bad.map((test) => `${path}: ${test.fullName}`));
-    const lane = path.split('/')[1] ?? '';
-    perLane.set(lane, (perLane.get(lane) ?? 0) + good + bad.length);
-    // A file that cannot be loaded has no tests; a hook that fails leaves none failed.
-    if (file.status === 'failed' && bad.length === 0) {
-      failed += 1;
-      notes.push(`${path}: ${file.message?.split('\n')[0] ?? 'failed outside of its tests'}`);
-    }
-  }
-  for (const lane of expected) {
-    const ran = perLane.get(lane.name) ?? 0;
-    if (ran > 0) console.log(`   ${lane.name}: ${ran} tests`);
-    else if (lane.required || existsSync(join(root, 'test', lane.name))) {
-      failed += 1;
-      notes.push(`the lane ${lane.name} ran no test`);
-    }
-  }
-  return { passed, failed, skipped, notes };
-}
-
-/** A benchmark passes when its report has cases and each a ratio: numbers of `--smoke` prove nothing more. */
-function countBench(report: string): Count | undefined {
-  if (report === '') return { passed: 0, failed: 1, skipped: 0, notes: ['wrote no report'] };
-  const { cases } = JSON.parse(report) as { readonly cases: readonly { readonly case: string; readonly ratio: unknown }[] };
-  const bad = cases.filter((entry) => typeof entry.ratio !== 'number').map((entry) => `${entry.case} has no ratio`);
-  if (cases.length === 0) bad.push('measured no case');
-  return { passed: bad.length === 0 ? 1 : 0, failed: bad.length === 0 ? 0 : 1, skipped: 0, notes: bad };
-}
-
-function countLastLine(_report: string, output: string): Count | undefined {
-  const match = [...output.matchAll(/^(\d+) passed, (\d+) failed$/gm)].at(-1);
-  return match === undefined ? undefined : { passed: Number(match[1]), failed: Number(match[2]), skipped: 0, notes: [] };
+  const reporters = ['default', 'json', join(root, 'test/support/failure-reporter.ts')].map((reporter) => `--reporter=${reporter}`);
+  const command = script(name, ...reporters, `--outputFile.json=${reportPath}`);
+  const failures = (): string => (existsSync(failuresPath) ? readFileSync(failuresPath, 'utf8') : '');
+  return { name, command, limitMs, reportPath, count: (report) => countVitest(report, { root, expected, failures: failures() }) };
 }
 
 /** The processes of the running stage are a group of their own, so that one that hangs takes its children with it. */
@@ -148,7 +89,15 @@ function killGroup(): void {
 async function runStage(current: Stage): Promise<Count> {
   const limitMs = Math.min(current.limitMs, deadline - performance.now());
   if (limitMs <= 0) return { passed: 0, failed: 1, skipped: 0, notes: ['not started: the hour is over'] };
-  const child = Bun.spawn([...current.command], { cwd: root, stdin: 'ignore', stdout: 'pipe', stderr: 'inherit', detached: true });
+  rmSync(failuresPath, { force: true });
+  const child = Bun.spawn([...current.command], {
+    cwd: root,
+    env: { ...process.env, [FAILURES_VARIABLE]: failuresPath },
+    stdin: 'ignore',
+    stdout: 'pipe',
+    stderr: 'inherit',
+    detached: true,
+  });
   runningGroup = child.pid;
   let timedOut = false;
   const timer = setTimeout(() => {
@@ -204,7 +153,7 @@ for (const current of chosen) {
   lines.push(
     `${count.failed === 0 ? 'ok  ' : 'FAIL'} ${current.name}: ${count.passed} passed, ${count.failed} failed, ${count.skipped} skipped, ${seconds} s`,
   );
-  lines.push(...count.notes.map((note) => `       ${note}`));
+  lines.push(...count.notes.map((note) => `       ${note.replaceAll('\n', '\n         ')}`));
 }
 if (wanted.length === 0) {
   const changed = treeState() !== treeBefore;

@@ -39,6 +39,8 @@ const nothing = (): Sum => ({ runs: 0, failed: 0, steps: 0, commands: 0, reads: 
 
 async function work(): Promise<Sum> {
   const sum = nothing();
+  // A world that has failed is left as it is, and what was under way in it may throw after that.
+  for (const event of ['unhandledRejection', 'uncaughtException'] as const) process.on(event, () => {});
   for (let run = share; run < runCount; run += processes) {
     const profile = names[run % names.length] as ProfileName;
     sum.runs += 1;

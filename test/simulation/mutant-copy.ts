@@ -53,7 +53,7 @@ export async function hunt(
     clearTimeout(timer);
     const line = output.trim().split('\n').at(-1) ?? '';
     if (code !== 0 || !line.startsWith('{'))
-      return { found: false, steps: 0, seed: 0, what: `the hunt ended with ${code}: ${errors.slice(-400)}` };
+      return { found: false, steps: 0, seed: 0, what: `the hunt ended with ${code}: ${errors.trim().slice(0, 1000)}` };
     return JSON.parse(line) as Hunted;
   } finally {
     rmSync(folder, { recursive: true, force: true });

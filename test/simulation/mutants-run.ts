@@ -39,7 +39,7 @@ for (const mutant of chosen) {
   if (hunted !== undefined) rows.set(mutant.name, row(mutant, hunted));
   const outcome =
     hunted?.found === true ? `found at step ${hunted.steps}, seed ${hunted.seed}` : `NOT FOUND ${problem ?? hunted?.what ?? ''}`;
-  console.log(`${mutant.name}: ${outcome}\n    ${hunted?.what.slice(0, 200) ?? ''}`);
+  console.log(`${mutant.name}: ${outcome}\n    ${hunted?.what.slice(0, 1000) ?? ''}`);
 }
 const known = mutants.map(({ name }) => rows.get(name)).filter((line) => line !== undefined);
 const table = ['| mutant | what is wrong then | weather | found at step |', '|---|---|---|---:|', ...known].join('\n');

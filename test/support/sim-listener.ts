@@ -67,15 +67,17 @@ export class SimListener {
   #unpinning = 0;
   #unpinnedAt = 0;
   readonly #nowTick: () => number;
+  readonly #fail: (problem: Error) => void;
   /** Leases promise nothing about devices that break. */
   judgesLeases = true;
   claims = 0;
 
-  constructor(cache: Cache, options: { clock: SimClock; leaseMs: number; tick: () => number }) {
+  constructor(cache: Cache, options: { clock: SimClock; leaseMs: number; tick: () => number; fail: (problem: Error) => void }) {
     this.#cache = cache;
     this.#clock = options.clock;
     this.#leaseMs = options.leaseMs;
     this.#nowTick = options.tick;
+    this.#fail = options.fail;
     this.#listenToNames();
     this.#listenToReads();
     this.#listenToWrites();
@@ -278,7 +280,8 @@ export class SimListener {
     };
     for (const done of this.#invalidations) {
       if (done.begin > begun.at && matchesStable(done.selector, facts)) {
-        throw new Error(`${facts.key} was stored although its put began before an invalidation by ${JSON.stringify(done.selector)}`);
+        const text = `${facts.key} was stored although its put began before an invalidation by ${JSON.stringify(done.selector)}`;
+        this.#fail(new Error(text));
       }
     }
     if (this.#tickets.size === 0) this.#invalidations = [];

@@ -50,6 +50,7 @@ export class SimWorkload {
       clock: agent.clock,
       leaseMs: options.limits?.leaseMs ?? 30_000,
       tick: () => oracle.begin().begin,
+      fail: (problem) => agent.fail(problem),
     });
     listener.judgesLeases = this.#world.keepsFiles && this.keep?.isDamaged !== true;
     if (listener.judgesLeases) listener.expect(this.#pinned);

@@ -165,6 +165,8 @@ export class SimWorld {
     const world = new SimWorld(options);
     const rejected = (problem: unknown): void => world.agent.fail(problem);
     process.on('unhandledRejection', rejected);
+    // Thrown by what queueMicrotask runs: it would end the process without a word of the seed.
+    process.on('uncaughtException', rejected);
     try {
       world.agent.boot();
       while (world.step < options.steps) {
@@ -179,6 +181,7 @@ export class SimWorld {
       throw new SimFailure(world, problem);
     } finally {
       process.off('unhandledRejection', rejected);
+      process.off('uncaughtException', rejected);
     }
     return world.report();
   }
