@@ -1,6 +1,7 @@
 /** How many tests a stage of the full run had, and what failed in it: from the reports that stages write and from what they print. */
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
+import { stripVTControlCharacters } from 'node:util';
 import type { Lane } from './lanes.ts';
 
 export interface Count {
@@ -41,7 +42,7 @@ interface VitestReport {
 
 /** The first lines that say something: of the message, then of the difference. No colours, no stack. */
 export function firstLines(message: string, diff = ''): readonly string[] {
-  const text = `${message}\n${diff}`.replaceAll(/\u001b\[[0-9;]*m/g, '');
+  const text = stripVTControlCharacters(`${message}\n${diff}`);
   const lines = text.split('\n').filter((line) => line.trim() !== '' && !/^\s+at /.test(line) && !/^[-+] (Expected|Received)/.test(line));
   return lines.slice(0, MESSAGE_LINES).map((line) => (line.length > LINE_LENGTH ? `${line.slice(0, LINE_LENGTH)}…` : line));
 }
