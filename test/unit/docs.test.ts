@@ -16,7 +16,17 @@ const foreignFlags: Readonly<Record<string, readonly string[]>> = {
   'lmcache server': ['--l2-adapter', '--chunk-size', '--hash-algorithm', '--http-port'],
   docker: ['--network', '--shm-size', '--memory'],
   gcloud: ['--ephemeral-storage-local-ssd', '--local-nvme-ssd-block'],
-  'benchmarks and test programs of ours': ['--smoke', '--json', '--seed', '--baseline', '--steps', '--runs', '--faults'],
+  'benchmarks and test programs of ours': [
+    '--smoke',
+    '--json',
+    '--seed',
+    '--baseline',
+    '--steps',
+    '--runs',
+    '--faults',
+    '--total',
+    '--processes',
+  ],
 };
 /** Variables that Kubernetes makes of a Service called kvtier; named where a page says that they are passed over. */
 const kubernetesVariable = /^KVTIER_(?:SERVICE_HOST|PORT(?:_7600_TCP)?)$/;
