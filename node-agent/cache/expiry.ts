@@ -11,7 +11,8 @@
  * So what the journal says of a generation counts, and else row and header, which are never later than what was acknowledged.
  *
  * The clock (expiry-clock.ts) must not be behind after a crash of what it was when somebody saw that a chunk is over. So before a chunk
- * counts as expired the journal gets the time, where it knows an earlier one; and each minute, while there are expiries at all.
+ * counts as expired the journal gets the time, where it knows an earlier one; and where it is a minute behind, with each lifetime that is
+ * given, and while there are expiries at all.
  *
  * Invariants (checkInvariants): the journal's clock is at least the expiry of every chunk that was removed by this file, unless it
  * could not be written; two housekeeping turns after a chunk expired it is gone.
@@ -101,9 +102,19 @@ export class Expiry {
     if (spec === 'keep' && entry >= 0) return index.expiresAtMs(entry as EntryIndex);
     if (spec === undefined || spec === 'keep') {
       const ttlMs = namespaces.defaultTtlMs(namespace);
-      return ttlMs === 0 ? 0 : clamp(this.nowMs() + ttlMs);
+      return ttlMs === 0 ? 0 : clamp(this.#givenAtMs() + ttlMs);
     }
-    return clamp('atMs' in spec ? spec.atMs : this.nowMs() + spec.ttlMs);
+    return clamp('atMs' in spec ? spec.atMs : this.#givenAtMs() + spec.ttlMs);
+  }
+
+  /**
+   * Now, for a lifetime that begins. The journal learns of it first where it is far behind: else a crash before the next sweep, of a
+   * clock that was ahead, would give the chunk all that time on top.
+   */
+  #givenAtMs(): number {
+    const nowMs = this.nowMs();
+    if (nowMs >= this.#host.tombstones.clockMs + CLOCK_STEP_MS) this.#noteClock(nowMs);
+    return nowMs;
   }
 
   /** Gives a chunk another expiry (0: never). Throws KvtierError where that cannot be made durable; then nothing has changed. */

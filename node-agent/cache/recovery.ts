@@ -54,6 +54,8 @@ export async function openStore(deps: {
   clock: Clock;
   logger: Logger;
   bootId: string;
+  /** See `Journal.open`. */
+  compactionBytes?: number | undefined;
 }): Promise<OpenedStore> {
   const { fileSystem, ram, ssd } = deps;
   const findings: string[] = [];
@@ -63,7 +65,10 @@ export async function openStore(deps: {
   const marks = probes.map((probe) => probe.mark);
   const everyMark = [...marks, ram.keptMark].filter((mark) => mark !== undefined);
   const minimumSequence = Math.max(0, ...everyMark.map((mark) => mark.journalSequence));
-  const { journal, replay } = Journal.open(fileSystem, deps.journalPath, deps.hash, { minimumSequence });
+  const { journal, replay } = Journal.open(fileSystem, deps.journalPath, deps.hash, {
+    minimumSequence,
+    ...(deps.compactionBytes === undefined ? {} : { compactionBytes: deps.compactionBytes }),
+  });
   if (replay.state === 'damaged') findings.push(`The journal is damaged (${replay.problem}): what was in RAM and on SSD is dropped`);
   const epoch = Math.max(replay.highestEpoch, ...everyMark.map((mark) => mark.epoch)) + 1;
   if (replay.state !== 'ok') ram.forgetKept('there is no journal that vouches for it');

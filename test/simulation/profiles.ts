@@ -6,17 +6,25 @@ export type Profile = Omit<SimWorldOptions, 'seed' | 'steps'>;
 
 export const profiles = {
   /** Connections are reset, peers and disks stand still, the process is killed. Nothing is lost by that. */
-  kills: { kills: 3, resets: 5, delays: 3 },
+  kills: { compactionBytes: 2 * KiB, kills: 3, resets: 5, delays: 3 },
   /** A RAM tier that is always full. */
   full: { ramBytes: 1 * MiB, maxChunkBytes: 256 * KiB, kills: 1, resets: 3, delays: 3 },
   /** Two folders that evict all the time. */
-  small: { ramBytes: 1 * MiB, maxChunkBytes: 256 * KiB, ssdBytes: [600 * KiB, 400 * KiB], kills: 1, resets: 3, delays: 1 },
+  small: {
+    compactionBytes: 2 * KiB,
+    ramBytes: 1 * MiB,
+    maxChunkBytes: 256 * KiB,
+    ssdBytes: [600 * KiB, 400 * KiB],
+    kills: 1,
+    resets: 3,
+    delays: 1,
+  },
   /** Tenants with tokens, who spell their keys alike. */
   tenants: { tenants: ['red', 'blue'], clientCount: 6, keyCount: 12, kills: 2, resets: 5, delays: 3 },
   /** Devices fail and lie, files rot, disks are full. */
-  faults: { ramBytes: 1 * MiB, ssdBytes: [2 * MiB, 1 * MiB], kills: 3, resets: 3, delays: 5, faults: 10 },
+  faults: { compactionBytes: 3 * KiB, ramBytes: 1 * MiB, ssdBytes: [2 * MiB, 1 * MiB], kills: 3, resets: 3, delays: 5, faults: 10 },
   /** The journal cannot be written, for a while or for longer, and the process is killed often. */
-  journal: { kills: 8, delays: 10, faults: 25, faultKinds: ['journal', 'dataSpace'], keyCount: 12 },
+  journal: { compactionBytes: 1 * KiB, kills: 8, delays: 10, faults: 25, faultKinds: ['journal', 'dataSpace'], keyCount: 12 },
   /** Clients of two tenants come and go while disks are slow: descriptors are used again and again. */
   resets: {
     ramBytes: 1 * MiB,
@@ -43,7 +51,9 @@ export const profiles = {
   /** RAM outlives the process, which is killed often; it comes back damaged, of another size, or after a run without it. */
   keep: { keep: true, lm: true, keyCount: 16, ramBytes: 2 * MiB, kills: 8, resets: 4, delays: 3, ssdBytes: [1 * MiB], checkEvery: 2 },
   /** The machine loses power. */
-  power: { powerCuts: 4, resets: 3, delays: 3 },
+  power: { compactionBytes: 2 * KiB, powerCuts: 4, resets: 3, delays: 3 },
+  /** The wall clock jumps, hours ahead and minutes back, and the process is killed. */
+  clocks: { compactionBytes: 2 * KiB, jumps: 4, kills: 4, resets: 3, delays: 3 },
 } as const satisfies Record<string, Profile>;
 
 export type ProfileName = keyof typeof profiles;

@@ -17,6 +17,7 @@ import { ChunkIndex } from '#cache/chunk-index.ts';
 import type { CacheControl } from '#cache/control.ts';
 import { NamespaceTable } from '#cache/namespace-table.ts';
 import { markTiers, openStore } from '#cache/recovery.ts';
+import type { Tombstones } from '#cache/tombstones.ts';
 import { MiB } from '#core/bytes.ts';
 import { checksum } from '#core/checksum.ts';
 import type { BlockHash } from '#core/checksum.ts';
@@ -36,6 +37,7 @@ import { SimCatalogWorker } from './sim-catalog-worker.ts';
 import { SimClock, SimRng } from './sim-clock.ts';
 import { SimDisk } from './sim-disk.ts';
 import { SimFileIo } from './sim-file-io.ts';
+import { SimStop } from './sim-file-system.ts';
 import { SimNetwork } from './sim-network.ts';
 import { SimSharedMemory } from './sim-shared-memory.ts';
 import { tokenOf } from './sim-tokens.ts';
@@ -55,6 +57,8 @@ export interface SimAgentOptions {
   readonly floorBytes?: number;
   readonly admission?: SsdAdmission;
   readonly limits?: Partial<CacheLimits>;
+  /** Size at which the journal is compacted first; 8 MiB by default, which no run reaches. */
+  readonly compactionBytes?: number;
   readonly catalog?: Partial<SqliteCatalogLimits>;
   readonly stallMs?: number;
   /** Names with a token each, `token-of-NAME`; then there are an admin's and a reader's token too, `token-of-admin` and `token-of-read`. */
@@ -79,6 +83,7 @@ export interface SimLife {
   readonly catalog: CatalogStore;
   readonly catalogWorker: SimCatalogWorker;
   /** As far as the start has come. */
+  tombstones: Tombstones | undefined;
   cache: Cache | undefined;
   server: RespServer | undefined;
   lm: LmServer | undefined;
@@ -132,6 +137,7 @@ export class SimAgent {
 
   /** Notes what went wrong in a callback; the first counts. */
   fail(problem: unknown): void {
+    if (problem instanceof SimStop) return;
     this.problem ??= problem instanceof Error ? problem : new Error(String(problem));
   }
 
@@ -239,6 +245,7 @@ export class SimAgent {
       ssd,
       catalog,
       catalogWorker,
+      tombstones: undefined,
       cache: undefined,
       server: undefined,
       lm: undefined,
@@ -280,7 +287,9 @@ export class SimAgent {
       clock,
       logger,
       bootId: this.#bootId,
+      compactionBytes: options.compactionBytes,
     });
+    life.tombstones = opened.tombstones;
     const index = new ChunkIndex(this.rng);
     const cache = new Cache(
       {

@@ -10,6 +10,8 @@ const sizes = [0, 1, 100, 4096, 5000, 16 * KiB, 16 * KiB + 1, 20 * KiB, 40 * KiB
 const LARGE_BYTES = 600 * KiB;
 /** Ends that are waited for. */
 const SOON_MS = 12_000;
+/** Of those that are asked for. */
+export const LONGEST_TTL_MS = 60_000;
 
 export class SimCommands {
   readonly #world: SimWorld;
@@ -80,7 +82,7 @@ export class SimCommands {
   #set(client: SimClient, who: string): void {
     const { oracle } = this.#world;
     const key = this.#key(client);
-    const ttlMs = this.#rng.chance(0.15) ? this.#rng.pick([500, 2000, 10_000, 60_000]) : undefined;
+    const ttlMs = this.#rng.chance(0.15) ? this.#rng.pick([500, 2000, 10_000, LONGEST_TTL_MS]) : undefined;
     const value = this.#newValue(key, ttlMs);
     const condition = this.#rng.weighted({ '': 10, NX: 1, XX: 1 });
     this.#world.note(`${who} SET ${key.label} = ${value.id} (${value.sizeBytes}) ${condition} ${ttlMs ?? ''}`);

@@ -66,6 +66,7 @@ export class SimFileSystem implements FileSystem {
   readonly #locks = new Set<string>();
   #failures: Failure[] = [];
   #stopAt = Number.POSITIVE_INFINITY;
+  #stopDuring: { readonly path: string; readonly count: number } | undefined;
   /** Grows with each power cut: handles of a former life are dead. */
   #life = 0;
   readonly #heldSyncs: (() => void)[] = [];
@@ -83,6 +84,21 @@ export class SimFileSystem implements FileSystem {
   /** Throws SimStop instead of doing operation number `count` from now (1 is the next). Until `powerCut` all others stop too. */
   stopAfter(count: number): void {
     this.#stopAt = this.operationCount + count;
+  }
+
+  /** As `stopAfter`, counted from the moment at which somebody begins to replace `path` (`writeFileAtomic`). */
+  stopDuring(path: string, count: number): void {
+    this.#stopDuring = { path: `${path}.tmp`, count };
+  }
+
+  clearStops(): void {
+    this.#stopAt = Number.POSITIVE_INFINITY;
+    this.#stopDuring = undefined;
+  }
+
+  /** The process has ended in the middle of an operation: whoever drives it does the rest. */
+  get isStopped(): boolean {
+    return this.operationCount >= this.#stopAt;
   }
 
   /** `AppendFile.sync` waits until `releaseSyncs`. */
@@ -140,6 +156,7 @@ export class SimFileSystem implements FileSystem {
     this.#locks.clear();
     this.#failures = [];
     this.#stopAt = Number.POSITIVE_INFINITY;
+    this.#stopDuring = undefined;
     this.releaseSyncs();
   }
 
@@ -297,6 +314,7 @@ export class SimFileSystem implements FileSystem {
   }
 
   #step(operation: SimOperation, path: string): void {
+    if (operation === 'create' && path === this.#stopDuring?.path) this.stopAfter(this.#stopDuring.count);
     this.#stop();
     const failure = this.#takeFailure(operation, path);
     if (failure !== undefined) throw ioFailed(`Cannot ${operation} ${path}`, failure.errno, { path });

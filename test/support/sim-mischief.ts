@@ -91,6 +91,7 @@ export class SimMischief {
     agent.disk.deviceBytes.clear();
     agent.disk.data.capacityBytes = Number.MAX_SAFE_INTEGER;
     agent.disk.data.clearFailures();
+    agent.disk.data.clearStops();
     agent.catalogDisk.locked = false;
     agent.catalogDisk.failures.length = 0;
     if (agent.life !== undefined) {

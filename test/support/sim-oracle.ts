@@ -29,9 +29,11 @@ export interface SimValue {
   /** Wall clock, ms: the chunk was created not before, not after. */
   readonly notBeforeMs: number;
   notAfterMs: number;
+  /** The latest wall clock that was there since its SET was sent, where it jumped. */
+  latestMs: number;
   /** Lifetime that its SET asked for, ms; undefined: none, or one that nobody can tell. */
   readonly ttlMs: number | undefined;
-  /** Wall clock, ms: a read that begins later may not give it. */
+  /** As expiries are judged, ms: a read that begins later may not give it. */
   expiresByMs: number;
   /** Changes of its expiry under way, and whether any two of them overlapped: then nobody knows which is the last. */
   changing: number;
@@ -52,7 +54,7 @@ export interface SimKey {
 
 export interface SimSpan {
   readonly begin: number;
-  /** Wall clock. */
+  /** As expiries are judged, ms. */
   readonly atMs: number;
 }
 
@@ -69,9 +71,12 @@ export class SimOracle {
   hits = 0;
 
   readonly #nowMs: () => number;
+  readonly #wallMs: () => number;
 
-  constructor(nowMs: () => number) {
+  /** Two clocks: that by which expiries are judged, and that on the wall, which may jump. */
+  constructor(nowMs: () => number, wallMs: () => number) {
     this.#nowMs = nowMs;
+    this.#wallMs = wallMs;
   }
 
   /** The key that `name` is for the bearer of a tenant's token, or for everybody else. */
@@ -131,8 +136,10 @@ export class SimOracle {
       deadAt: Number.POSITIVE_INFINITY,
       deadForGoodAt: Number.POSITIVE_INFINITY,
       why: '',
-      notBeforeMs: this.#nowMs(),
+      notBeforeMs: this.#wallMs(),
       notAfterMs: Number.POSITIVE_INFINITY,
+      // The same bytes again may leave the chunk as it is, with its time of creation, which a jump back leaves ahead.
+      latestMs: Math.max(...key.values.filter((value) => value.id === id).map((value) => value.latestMs), Number.NEGATIVE_INFINITY),
       ttlMs,
       expiresByMs: Number.POSITIVE_INFINITY,
       changing: 0,
@@ -188,7 +195,7 @@ export class SimOracle {
 
   #over(value: SimValue): void {
     value.end = Math.min(value.end, ++this.#now);
-    value.notAfterMs = Math.min(value.notAfterMs, this.#nowMs());
+    value.notAfterMs = Math.min(value.notAfterMs, Math.max(value.latestMs, this.#wallMs()));
   }
 
   #kill(key: SimKey, by: { begin: number; why: string; but?: SimValue; forGood?: true; fits?: (value: SimValue) => boolean }): void {
@@ -216,6 +223,12 @@ export class SimOracle {
       const fits = (value: SimValue): boolean => createdBefore === undefined || value.notAfterMs < createdBefore;
       this.#kill(key, { begin: span.begin, why: `invalidated by ${JSON.stringify(selector)}`, fits, forGood: true });
     }
+  }
+
+  /** The wall clock jumps, away from what it is now. */
+  jump(): void {
+    const wallMs = this.#wallMs();
+    for (const key of this.#keys.values()) for (const value of key.values) value.latestMs = Math.max(value.latestMs, wallMs);
   }
 
   /** A power cut: what was deleted or overwritten may be back, what was invalidated may not. */

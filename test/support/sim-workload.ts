@@ -2,7 +2,8 @@
 import type { Cache } from '#cache/cache.ts';
 import { KvtierError } from '#core/errors.ts';
 import type { SimRng } from './sim-clock.ts';
-import { SimCommands } from './sim-commands.ts';
+import { SimStop } from './sim-file-system.ts';
+import { LONGEST_TTL_MS, SimCommands } from './sim-commands.ts';
 import { SimKeep } from './sim-keep.ts';
 import { SimLmCommands } from './sim-lm-commands.ts';
 import { SimListener } from './sim-listener.ts';
@@ -27,6 +28,8 @@ export class SimWorkload {
   #startFailed = false;
   /** What the life before had pinned hard. */
   #pinned: readonly SimPinned[] = [];
+  /** What ends the process in the middle of something is a power cut. */
+  #stopCutsPower = false;
 
   constructor(world: SimWorld) {
     this.#world = world;
@@ -45,7 +48,8 @@ export class SimWorkload {
   }
 
   #listen(cache: Cache): void {
-    const { agent, oracle, options } = this.#world;
+    const { agent, oracle, options, time } = this.#world;
+    time.begin(agent.life?.tombstones?.clockMs ?? 0, this.#world.keepsFiles);
     const listener = new SimListener(cache, {
       clock: agent.clock,
       leaseMs: options.limits?.leaseMs ?? 30_000,
@@ -58,7 +62,18 @@ export class SimWorkload {
     this.#world.listener = listener;
   }
 
+  /** The next thing; where the process ends in the middle of it, the start of the next process. */
   one(): void {
+    const { data } = this.#world.agent.disk;
+    try {
+      this.#one();
+    } catch (problem) {
+      if (!(problem instanceof SimStop)) throw problem;
+    }
+    if (data.isStopped) this.kill(this.#stopCutsPower);
+  }
+
+  #one(): void {
     const { agent, options } = this.#world;
     const perThousand = (events: number | undefined): number => (events ?? 0) / 10;
     const action = this.#rng.weighted({
@@ -74,6 +89,7 @@ export class SimWorkload {
       fault: perThousand(options.faults),
       kill: perThousand(options.kills),
       powerCut: perThousand(options.powerCuts),
+      jump: perThousand(options.jumps),
     });
     if (this.#startFailed) return this.kill();
     if (action === 'network') return void (agent.stepNetwork() || this.commands.one());
@@ -86,19 +102,32 @@ export class SimWorkload {
     if (action === 'catalog') return void (agent.stepCatalog() || agent.stepIo());
     if (action === 'delay') return this.#mischief.delay();
     if (action === 'reset') return this.#reset();
+    if (action === 'jump') return this.#jump();
     if (action === 'fault') return this.#mischief.fault();
-    this.kill(action === 'powerCut');
+    const powerCut = action === 'powerCut';
+    if (options.compactionBytes !== undefined && this.#rng.chance(0.3)) return this.#killInCompaction(powerCut);
+    this.kill(powerCut);
+  }
+
+  /** As `kill`, in the middle of the next compaction of the journal: before it has begun, or with its file written, synced or renamed. */
+  #killInCompaction(powerCut: boolean): void {
+    this.#world.note('to be killed in a compaction');
+    this.#stopCutsPower = powerCut;
+    this.#world.agent.disk.data.stopDuring('/data/journal', 1 + this.#rng.below(5));
   }
 
   /** SIGKILL, or a power cut, and a start. */
   kill(powerCut = false): void {
-    const { agent, oracle } = this.#world;
+    const { agent, oracle, time } = this.#world;
     this.keep?.lifeEnds(() => void (this.#rng.chance(0.7) ? agent.stepNetwork() : agent.stepIo()));
     this.#world.note(powerCut ? 'power cut' : 'kill');
     // Killed in the middle of a start there is no listener yet, and what it was to expect is still expected.
     this.#pinned = this.#world.listener?.pinnedNow() ?? this.#pinned;
     this.#world.listener = undefined;
     this.#startFailed = false;
+    if (agent.isReady && this.#world.keepsFiles) time.check(agent.cache.control.chunks({}, { limit: 1000 }).chunks, LONGEST_TTL_MS);
+    time.end(agent.life?.tombstones?.clockMs ?? 0);
+    if (powerCut) time.powerCut();
     if (powerCut) agent.powerCut();
     else agent.kill();
     oracle.endOfProcess();
@@ -109,6 +138,16 @@ export class SimWorkload {
     this.keep?.between();
     if (this.keep === undefined) agent.boot();
     else this.keep.boot();
+  }
+
+  /** The wall clock is set; whoever looks at it sees that it was. */
+  #jump(): void {
+    const { agent, oracle, time } = this.#world;
+    oracle.jump();
+    const ms = time.jump(this.#rng);
+    oracle.jump();
+    agent.life?.cache?.expiryNowMs();
+    this.#world.note(`the wall clock jumps by ${ms} ms`);
   }
 
   #reset(): void {

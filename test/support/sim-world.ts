@@ -14,6 +14,7 @@ import type { SimListener } from './sim-listener.ts';
 import type { SimFaultKind } from './sim-mischief.ts';
 import { SimOracle } from './sim-oracle.ts';
 import type { SimKey, SimSpan } from './sim-oracle.ts';
+import { SimTime } from './sim-time.ts';
 import { SimWorkload } from './sim-workload.ts';
 
 export interface SimWorldOptions extends SimAgentOptions {
@@ -33,6 +34,8 @@ export interface SimWorldOptions extends SimAgentOptions {
   readonly faults?: number;
   /** Which ones; all by default. */
   readonly faultKinds?: readonly SimFaultKind[];
+  /** Jumps of the wall clock, a thousand steps. */
+  readonly jumps?: number;
   /** Power cuts, a thousand steps. */
   readonly powerCuts?: number;
   /** Invariants are checked every so many steps. */
@@ -72,6 +75,7 @@ const TURN_STEPS = 256;
 export class SimWorld {
   readonly agent: SimAgent;
   readonly oracle: SimOracle;
+  readonly time: SimTime;
   readonly clients: SimClient[];
   readonly options: SimWorldOptions;
   readonly trace: string[] = [];
@@ -87,7 +91,11 @@ export class SimWorld {
   constructor(options: SimWorldOptions) {
     this.options = options;
     this.agent = new SimAgent(options);
-    this.oracle = new SimOracle(() => this.agent.clock.nowMs());
+    this.time = new SimTime(this.agent.clock);
+    this.oracle = new SimOracle(
+      () => this.time.nowMs(),
+      () => this.agent.clock.nowMs(),
+    );
     const count = options.clientCount ?? 4;
     for (const who of this.everybody) {
       const tenant = who === 'admin' ? undefined : who;
