@@ -66,4 +66,8 @@ describe('The agent, whatever happens to it', () => {
   it('serves nothing that was invalidated after power cuts, and nothing torn', async () => {
     await runSeeds('power');
   });
+
+  it('serves nothing that is over, and keeps nothing for ever, while the wall clock jumps', async () => {
+    await runSeeds('clocks');
+  });
 });
