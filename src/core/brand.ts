@@ -12,6 +12,8 @@ export type EntryIndex = Brand<number, 'EntryIndex'>;
 export type SlotIndex = Brand<number, 'SlotIndex'>;
 /** Address of mapped memory in this process, in bytes; fits 2^53. */
 export type Address = Brand<number, 'Address'>;
+/** Address of memory of a GPU, in bytes; fits 2^53, means nothing to the host's processor. */
+export type DevicePtr = Brand<number, 'DevicePtr'>;
 /** An open file descriptor. */
 export type Fd = Brand<number, 'Fd'>;
 /** Grows with every put, delete and invalidation, across restarts: start epoch * 2^32 + counter. Fits 2^53. */
