@@ -80,6 +80,7 @@ export class SimListener {
     this.#fail = options.fail;
     this.#listenToNames();
     this.#listenToReads();
+    this.#listenToExpiries();
     this.#listenToWrites();
     this.#listenToInvalidations();
   }
@@ -198,6 +199,20 @@ export class SimListener {
   #ended(namespace: NamespaceId, key: Uint8Array): void {
     this.#claims.delete(claimId(namespace, key));
     if (this.#carried.size > 0) this.#carried.delete(nameOf(this.#descriptorOf(namespace), key));
+  }
+
+  /** A chunk that gets an end may meet it before the next check. */
+  #listenToExpiries(): void {
+    const cache = this.#cache;
+    const setExpiry = cache.setExpiry.bind(cache);
+    cache.setExpiry = (ref, atMs) => {
+      for (const claims of this.#claims.values())
+        for (const claim of claims.values()) {
+          const found = cache.peek(claim.namespaceId, claim.key)?.ref;
+          if (atMs !== 0 && found?.entry === ref.entry && found.generation === ref.generation) claim.mayExpire = true;
+        }
+      return setExpiry(ref, atMs);
+    };
   }
 
   #listenToWrites(): void {
