@@ -375,9 +375,8 @@ class Agent {
     return new FrontTransport(path, {
       readiness,
       onGone: () => {
-        const problem = 'The front has ended: connections that are open stay, new ones do not come; start it, then restart the agent';
-        this.#findings.push(problem);
-        this.#logger.error(problem, {});
+        this.#findings.push('The front has ended: connections that are open stay, new ones do not come; start it, then restart the agent');
+        this.#logger.error(this.#findings.at(-1) ?? '', {});
       },
     });
   }

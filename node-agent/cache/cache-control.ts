@@ -146,7 +146,8 @@ export class CacheControlPart implements CacheControl {
     }));
     const reasons = folders.filter((folder) => folder.reason !== '').map((folder) => `${folder.path}: ${folder.reason}`);
     for (const folder of ssd.folders)
-      if (folder.direct === false) reasons.push(`${folder.path}: no O_DIRECT here, reads and writes go through the page cache`);
+      if (folder.direct === false && folder.state !== 'off' && ssd.wantsDirect)
+        reasons.push(`${folder.path}: no O_DIRECT here, reads and writes go through the page cache`);
     reasons.push(...this.tierReasons('ssd'));
     const alive = folders.some((folder) => folder.state !== 'off');
     return [

@@ -80,7 +80,7 @@ export async function openStore(deps: {
     const problem = probes[index]?.problem ?? prepare(ssd, folder, trusted);
     if (problem !== undefined) {
       // It gets no mark, so that the next start knows that it missed this run.
-      folder.turnOff(problem.message);
+      folder.turnOff(`off for this run: ${problem.message}`);
       findings.push(`${setup.path} is off for this run: ${problem.message}`);
     } else if (!trusted && folder.dropped && replay.state !== 'damaged') {
       findings.push(`${setup.path} missed a run of this agent or has no journal: its files are dropped`);

@@ -8,6 +8,7 @@ import { loadConfig, type LoadedConfig } from '#config/load-config.ts';
 import type { KvtierClient } from '#client/kvtier-client.ts';
 import { agentArgs, jsonArg, oneOf, printJson, type Command } from './command.ts';
 import type { CliDeps } from './deps.ts';
+import { degradedFindings } from './degraded.ts';
 import { diagnose, type Finding, type ModelSample } from './diagnose.ts';
 import { checkMachine } from './doctor.ts';
 import { EXIT_FOUND, EXIT_OK } from './exit-codes.ts';
@@ -177,14 +178,18 @@ async function machineFindings(words: Words, deps: CliDeps, agentRuns: boolean):
 
 async function agentFindings(agent: TriedAgent): Promise<readonly Finding[]> {
   if (agent.client === undefined) return [agent.note];
+  const told: Finding[] = [agent.note];
   try {
+    const { state, reasons } = await agent.client.readiness();
+    const health = state === 'starting' || state === 'draining' ? [ok('agent', `It is ${state}`)] : degradedFindings(reasons);
+    told.push(...health);
     const stats = await agent.client.stats();
     const { namespaces } = await agent.client.namespaces({ limit: restLimits.pageSize });
-    return [agent.note, ...diagnose(stats, { namespaces, samples: await sampleModels(agent.client, stats) })];
+    return [...told, ...diagnose(stats, { namespaces, samples: await sampleModels(agent.client, stats) })];
   } catch (error) {
     if (!(error instanceof KvtierError)) throw error;
     const advice = error.code === 'UNAUTHORIZED' ? 'Give --token, --token-file or --read-token.' : 'See the log of the agent.';
-    return [agent.note, { severity: 'warning', cause: 'agent', message: `Its statistics cannot be read: ${error.message}`, advice }];
+    return [...told, { severity: 'warning', cause: 'agent', message: `Its statistics cannot be read: ${error.message}`, advice }];
   }
 }
 

@@ -47,7 +47,7 @@ export function diagnose(stats: Stats, evidence: Evidence = {}): readonly Findin
     ...misses,
     ...neverRead(stats, evidence.samples ?? []),
     ...lossFindings(stats),
-    ...stateFindings(stats),
+    ...damageFindings(stats),
   ];
   const order: readonly Severity[] = ['problem', 'warning', 'ok'];
   return found.sort((left, right) => order.indexOf(left.severity) - order.indexOf(right.severity));
@@ -227,43 +227,15 @@ function lossFindings(stats: Stats): Finding[] {
   return findings;
 }
 
-/** What the agent itself says is wrong. */
-function stateFindings(stats: Stats): Finding[] {
+/** What the agent found wrong with its files; what it is degraded by, /readyz says. */
+function damageFindings(stats: Stats): Finding[] {
   const findings: Finding[] = [];
-  for (const tier of stats.tiers) {
-    if (tier.state !== 'degraded') continue;
-    findings.push({
-      severity: 'problem',
-      cause: 'tier-degraded',
-      message: `The ${tier.tier} tier is degraded: ${tier.reasons.join('; ')}`,
-      advice: 'See docs/operating.md.',
-    });
-  }
-  for (const folder of stats.tiers.flatMap((tier) => tier.folders ?? [])) {
-    if (folder.state !== 'ok') continue;
-    if (!folder.direct && folder.capacityBytes > 0) {
-      findings.push({
-        severity: 'warning',
-        cause: 'no-direct-io',
-        message: `${folder.path} does not take O_DIRECT: its reads and writes go through the page cache`,
-        advice: 'Use a local ext4 or xfs file system; overlay and network file systems often refuse O_DIRECT.',
-      });
-    }
-  }
   if (stats.io.checksumMismatches > 0) {
     findings.push({
       severity: 'problem',
       cause: 'checksum-mismatch',
       message: `${count(stats.io.checksumMismatches, 'read')} from SSD did not match the checksum; ${count(stats.io.quarantinedFiles, 'file')} are in quarantine`,
       advice: 'Check the device (smartctl, dmesg), then run `kvtier verify`.',
-    });
-  }
-  if (stats.catalog.state !== 'ok') {
-    findings.push({
-      severity: 'warning',
-      cause: 'catalog',
-      message: `The catalog is ${stats.catalog.state}: ${stats.catalog.reason}`,
-      advice: 'The cache works without it; queries on catalog.db lag behind and the next start reads file headers.',
     });
   }
   return findings;

@@ -41,6 +41,8 @@ export interface SimCacheOptions {
   readonly logger?: Logger;
   /** The RAM tier outlives the process, as with ram.keep. Default false. */
   readonly keep?: boolean;
+  /** ssd.direct; 'auto' unless given. */
+  readonly direct?: 'auto' | 'on' | 'off';
 }
 
 interface Life {
@@ -135,7 +137,7 @@ export class SimCache {
       hash: simHash,
       clock,
       logger,
-      direct: 'auto',
+      direct: options.direct ?? 'auto',
       onFolderLost: (folder) => running.cache?.folderLost(folder),
     });
     const folders = ssdBytes.map((capacityBytes, index) => ({

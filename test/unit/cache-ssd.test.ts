@@ -506,3 +506,23 @@ describe('A chunk that SSD cannot take', () => {
     sim.checkQuiet();
   });
 });
+
+describe('A file system without O_DIRECT', () => {
+  it.each([
+    ['auto', 'ok', 'no O_DIRECT here, reads and writes go through the page cache'],
+    ['on', 'off', 'ssd.direct is on and the file system does not support O_DIRECT'],
+    ['off', 'ok', undefined],
+  ] as const)('under ssd.direct %s leaves each of two folders %s', async (direct, state, reason) => {
+    const sim = await SimCache.start({ direct, ssdBytes: [8 * MiB, 8 * MiB] });
+    sim.io.direct = false;
+    for (let index = 0; index < 16; index += 1) await sim.put(`k${index}`, payloadOf(index, chunk));
+    await sim.quiet(5000);
+    const ssd = stats(sim).tiers.find((tier) => tier.tier === 'ssd');
+    expect(ssd?.folders?.map((folder) => [folder.state, folder.direct])).toEqual([
+      [state, false],
+      [state, false],
+    ]);
+    expect(ssd?.reasons).toEqual(reason === undefined ? [] : ['/ssd0/kv', '/ssd1/kv'].map((path) => `${path}: ${reason}`));
+    sim.check();
+  });
+});

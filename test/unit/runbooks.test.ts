@@ -1,48 +1,62 @@
+/** Every sentence that may be a reason of /readyz has a runbook, spelled alike, and `kvtier doctor` knows what to do about it. */
 import { globSync, readFileSync } from 'node:fs';
 import { expect, test } from 'vitest';
+import { degradedFindings } from '#cli/degraded.ts';
+import { runbookOf, runbookSentences } from '#testsupport/runbooks.ts';
 
 const root = new URL('../..', import.meta.url).pathname;
 const code = globSync('node-agent/**/*.ts', { cwd: root })
+  .filter((path) => !path.startsWith('node-agent/cli/') && !path.startsWith('node-agent/config/'))
   .map((path) => readFileSync(`${root}${path}`, 'utf8'))
   .join('\n');
-const headings = readFileSync(`${root}docs/operating.md`, 'utf8')
-  .split('\n')
-  .filter((line) => line.startsWith('### `'))
-  .join('\n');
 
-/** What stays the same of each sentence that the health of the agent may give as a reason. */
+const TEXT = /[`']((?:[^`'$\\]|\$\{(?:[^{}`]|\{[^}]*\})*\}|(?<=\w)'(?=\w))*)[`']/.source;
+
+/** The texts handed to a call, with a word for what is filled in. */
+function texts(call: string): string[] {
+  return [...code.matchAll(new RegExp(`${call}\\(\\s*(?:folder, )?${TEXT}`, 'g'))].map((match) => filled(match[1] ?? ''));
+}
+
+function filled(text: string): string {
+  return text.replaceAll(/\$\{(?:[^{}]|\{[^}]*\})*\}/g, 'x');
+}
+
+const ofFolders = [
+  ...texts('(?:turnOff|loseFolder|stall)'),
+  ...[...code.matchAll(new RegExp(`#reason = ${TEXT}`, 'g'))].map((m) => filled(m[1] ?? '')),
+]
+  .filter((text) => text !== '')
+  .map((text) => `ssd: /folder: ${text}`);
+const inFolderReason = [...code.matchAll(/return `(free space of [^`]*)`/g)].map((match) => `ssd: /folder: ${filled(match[1] ?? '')}`);
+const pushed = texts('(?:findings|[rR]easons)\\.push');
+/** As agent.ts puts them together: the reasons of tiers behind their names. */
 const reasons = [
-  'the device does not answer (',
-  'writes fail (',
-  'is below the floor of ',
-  'the folder is gone',
-  'reads fail (',
-  'it cannot be listed (',
-  'is off for this run: ',
-  'missed a run of this agent or has no journal: its files are dropped',
-  "without its mark, this folder's files are dropped at the next start",
-  'The journal is damaged (',
-  'no O_DIRECT here, reads and writes go through the page cache',
-  'ssd.direct is on and the file system does not support O_DIRECT',
-  'Shared memory is full: ',
-  'catalog: ',
-  '; lower --ram (the tier does not shrink by itself) or raise the limit of the cgroup',
-  ' connections at most and not ',
-  'are in use, no connections are accepted; ',
+  ...ofFolders,
+  ...inFolderReason,
+  ...pushed.map((text) => (text.startsWith('x: no O_DIRECT') ? `ssd: ${text}` : text.startsWith('Shared memory') ? `ram: ${text}` : text)),
+  'catalog: x',
 ];
 
-test.each(reasons)('a degraded state has a runbook: %s', (reason) => {
-  expect(code).toContain(reason);
-  expect(headings).toContain(reason);
+test('the sentences are found in the code', () => {
+  expect(ofFolders.length).toBeGreaterThanOrEqual(8);
+  expect(pushed.length).toBeGreaterThanOrEqual(9);
+  expect(inFolderReason).toHaveLength(1);
 });
 
-test('every sentence that is pushed as a finding or reason is among them', () => {
-  const pushed = [...code.matchAll(/(?:findings|[rR]easons)\.push\(\s*`([^`]*)`/g)].map((match) => match[1] ?? '');
-  const turned = [...code.matchAll(/(?:turnOff|loseFolder|stall)\((?:folder, )?[`']([^`']*)[`']/g)].map((match) => match[1] ?? '');
-  expect(pushed.length).toBeGreaterThan(6);
-  for (const text of [...pushed, ...turned])
-    expect(
-      reasons.some((reason) => text.includes(reason.trim())),
-      text,
-    ).toBe(true);
+test.each([...new Set(reasons)])('a degraded state has a runbook whose heading is its whole sentence: %s', (reason) => {
+  expect(runbookOf(reason)).toBeDefined();
+});
+
+test.each(runbookSentences)('a runbook is about a sentence that the code says, and doctor says what to do: %s', (sentence) => {
+  expect(reasons.some((reason) => runbookOf(reason) === sentence)).toBe(true);
+  const [finding] = degradedFindings([sentence.replaceAll('…', 'x')]);
+  expect(finding?.cause).not.toBe('degraded');
+  expect(finding?.message).toContain(sentence.replaceAll('…', 'x'));
+  expect(finding?.advice.length).toBeGreaterThan(40);
+});
+
+test('doctor tells of a reason that nobody has foreseen', () => {
+  expect(degradedFindings(['something new'])).toMatchObject([
+    { severity: 'problem', cause: 'degraded', message: expect.stringContaining('something new') },
+  ]);
 });

@@ -308,6 +308,11 @@ export class SsdTier {
     this.#options.files.abandon(`${folder.path}/`);
   }
 
+  /** False where the page cache is what was asked for, and no sign of anything. */
+  get wantsDirect(): boolean {
+    return this.#options.direct !== 'off';
+  }
+
   /** True where chunks of the folder cannot be read now, but are not lost. */
   isStalled(folderIndex: number): boolean {
     return this.folders[folderIndex]?.state === 'stalled';
@@ -315,9 +320,10 @@ export class SsdTier {
 
   #noteDirect(folder: SsdFolder, direct: boolean): void {
     folder.direct = direct;
-    if (direct || this.#options.direct === 'off' || this.#fallbackReported) return;
+    if (direct || this.#options.direct === 'off') return;
+    if (!this.#fallbackReported)
+      this.#options.logger.warn(`${folder.path} does not support O_DIRECT: the SSD tier goes through the page cache there`, {});
     this.#fallbackReported = true;
-    this.#options.logger.warn(`${folder.path} does not support O_DIRECT: the SSD tier goes through the page cache there`, {});
     if (this.#options.direct === 'on') this.loseFolder(folder, 'ssd.direct is on and the file system does not support O_DIRECT');
   }
 
