@@ -47,6 +47,7 @@ export const rooms: readonly Room[] = [
     hostGlobals: true,
   },
   { ...pure, folder: 'node-agent/slab', alias: '#slab', rooms: ['#core/**'] },
+  { ...pure, folder: 'node-agent/tiers/hbm', alias: '#tiers/hbm', rooms: ['#core/**', '#policy/**', '#ports/**', '#slab/**'] },
   { ...pure, folder: 'node-agent/tiers/ram', alias: '#tiers/ram', rooms: ['#core/**', '#policy/**', '#ports/**', '#slab/**'] },
   { ...pure, folder: 'node-agent/tiers/ssd', alias: '#tiers/ssd', rooms: ['#core/**', '#policy/**', '#ports/**', '#slab/**'] },
   {
