@@ -27,9 +27,9 @@ export interface DeviceFacts {
 /** A driver call that failed. A value, not an exception: a device that says no is an ordinary day. */
 export interface DeviceFailure {
   readonly ok: false;
-  /** CUresult of cuda.h. */
+  /** CUresult of cuda.h; -1 where no driver said so but this side did. */
   readonly code: number;
-  /** `CUDA_ERROR_OUT_OF_MEMORY` */
+  /** `CUDA_ERROR_OUT_OF_MEMORY`; `KVTIER_…` of this side. */
   readonly name: string;
   /** For people: the call with its arguments, and the driver's own text. */
   readonly message: string;
@@ -62,10 +62,15 @@ export interface Device {
   allocate(sizeBytes: number): { readonly ok: true; readonly pointer: DevicePtr } | DeviceFailure;
   /** Of an allocation that no copy uses any more. */
   free(pointer: DevicePtr): { readonly ok: true } | DeviceFailure;
-  /** All of them in order; settles when the last is done, never before. An empty list is a bug. */
+  /**
+   * Settles when the last is done, never before. In no order, within a list and between calls: what depends on another copy waits for its
+   * promise. An empty list is a bug, and so is a copy of nothing.
+   */
   copy(copies: readonly DeviceCopy[]): Promise<CopyDone | DeviceFailure>;
   /** Batches that are submitted and not settled. */
   readonly copiesInFlight: number;
+  /** Copies so far whose host side was not registered: they took the driver's bounce buffer, and the main thread may have waited for it. */
+  readonly pageableCopies: number;
   /** 64 bytes that another process of the same user turns into a pointer; they open the whole allocation, for reading and writing. */
   exportHandle(pointer: DevicePtr): { readonly ok: true; readonly handle: Uint8Array } | DeviceFailure;
   /** Of another process; give it back with `closeHandle`. */

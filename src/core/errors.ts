@@ -15,6 +15,7 @@ export const errorTable = {
   SHARED_MEMORY_UNAVAILABLE: { http: 503, exit: 71, retryable: false, meaning: 'Shared memory cannot be created or backed' },
   IO_FAILED: { http: 503, exit: 74, retryable: true, meaning: 'A file or socket operation failed' },
   NO_SPACE: { http: 507, exit: 74, retryable: true, meaning: 'A tier or its file system is full' },
+  DEVICE_FAILED: { http: 503, exit: 71, retryable: true, meaning: 'A call of the GPU driver failed' },
   TIER_UNAVAILABLE: { http: 503, exit: 74, retryable: true, meaning: 'The tier is off, read-only or not configured' },
   BAD_REQUEST: { http: 400, exit: 64, retryable: false, meaning: 'The request is malformed or not allowed' },
   UNAUTHORIZED: { http: 401, exit: 77, retryable: false, meaning: 'A token is missing or wrong' },
@@ -58,6 +59,11 @@ export function ioFailed(action: string, errno: number, context: ErrorContext = 
   const name = errnoName(errno);
   const code: ErrorCode = name === 'ENOSPC' || name === 'EDQUOT' ? 'NO_SPACE' : 'IO_FAILED';
   return new KvtierError(code, `${action}: ${name}`, { context: { ...context, errno } });
+}
+
+/** A failed call of the GPU driver, where it is an exception and not a value: `failure.message` names the call and its arguments. */
+export function deviceFailed(failure: { readonly code: number; readonly name: string; readonly message: string }): KvtierError {
+  return new KvtierError('DEVICE_FAILED', failure.message, { context: { driverCode: failure.code, driverName: failure.name } });
 }
 
 const errnoNames: Readonly<Record<number, string>> = {
