@@ -137,6 +137,8 @@ class Agent {
 
   async start(startedAt: number): Promise<void> {
     const config = this.#config;
+    if (config.hbm.share === 'sizes')
+      throw new KvtierError('DEVICE_UNAVAILABLE', 'Cannot start with a share of GPU memory (--hbm): this build has no HBM tier yet');
     this.#tls = config.tls === undefined ? undefined : readTlsFiles(config.tls);
     this.#fileSystem.mkdir(config.dataDir);
     this.#lock = await this.#waitForLock(`${config.dataDir}/agent.lock`);

@@ -4,11 +4,20 @@ import type { LoadedConfig } from '#config/load-config.ts';
 import { formatAddress, isLoopback, type Address } from '#config/knob-types.ts';
 import { localUrl } from './agent-file.ts';
 
+export interface ScreenDevice {
+  readonly name: string;
+  readonly uuid: string;
+  readonly kind: 'cuda' | 'emulated' | 'simulated';
+  readonly sizeBytes: number;
+}
+
 export interface StartScreenInput {
   readonly version: string;
   readonly loaded: LoadedConfig;
   /** Doors as they listen, with the port that was given for 0. */
   readonly doors: { readonly http: Address; readonly resp: Address | undefined; readonly lm: Address | undefined };
+  /** Pools on devices, as they were made. */
+  readonly devices?: readonly ScreenDevice[];
   readonly readyMs: number;
   /** Sentences that a person must see: a folder is lost, O_DIRECT is refused. */
   readonly warnings?: readonly string[];
@@ -33,6 +42,7 @@ export function renderStartScreen(input: StartScreenInput): string {
     rows.push(['SSD', formatBytes(config.ssd.sizeBytes), whence(loaded, 'ssd.size')]);
     for (const folder of config.ssd.folders) rows.push(['', formatBytes(folder.sizeBytes), folder.path]);
   }
+  rows.push(...hbmRows(loaded, input.devices ?? []));
   rows.push(['HTTP', formatAddress(doors.http), access(doors.http, config.tokens)]);
   rows.push(doors.resp === undefined ? ['RESP', 'off', ''] : ['RESP', formatAddress(doors.resp), access(doors.resp, config.tokens)]);
   rows.push(doors.lm === undefined ? ['lm', 'off', lmIsOff(loaded)] : ['lm', formatAddress(doors.lm), access(doors.lm, NO_TOKENS)]);
@@ -52,8 +62,20 @@ export function renderStartScreen(input: StartScreenInput): string {
   ].join('\n');
 }
 
+/** One line where nothing is taken of any GPU, else one a device; a device that is none says so. */
+function hbmRows(loaded: LoadedConfig, devices: readonly ScreenDevice[]): (readonly [string, string, string])[] {
+  const { share } = loaded.config.hbm;
+  if (share === 'auto') return [['HBM', 'off', 'engines have the GPUs to themselves; --hbm SIZE takes a share of them']];
+  if (share === 'off') return [['HBM', 'off', whence(loaded, 'hbm.size')]];
+  if (devices.length === 0) return [['HBM', 'off', `${whence(loaded, 'hbm.size')}, but no device gives it: see below`]];
+  return devices.map(({ name, uuid, kind, sizeBytes }, index) => {
+    const what = kind === 'cuda' ? `${name}, ${uuid}` : `${kind}: no GPU, host memory that behaves like one`;
+    return [index === 0 ? 'HBM' : '', formatBytes(sizeBytes), index === 0 ? `${whence(loaded, 'hbm.size')}; ${what}` : what];
+  });
+}
+
 /** Where a size came from. */
-function whence(loaded: LoadedConfig, key: 'ram.size' | 'ssd.size'): string {
+function whence(loaded: LoadedConfig, key: 'ram.size' | 'ssd.size' | 'hbm.size'): string {
   if (loaded.origin(key) === 'derived') return loaded.because(key);
   const source = loaded.describe().find((row) => row.key === key)?.source ?? '';
   return source === '' ? 'by default' : `by ${source}`;

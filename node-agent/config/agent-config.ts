@@ -1,4 +1,5 @@
 /** The configuration as the agent uses it: sizes in bytes, durations in milliseconds, absolute paths, every `auto` decided. */
+import type { DeviceName } from './hbm.ts';
 import type { Address } from './knob-types.ts';
 import type { TtlRule } from './ttl-rules.ts';
 
@@ -68,6 +69,22 @@ export interface AgentConfig {
     /** At least ram.maxChunkBytes, at most half of the RAM tier. */
     readonly queueBytes: number;
     readonly ioDeadlineMs: number;
+  };
+  readonly hbm: {
+    /** 'auto' and 'off': no pool, and no context on any device. */
+    readonly share: 'auto' | 'off' | 'sizes';
+    /** Empty exactly where there is no pool; one for every device, or one for each of `devices`. */
+    readonly sizesBytes: readonly number[];
+    /** None twice. Empty: every device that the driver has. */
+    readonly devices: readonly DeviceName[];
+    /** False where there is no pool. */
+    readonly required: boolean;
+    readonly driver: 'real' | 'emulated';
+    /** Absolute, or a bare name for the loader. Undefined: the driver's usual name. */
+    readonly driverPath: string | undefined;
+    readonly promoteHits: number;
+    readonly promoteWindowMs: number;
+    readonly policy: PolicyName;
   };
   readonly lease: { readonly durationMs: number };
   /** 0: for ever. */

@@ -29,6 +29,8 @@ export type KnobShape =
   | 'address'
   | 'path'
   | 'folders'
+  | 'shares'
+  | 'devices'
   | 'secret'
   | 'tenants'
   | 'rules'

@@ -4,6 +4,7 @@
  */
 import * as z from 'zod';
 import { GiB, KiB, MiB } from '#core/bytes.ts';
+import { deviceNames, hbmShare } from './hbm.ts';
 import * as types from './knob-types.ts';
 import { tenantTokens } from './tenant-tokens.ts';
 import { MAX_TTL_MS, MIN_TTL_MS, ttlRules } from './ttl-rules.ts';
@@ -267,6 +268,58 @@ export const configSchema = z.strictObject({
     defaultText: '`10s`',
     description:
       'How long an operation on an SSD folder may run, plus a second for each 16 MiB; then the folder is stalled: its chunks are misses until a probe succeeds.',
+  }),
+  'hbm.size': knob(hbmShare(), 'auto', {
+    shape: 'shares',
+    hint: 'size|auto|off',
+    flag: 'hbm',
+    defaultText: '`auto`: no pool, and no context on any device',
+    description:
+      'Memory of each GPU that the HBM tier takes: one size for every device, or a list of one size a device; an inference engine owns the card by default, so `auto` takes nothing.',
+  }),
+  'hbm.devices': optionalKnob(deviceNames(), {
+    shape: 'devices',
+    hint: 'number|UUID',
+    repeatable: true,
+    defaultText: 'every device that the driver has, or the first ones where hbm.size is a list',
+    description: 'Devices that get a pool, by their number in the order of the driver or by UUID.',
+  }),
+  'hbm.required': knob(types.toggle(), false, {
+    shape: 'boolean',
+    hint: '',
+    defaultText: '`false`: the agent works without, and says why',
+    description: 'Refuse to start where a device that hbm.size wants a pool on cannot give it.',
+  }),
+  'hbm.driver': knob(types.choice(['real', 'emulated']), 'real', {
+    shape: 'choice',
+    hint: 'real|emulated',
+    defaultText: '`real`',
+    description:
+      'The CUDA driver of this machine, or an emulation of one in host memory, for trying and testing; its numbers say nothing of a GPU and are called emulated wherever they are shown.',
+  }),
+  'hbm.driverPath': optionalKnob(types.text('a path'), {
+    shape: 'path',
+    hint: 'path',
+    defaultText: '`libcuda.so.1` as the loader finds it',
+    description: 'The library of the CUDA driver.',
+  }),
+  'hbm.promoteHits': knob(types.count({ min: 1, max: 1000 }), 2, {
+    shape: 'count',
+    hint: 'count',
+    defaultText: '`2`',
+    description: 'Hits within hbm.promoteWindow after which a chunk in RAM is copied to a device.',
+  }),
+  'hbm.promoteWindow': knob(types.duration({ min: 1000, max: 24 * HOUR_MS }), 600_000, {
+    shape: 'duration',
+    hint: 'duration',
+    defaultText: '`10m`',
+    description: 'Time within which hbm.promoteHits count.',
+  }),
+  'hbm.policy': knob(types.choice(policyNames), 'adaptive', {
+    shape: 'choice',
+    hint: policyNames.join('|'),
+    defaultText: '`adaptive`',
+    description: 'What leaves the HBM tier first; as ram.policy.',
   }),
   'lease.duration': knob(types.duration({ min: 10, max: HOUR_MS }), 30_000, {
     shape: 'duration',

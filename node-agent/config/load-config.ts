@@ -4,6 +4,7 @@ import { formatDuration } from '#core/duration.ts';
 import { KvtierError } from '#core/errors.ts';
 import type { AgentConfig, TokenValues } from './agent-config.ts';
 import type { MachineFacts } from './derive.ts';
+import { formatShare } from './hbm.ts';
 import { formatAddress, type SsdDir } from './knob-types.ts';
 import { configSchema, knobOf, knobs, type KnobKey, type KnobValues } from './knobs.ts';
 import { absolute, normalize, ssdDirs, type Normalized } from './normalize.ts';
@@ -239,6 +240,9 @@ function effective(config: AgentConfig): Partial<Record<KnobKey, string>> {
     'ssd.writeBudget': ssd.writeBudgetBytesPerSecond === 0 ? 'no limit' : `${formatBytes(ssd.writeBudgetBytesPerSecond)}/s`,
     'ssd.freeSpaceFloor': formatBytes(ssd.freeSpaceFloorBytes),
     'ssd.queueBytes': formatBytes(ssd.queueBytes),
+    'hbm.size': config.hbm.share === 'sizes' ? formatShare(config.hbm.sizesBytes) : config.hbm.share,
+    'hbm.devices': config.hbm.devices.join(', '),
+    'hbm.driverPath': config.hbm.driverPath ?? '',
     'readAhead.bytes': config.readAhead.bytes === 0 ? 'off' : formatBytes(config.readAhead.bytes),
     'ttl.rules': config.ttl.rules.map(formatTtlRule).join(', '),
     'io.workers': String(config.io.workers),

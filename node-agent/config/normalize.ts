@@ -7,6 +7,7 @@ import { formatBytes } from '#core/bytes.ts';
 import type { AgentConfig, SsdFolder, TokenValues } from './agent-config.ts';
 import * as derive from './derive.ts';
 import { doorProblems, lmDoor } from './doors.ts';
+import { hbmSection } from './hbm.ts';
 import type { SsdDir } from './knob-types.ts';
 import { MIN_FOLDER_BYTES, MIN_RAM_BYTES, type KnobKey, type KnobValues } from './knobs.ts';
 import type { Origin, RawValues } from './sources.ts';
@@ -314,6 +315,11 @@ export function normalize(input: NormalizeInput, problems: string[]): Normalized
       direct: values['ssd.direct'],
       queueBytes: shares.queueBytes,
     },
+    hbm: hbmSection(values, {
+      problems,
+      named: (key, value) => named(input, key, value),
+      absolute: (path) => absolute(input.cwd, path),
+    }),
     lease: { durationMs: values['lease.duration'] },
     ttl: { defaultMs: values['ttl.default'] === 'off' ? 0 : values['ttl.default'], rules: values['ttl.rules'] ?? [] },
     put: { waitMs: values['put.wait'] },

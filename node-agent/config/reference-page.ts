@@ -20,6 +20,10 @@ size = "64GiB"
 dir = ["/nvme0/kvtier:800GiB", "/nvme1/kvtier:800GiB"]
 admission = "idle"
 
+[hbm]
+size = "8GiB"
+devices = [0, 1]
+
 [tenants.acme]
 tokenFile = "/etc/kvtier/acme.token"
 \`\`\`
@@ -45,6 +49,8 @@ All problems are listed at once, with the values in them, and the exit code is 7
 - \`ram.maxChunk\` above a quarter of the RAM tier; the default is lowered instead.
 - An SSD folder named twice, inside another, or larger than its disk; \`ssd.size\` that contradicts the sizes of the folders; folders
   together with \`ssd.size = "off"\`; a free-space floor that leaves nothing of a disk.
+- Devices, \`hbm.required\`, or a driver for the HBM tier without a size of it (\`auto\` and \`off\` make no pool); a device named twice; as many sizes
+  as there are not devices; an emulated driver with a path.
 - A write queue smaller than the largest chunk, or a write queue or read-ahead above half of the RAM tier.
 - A flag given twice, a variable that is set but empty, a \`KVTIER_*\` variable that is no setting. Variables that Kubernetes sets for a
   Service called kvtier (\`KVTIER_SERVICE_HOST\`, \`KVTIER_PORT_7600_TCP\`, …) are passed over; ${otherVariables.map((name) => `\`${name}\``).join(', ')} is the

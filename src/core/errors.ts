@@ -17,6 +17,7 @@ export const errorTable = {
   NO_SPACE: { http: 507, exit: 74, retryable: true, meaning: 'A tier or its file system is full' },
   DEVICE_FAILED: { http: 503, exit: 71, retryable: true, meaning: 'A call of the GPU driver failed' },
   TIER_UNAVAILABLE: { http: 503, exit: 74, retryable: true, meaning: 'The tier is off, read-only or not configured' },
+  DEVICE_UNAVAILABLE: { http: 503, exit: 72, retryable: false, meaning: 'A GPU that is required cannot be used, or not as asked' },
   BAD_REQUEST: { http: 400, exit: 64, retryable: false, meaning: 'The request is malformed or not allowed' },
   UNAUTHORIZED: { http: 401, exit: 77, retryable: false, meaning: 'A token is missing or wrong' },
   FORBIDDEN: { http: 403, exit: 77, retryable: false, meaning: 'The token does not allow this' },
