@@ -122,6 +122,8 @@ export class Expiry {
     const { index, tombstones, catalog } = this.#host;
     const before = index.expiresAtMs(entry);
     if (before === atMs) return;
+    // Where it began as a lifetime.
+    if (atMs !== 0) this.#givenAtMs();
     const generation = index.generation(entry);
     const sooner = atMs !== 0 && (before === 0 || atMs < before);
     if (sooner || tombstones.journaledExpiry(generation) !== undefined) tombstones.expire(generation, atMs);
