@@ -349,4 +349,108 @@ export const mutants: readonly Mutant[] = [
       },
     ],
   },
+  {
+    name: 'catalog-ack-before-commit',
+    why: 'A batch of the catalog is acknowledged and committed with the next one: a kill between them loses rows that count as written',
+    profile: 'kills',
+    edits: [
+      {
+        file: 'node-agent/catalog/catalog-service.ts',
+        find: '        database.apply(request.ask as CatalogBatch);',
+        replace: '        if (this.later !== undefined) database.apply(this.later);\n        this.later = request.ask as CatalogBatch;',
+      },
+      {
+        file: 'node-agent/catalog/catalog-service.ts',
+        find: '  #database: CatalogDatabase | undefined;\n',
+        replace: '  #database: CatalogDatabase | undefined;\n  later: CatalogBatch | undefined;\n',
+      },
+    ],
+  },
+  {
+    name: 'failed-batch-is-acknowledged',
+    why: 'A transaction of the catalog that SQLite refused counts as done: its rows are never written',
+    profile: 'faults',
+    edits: [
+      {
+        file: 'node-agent/catalog/catalog-service.ts',
+        find: '        database.apply(request.ask as CatalogBatch);',
+        replace:
+          "        try {\n          database.apply(request.ask as CatalogBatch);\n        } catch (error) {\n          if ((error as CatalogFailure).kind !== 'full') throw error;\n        }",
+      },
+    ],
+  },
+  {
+    name: 'compaction-drops-a-tombstone',
+    why: 'A compaction of the journal leaves out the deletions whose files are not gone yet: what was deleted is back after a crash',
+    profile: 'kills',
+    edits: [{ file: 'node-agent/cache/tombstones.ts', find: '      ...this.#live.values(),\n', replace: '' }],
+  },
+  {
+    name: 'compaction-in-two-writes',
+    why: 'A compacted journal takes its place before its records are written: a kill between leaves a journal that vouches for nothing',
+    profile: 'kills',
+    edits: [
+      {
+        file: 'node-agent/catalog/journal.ts',
+        find: '      this.#fileSystem.writeFileAtomic(this.path, whole);',
+        replace:
+          '      this.#fileSystem.writeFileAtomic(this.path, head.bytes);\n      const rest = this.#fileSystem.openAppend(this.path);\n      rest.append(bytes);\n      rest.close();',
+      },
+    ],
+  },
+  {
+    name: 'compaction-without-sync',
+    why: 'A compacted journal takes its place without a sync and counts as synced: a power cut undoes invalidations',
+    profile: 'power',
+    edits: [
+      {
+        file: 'node-agent/catalog/journal.ts',
+        find: '      this.#fileSystem.writeFileAtomic(this.path, whole);',
+        replace:
+          '      const fresh = this.#fileSystem.openAppend(`${this.path}.tmp`);\n      fresh.truncate(0);\n      fresh.append(whole);\n      fresh.close();\n      this.#fileSystem.rename(`${this.path}.tmp`, this.path);',
+      },
+    ],
+  },
+  {
+    name: 'start-forgets-the-clock',
+    why: 'A start ignores the time in the journal: with a clock that was set back, what had expired is back',
+    profile: 'clocks',
+    edits: [
+      {
+        file: 'node-agent/cache/tombstones.ts',
+        find: '        this.#clockMs = Math.max(this.#clockMs, record.atMs);\n',
+        replace: '',
+      },
+    ],
+  },
+  {
+    name: 'expiry-by-wall-time',
+    why: 'Expiries are judged by the wall clock alone: set back, it gives all chunks that time on top',
+    profile: 'clocks',
+    edits: [
+      {
+        file: 'node-agent/cache/expiry-clock.ts',
+        find: 'if (wallMs <= nowMs) return nowMs;',
+        replace: 'if (wallMs <= nowMs) return wallMs;',
+      },
+    ],
+  },
+  {
+    name: 'lifetime-of-a-clock-ahead',
+    why: 'The journal does not learn of the time with a lifetime that is given: by a clock that was ahead, it lasts hours after a kill',
+    profile: 'clocks',
+    edits: [
+      {
+        file: 'node-agent/cache/expiry.ts',
+        find: '    if (nowMs >= this.#host.tombstones.clockMs + CLOCK_STEP_MS) this.#noteClock(nowMs);\n',
+        replace: '',
+      },
+    ],
+  },
+  {
+    name: 'later-lifetime-of-a-clock-ahead',
+    why: 'The same with a lifetime that a chunk gets later, by EXPIRE',
+    profile: 'clocks',
+    edits: [{ file: 'node-agent/cache/expiry.ts', find: '    if (atMs !== 0) this.#givenAtMs();\n', replace: '' }],
+  },
 ];

@@ -15,7 +15,7 @@ export const profiles = {
     ramBytes: 1 * MiB,
     maxChunkBytes: 256 * KiB,
     ssdBytes: [600 * KiB, 400 * KiB],
-    kills: 1,
+    kills: 4,
     resets: 3,
     delays: 1,
   },

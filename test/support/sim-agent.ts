@@ -22,6 +22,7 @@ import { MiB } from '#core/bytes.ts';
 import { checksum } from '#core/checksum.ts';
 import type { BlockHash } from '#core/checksum.ts';
 import type { Logger } from '#core/logger.ts';
+import { scanJournal } from '#catalog/journal-file.ts';
 import { createSqliteCatalogStore } from '#catalog/sqlite-catalog-store.ts';
 import type { SqliteCatalogLimits } from '#catalog/sqlite-catalog-store.ts';
 import type { CatalogStore } from '#ports/catalog-store.ts';
@@ -43,6 +44,7 @@ import { SimSharedMemory } from './sim-shared-memory.ts';
 import { tokenOf } from './sim-tokens.ts';
 
 const migrationsDir = fileURLToPath(new URL('../../migrations', import.meta.url));
+export const JOURNAL_PATH = '/data/journal';
 const RESP_PORT = 7601;
 export const SIM_LM_PORT = 7602;
 
@@ -281,7 +283,7 @@ export class SimAgent {
       fileSystem: disk,
       ram,
       ssd,
-      journalPath: '/data/journal',
+      journalPath: JOURNAL_PATH,
       folders,
       hash,
       clock,
@@ -388,9 +390,12 @@ export class SimAgent {
     const { rng, disk } = this;
     this.catalogDisk.powerCut(rng);
     disk.data.powerCut({
-      content: (_path, durable, cached) => {
+      content: (path, durable, cached) => {
         if (rng.chance(0.5) || cached.length < durable.length) return durable;
-        return cached.slice(0, durable.length + rng.below(cached.length - durable.length + 1));
+        const sizeBytes = durable.length + rng.below(cached.length - durable.length + 1);
+        // A cut between two records is the one that cannot be seen in the file.
+        if (path !== JOURNAL_PATH || rng.chance(0.5)) return cached.slice(0, sizeBytes);
+        return cached.slice(0, Math.max(durable.length, scanJournal(cached.subarray(0, sizeBytes), hash).tail.sizeBytes));
       },
       names: (pending) => rng.below(pending + 1),
     });

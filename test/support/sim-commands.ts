@@ -79,10 +79,22 @@ export class SimCommands {
     return oracle.beginSet(key, sizeBytes, { again, ttlMs });
   }
 
-  #set(client: SimClient, who: string): void {
-    const { oracle } = this.#world;
+  /** A client gives some key a lifetime, now; answers which. */
+  giveLifetime(): SimKey | undefined {
+    const client = this.#rng.pick(this.#world.clients);
+    if (!client.connect() || client.pending > 0) return undefined;
+    const who = `client ${this.#world.clients.indexOf(client)}`;
     const key = this.#key(client);
-    const ttlMs = this.#rng.chance(0.15) ? this.#rng.pick([500, 2000, 10_000, LONGEST_TTL_MS]) : undefined;
+    if (this.#rng.chance(0.5)) this.#set(client, who, { key, ttlMs: LONGEST_TTL_MS });
+    else this.#expire(client, who, { key, ttlMs: 20_000 });
+    this.#world.agent.settle();
+    return key;
+  }
+
+  #set(client: SimClient, who: string, what?: { readonly key: SimKey; readonly ttlMs: number }): void {
+    const { oracle } = this.#world;
+    const key = what?.key ?? this.#key(client);
+    const ttlMs = what?.ttlMs ?? (this.#rng.chance(0.15) ? this.#rng.pick([500, 2000, 10_000, LONGEST_TTL_MS]) : undefined);
     const value = this.#newValue(key, ttlMs);
     const condition = this.#rng.weighted({ '': 10, NX: 1, XX: 1 });
     this.#world.note(`${who} SET ${key.label} = ${value.id} (${value.sizeBytes}) ${condition} ${ttlMs ?? ''}`);
@@ -230,10 +242,10 @@ export class SimCommands {
     });
   }
 
-  #expire(client: SimClient, who: string): void {
+  #expire(client: SimClient, who: string, what?: { readonly key: SimKey; readonly ttlMs: number }): void {
     const { oracle } = this.#world;
-    const key = this.#key(client);
-    const ttlMs = this.#rng.chance(0.2) ? undefined : this.#rng.pick([0, 300, 2000, 20_000]);
+    const key = what?.key ?? this.#key(client);
+    const ttlMs = what?.ttlMs ?? (this.#rng.chance(0.2) ? undefined : this.#rng.pick([0, 300, 2000, 20_000]));
     const change = oracle.beginExpire(key);
     const command = ttlMs === undefined ? ['PERSIST', key.name] : ['PEXPIRE', key.name, String(ttlMs)];
     client.command(command, (reply) => {

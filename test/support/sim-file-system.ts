@@ -86,7 +86,7 @@ export class SimFileSystem implements FileSystem {
     this.#stopAt = this.operationCount + count;
   }
 
-  /** As `stopAfter`, counted from the moment at which somebody begins to replace `path` (`writeFileAtomic`). */
+  /** As `stopAfter`, counted from the moment at which somebody begins to write what is to replace `path`. */
   stopDuring(path: string, count: number): void {
     this.#stopDuring = { path: `${path}.tmp`, count };
   }
@@ -314,7 +314,7 @@ export class SimFileSystem implements FileSystem {
   }
 
   #step(operation: SimOperation, path: string): void {
-    if (operation === 'create' && path === this.#stopDuring?.path) this.stopAfter(this.#stopDuring.count);
+    if ((operation === 'create' || operation === 'openAppend') && path === this.#stopDuring?.path) this.stopAfter(this.#stopDuring.count);
     this.#stop();
     const failure = this.#takeFailure(operation, path);
     if (failure !== undefined) throw ioFailed(`Cannot ${operation} ${path}`, failure.errno, { path });

@@ -56,6 +56,12 @@ export class SimOperators {
     this.#world.agent.settle();
   }
 
+  /** The key is to come to SSD. */
+  persist(key: SimKey): void {
+    this.#post(undefined, '/v1/persist', { selector: { keys: [key.name] } });
+    this.#world.agent.settle();
+  }
+
   #someKeys(who: string | undefined, most: number): SimKey[] {
     return [...new Set(Array.from({ length: 1 + this.#rng.below(most) }, () => this.#world.key(who)))];
   }
@@ -111,7 +117,8 @@ export class SimOperators {
     const answered = async (): Promise<void> => {
       const response = await agent.request(method, path, { body, who });
       const answer: unknown = await response.json();
-      if (life !== agent.lives) return;
+      // A process that has ended in the middle of it answers nothing.
+      if (life !== agent.lives || agent.disk.data.isStopped) return;
       this.#requests -= 1;
       this.#world.note(`${text}: ${response.status}`);
       if (response.status === 200) done(answer);

@@ -10,7 +10,7 @@ import type { SimClock, SimRng } from './sim-clock.ts';
 /** How far the journal may be behind when a lifetime is given (expiry.ts). */
 const BEHIND_MS = 60_000;
 const MINUTE_MS = 60_000;
-const HOUR_MS = 60 * MINUTE_MS;
+export const HOUR_MS = 60 * MINUTE_MS;
 
 export class SimTime {
   readonly #clock: SimClock;
@@ -72,6 +72,10 @@ export class SimTime {
           : how === 'right'
             ? ahead
             : rng.below(4000) - 2000;
+    return this.jumpBy(ms);
+  }
+
+  jumpBy(ms: number): number {
     this.#clock.wallOffsetMs += ms;
     this.nowMs();
     return ms;

@@ -2,6 +2,7 @@
 import type { Cache } from '#cache/cache.ts';
 import { KvtierError } from '#core/errors.ts';
 import type { SimRng } from './sim-clock.ts';
+import { JOURNAL_PATH } from './sim-agent.ts';
 import { SimStop } from './sim-file-system.ts';
 import { LONGEST_TTL_MS, SimCommands } from './sim-commands.ts';
 import { SimKeep } from './sim-keep.ts';
@@ -11,6 +12,7 @@ import type { SimPinned } from './sim-listener.ts';
 import { SimLiveness } from './sim-liveness.ts';
 import { SimMischief } from './sim-mischief.ts';
 import { SimOperators } from './sim-operators.ts';
+import { HOUR_MS } from './sim-time.ts';
 import type { SimWorld } from './sim-world.ts';
 
 export class SimWorkload {
@@ -74,7 +76,7 @@ export class SimWorkload {
   }
 
   #one(): void {
-    const { agent, options } = this.#world;
+    const { agent, options, time } = this.#world;
     const perThousand = (events: number | undefined): number => (events ?? 0) / 10;
     const action = this.#rng.weighted({
       network: 56,
@@ -102,18 +104,18 @@ export class SimWorkload {
     if (action === 'catalog') return void (agent.stepCatalog() || agent.stepIo());
     if (action === 'delay') return this.#mischief.delay();
     if (action === 'reset') return this.#reset();
-    if (action === 'jump') return this.#jump();
+    if (action === 'jump') return this.#rng.chance(0.2) ? this.#passingJump() : this.#jump(() => time.jump(this.#rng));
     if (action === 'fault') return this.#mischief.fault();
     const powerCut = action === 'powerCut';
     if (options.compactionBytes !== undefined && this.#rng.chance(0.3)) return this.#killInCompaction(powerCut);
     this.kill(powerCut);
   }
 
-  /** As `kill`, in the middle of the next compaction of the journal: before it has begun, or with its file written, synced or renamed. */
+  /** As `kill`, in the next compaction of the journal: before it has begun, with its file written, synced or renamed, or right after it. */
   #killInCompaction(powerCut: boolean): void {
     this.#world.note('to be killed in a compaction');
     this.#stopCutsPower = powerCut;
-    this.#world.agent.disk.data.stopDuring('/data/journal', 1 + this.#rng.below(5));
+    this.#world.agent.disk.data.stopDuring(JOURNAL_PATH, 1 + this.#rng.below(8));
   }
 
   /** SIGKILL, or a power cut, and a start. */
@@ -141,13 +143,28 @@ export class SimWorkload {
   }
 
   /** The wall clock is set; whoever looks at it sees that it was. */
-  #jump(): void {
-    const { agent, oracle, time } = this.#world;
+  #jump(by: () => number): void {
+    const { agent, oracle } = this.#world;
     oracle.jump();
-    const ms = time.jump(this.#rng);
+    const ms = by();
     oracle.jump();
     agent.life?.cache?.expiryNowMs();
     this.#world.note(`the wall clock jumps by ${ms} ms`);
+  }
+
+  /** The clock is ahead for a moment, in which somebody gives a lifetime that comes to the disk, and the process ends: before its next look at the time. */
+  #passingJump(): void {
+    const { agent, time } = this.#world;
+    if (!agent.isReady) return;
+    // Ahead of the time of expiries, which may be ahead itself.
+    const aheadMs = time.nowMs() - agent.clock.nowMs() + this.#rng.pick([1, 2, 5]) * HOUR_MS;
+    this.#jump(() => time.jumpBy(aheadMs));
+    const key = this.commands.giveLifetime();
+    for (let moves = 0; moves < 100 && (agent.stepNetwork() || agent.stepIo()); moves += 1);
+    if (key !== undefined) this.operators.persist(key);
+    for (let moves = 0; moves < 100 && (agent.stepIo() || agent.stepNetwork()); moves += 1);
+    this.#jump(() => time.jumpBy(-aheadMs));
+    this.kill();
   }
 
   #reset(): void {
