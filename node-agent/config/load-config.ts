@@ -134,7 +134,9 @@ function parseValues(given: RawValues, problems: string[]): KnobValues {
   for (const issue of first.error.issues) {
     const key = String(issue.path[0]) as KnobKey;
     const entry = given.get(key);
-    const shown = entry === undefined || knobOf(key).secret === true ? '' : ` is ${showRaw(entry)}`;
+    // A URL may hold a password, and one that is refused cannot be masked in parts.
+    const isHidden = knobOf(key).secret === true || key === 'invalidate.webhook';
+    const shown = entry === undefined || isHidden ? '' : ` is ${showRaw(entry)}`;
     problems.push(`${entry?.name ?? key}${shown}: ${issue.message}`);
     delete raw[key];
   }

@@ -67,14 +67,19 @@ function splitFlag(word: string): FlagWord {
 /** Reads `--flag value`, `--flag=value`, `--flag` and `--no-flag` for booleans; repeatable flags collect. */
 export function readFlags(argv: readonly string[], problems: string[]): RawValues {
   const values: RawValues = new Map();
+  /** The flag whose value a loose word may be a part of: one with a secret, or one that is none (`-token`, `--tokn`). Such words are not quoted. */
+  let hushed: string | undefined;
   for (let index = 0; index < argv.length; index += 1) {
     const word = argv[index] ?? '';
     if (!word.startsWith('--')) {
-      problems.push(`Unexpected argument '${word}': settings are given as --name value`);
+      const quoted = hushed === undefined || word.startsWith('-') ? `'${word.split('=')[0] ?? ''}'` : `behind ${hushed}`;
+      problems.push(`Unexpected argument ${quoted}: settings are given as --name value`);
+      if (word.startsWith('-')) hushed = word.split('=')[0];
       continue;
     }
     const { name, negated, inline } = splitFlag(word);
     const knob = byFlag.get(name);
+    hushed = knob === undefined || knob.secret === true ? `--${name}` : undefined;
     if (knob === undefined) {
       problems.push(`Unknown flag --${name}${suggestion(name, byFlag.keys(), '--')}`);
       const following = argv[index + 1];

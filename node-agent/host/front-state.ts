@@ -4,7 +4,7 @@
  * The agent says `busy` before it takes the first byte of a command from the kernel, and `rest` when every reply has left. So whatever kills it, a
  * connection that says rest is at the boundary of a command, and another process may go on with it.
  */
-import { closeSync, fstatSync, ftruncateSync, openSync } from 'node:fs';
+import { closeSync, fchmodSync, fstatSync, ftruncateSync, openSync } from 'node:fs';
 import { MAP_SHARED, PROT_READ, PROT_WRITE, asPointer, libc, viewOf } from './libc.ts';
 
 const SLOT_BYTES = 256;
@@ -47,6 +47,8 @@ export class FrontState {
   static create(path: string, slots: number): FrontState {
     const fd = openSync(path, 'w+', 0o600);
     try {
+      // A file of that name may have been there with another mode; what it held is gone.
+      fchmodSync(fd, 0o600);
       ftruncateSync(fd, HEADER_BYTES + slots * SLOT_BYTES);
       const state = new FrontState(fd);
       state.#bytes.set(MAGIC);

@@ -5,7 +5,7 @@
  * Invariants: a connection that was busy when its agent went is shut down, since nobody knows what was taken of it; one that was at rest is
  * given to the next agent; at most one agent has the connections.
  */
-import { chmodSync, rmSync } from 'node:fs';
+import { rmSync } from 'node:fs';
 import { KvtierError, errnoName } from '#core/errors.ts';
 import { FdChannel, unixAddress, unixSocket } from './fd-channel.ts';
 import { FRONT_FORMAT, FrontState } from './front-state.ts';
@@ -214,15 +214,19 @@ function portOf(fd: number): number {
   return ((address[2] as number) << 8) | (address[3] as number);
 }
 
+/** Whoever connects gets the clients: nobody but this user may, from the first moment on. */
 function listenUnix(path: string): number {
   rmSync(path, { force: true });
   const fd = unixSocket();
   const address = unixAddress(path);
-  if (libc.bind(fd, addressOf(address), address.length) !== 0 || libc.listen(fd, 8) !== 0) {
-    const reason = errnoName(errno());
+  const umask = process.umask(0o177);
+  const isBound = libc.bind(fd, addressOf(address), address.length) === 0;
+  const reasonOfBind = isBound ? 0 : errno();
+  process.umask(umask);
+  if (!isBound || libc.listen(fd, 8) !== 0) {
+    const reason = errnoName(isBound ? errno() : reasonOfBind);
     libc.close(fd);
     throw new KvtierError('IO_FAILED', `Cannot listen on ${path}: ${reason}`, { context: { path } });
   }
-  chmodSync(path, 0o600);
   return fd;
 }

@@ -12,10 +12,12 @@ export interface RunningFront {
 
 const main = new URL('../../node-agent/main.ts', import.meta.url).pathname;
 
-export async function startFront(folder: string): Promise<RunningFront> {
+/** `launcher`: a command that runs it. */
+export async function startFront(folder: string, { launcher = [] }: { readonly launcher?: readonly string[] } = {}): Promise<RunningFront> {
   const socketPath = `${folder}/front.sock`;
   const args = [main, 'front', '--data-dir', folder, '--resp', '127.0.0.1:0', '--resp-front', socketPath, '--ram', '64MiB', '--ssd', 'off'];
-  const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'pipe'] });
+  const [program = '', ...words] = [...launcher, process.execPath, ...args];
+  const child = spawn(program, words, { stdio: ['ignore', 'pipe', 'pipe'] });
   let printed = '';
   const port = Promise.withResolvers<number>();
   const onText = (chunk: Buffer): void => {

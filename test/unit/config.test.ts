@@ -67,6 +67,10 @@ describe('defaults', () => {
       'derived',
       'off, since a token is wanted and lm:// has none',
     ]);
+    // A tenant's token is never without an admin's: there is no third way to have lm:// by itself beside a token.
+    expect(load({ argv: ['--token', 't', '--tenant-tokens', 'acme=a'] }).config.lm.listen).toBeUndefined();
+    expect(load({ argv: ['--token', 't', '--lm', 'auto'], env: { KVTIER_TENANT_TOKENS: 'acme=a' } }).config.lm.listen).toBeUndefined();
+    expect(problemsOf({ argv: ['--tenant-tokens', 'acme=a'] }).join()).toContain('there is no admin token');
     expect(load({ argv: ['--token', 't', '--lm', '127.0.0.1:7602'] }).config.lm.listen).toEqual({ host: '127.0.0.1', port: 7602 });
     expect(load({ env: { KVTIER_LM: 'off' } }).config.lm.listen).toBeUndefined();
   });
@@ -491,6 +495,37 @@ describe('config print', () => {
     expect(rows.find((row) => row.key === 'invalidate.webhook')?.value).toBe('http://********@host:8080/clear-cache?********');
     const text = JSON.stringify(rows);
     for (const hidden of ['tok-admin-1', 'tok-read-2', 'user', 'pass', 'abc']) expect(text).not.toContain(hidden);
+  });
+
+  it.each([
+    [['--token', 'half', 'SECRET']],
+    [['--token', 'half', 'SECRET', 'SECRET']],
+    [['-token', 'SECRET']],
+    [['-token=SECRET']],
+    [['--tokn', 'half', 'SECRET']],
+    [['--tenant-tokens', 'a=half', 'b=SECRET']],
+    [['--invalidate-webhook', 'http://user:SECRET@host:99999/']],
+    [['--invalidate-webhook', 'ftp://host/?key=SECRET']],
+  ])('quotes nothing that may be a part of a secret: %j', (argv) => {
+    expect(problemsOf({ argv }).length).toBeGreaterThan(0);
+    expect(problemsOf({ argv }).join('\n')).not.toContain('SECRET');
+  });
+
+  it('quotes nothing of a file that is no TOML', () => {
+    for (const text of [
+      'token = "SECRET',
+      'token = SECRET',
+      'token = "a"\ntoken = "SECRET"',
+      'token = "SECRET" x',
+      'SECRET',
+      'token SECRET',
+      'token = "\\qSECRET"',
+    ])
+      for (const source of [text, `[tenants.acme]\n${text}`]) {
+        const said = problemsOf({ argv: ['--config', 'c.toml'], files: { '/srv/c.toml': source } }).join('\n');
+        expect(said).toContain('Cannot read c.toml as TOML: line ');
+        expect(said).not.toContain('SECRET');
+      }
   });
 
   it('never puts a refused secret into a message', () => {
