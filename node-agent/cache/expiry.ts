@@ -26,6 +26,7 @@ import type { CatalogStore } from '#ports/catalog-store.ts';
 import type { CacheCounters } from './cache-counters.ts';
 import type { ChunkIndex } from './chunk-index.ts';
 import type { ExpirySpec } from './door.ts';
+import { boundedExpiry } from './expiry-bounds.ts';
 import { ExpiryClock } from './expiry-clock.ts';
 import type { NamespaceTable } from './namespace-table.ts';
 import type { Tombstones } from './tombstones.ts';
@@ -48,9 +49,6 @@ export interface ExpiryHost {
 const SLICE_CHUNKS = 512;
 /** How far behind the journal's clock may be while nothing expires. */
 const CLOCK_STEP_MS = 60_000;
-/** Later expiries count as this one: the year 5138, and exact in every format. */
-export const MAX_EXPIRES_AT_MS = 1e14;
-
 export class Expiry {
   readonly #host: ExpiryHost;
   readonly #clock: ExpiryClock;
@@ -102,9 +100,9 @@ export class Expiry {
     if (spec === 'keep' && entry >= 0) return index.expiresAtMs(entry as EntryIndex);
     if (spec === undefined || spec === 'keep') {
       const ttlMs = namespaces.defaultTtlMs(namespace);
-      return ttlMs === 0 ? 0 : clamp(this.#givenAtMs() + ttlMs);
+      return ttlMs === 0 ? 0 : boundedExpiry(this.#givenAtMs() + ttlMs);
     }
-    return clamp('atMs' in spec ? spec.atMs : this.#givenAtMs() + spec.ttlMs);
+    return boundedExpiry('atMs' in spec ? spec.atMs : this.#givenAtMs() + spec.ttlMs);
   }
 
   /**
@@ -185,8 +183,4 @@ export class Expiry {
     const { tombstones } = this.#host;
     assert(this.#unwritten || tombstones.clockMs >= this.#lastRemovedMs, 'the journal knows that it is later than what has expired');
   }
-}
-
-function clamp(atMs: number): number {
-  return Math.min(Math.max(1, Math.floor(atMs)), MAX_EXPIRES_AT_MS);
 }

@@ -12,6 +12,7 @@ import type { EntryIndex } from '#core/brand.ts';
 import type { BlockHash } from '#core/checksum.ts';
 import type { Clock } from '#core/clock.ts';
 import type { Logger } from '#core/logger.ts';
+import { MAX_EPOCH } from '#core/epoch.ts';
 import { KvtierError } from '#core/errors.ts';
 import { Journal } from '#catalog/journal.ts';
 import type { CatalogChunk } from '#ports/catalog-store.ts';
@@ -63,7 +64,8 @@ export async function openStore(deps: {
   const failure = probes.find((probe) => probe.problem !== undefined)?.problem;
   if (failure !== undefined && probes.every((probe) => probe.problem !== undefined)) throw failure;
   const marks = probes.map((probe) => probe.mark);
-  const everyMark = [...marks, ram.keptMark].filter((mark) => mark !== undefined);
+  const keptEpoch = ram.keptMark?.epoch ?? 0;
+  const everyMark = [...marks, keptEpoch <= MAX_EPOCH ? ram.keptMark : undefined].filter((mark) => mark !== undefined);
   const minimumSequence = Math.max(0, ...everyMark.map((mark) => mark.journalSequence));
   const { journal, replay } = Journal.open(fileSystem, deps.journalPath, deps.hash, {
     minimumSequence,
@@ -72,7 +74,7 @@ export async function openStore(deps: {
   if (replay.state === 'damaged') findings.push(`The journal is damaged (${replay.problem}): what was in RAM and on SSD is dropped`);
   const epoch = Math.max(replay.highestEpoch, ...everyMark.map((mark) => mark.epoch)) + 1;
   if (replay.state !== 'ok') ram.forgetKept('there is no journal that vouches for it');
-  else if ((ram.keptMark?.epoch ?? 0) < replay.highestEpoch) ram.forgetKept('it missed a run of this agent');
+  else if (!(keptEpoch >= replay.highestEpoch && keptEpoch <= MAX_EPOCH)) ram.forgetKept('it missed a run of this agent');
   for (const [index, setup] of deps.folders.entries()) {
     const mark = marks[index];
     const trusted = replay.state === 'ok' && mark !== undefined && mark.epoch >= replay.highestEpoch;

@@ -14,6 +14,7 @@ import type { NamespaceDescriptor } from '#core/namespace.ts';
 import type { PinMode } from '#core/pin-mode.ts';
 import { isVolatile, matchesStable } from '#core/selector.ts';
 import type { ChunkFacts, Selector } from '#core/selector.ts';
+import { boundedExpiry, MAX_EXPIRES_AT_MS } from './expiry-bounds.ts';
 import { InvalidationJudge } from './invalidation-judge.ts';
 import { splitForget } from '#catalog/journal-record.ts';
 import type {
@@ -78,6 +79,7 @@ export class Tombstones {
     for (const record of replayed) this.#replay(record);
   }
 
+  /** What a record has ended stays so, in whatever order they come; times are made such that clock, columns and replies can hold them. */
   #replay(record: JournalRecord): void {
     switch (record.kind) {
       case 'invalidate':
@@ -90,16 +92,17 @@ export class Tombstones {
         for (const key of record.keys) this.#remember({ kind: 'forget', namespace: record.namespace, key, generation: record.generation });
         break;
       case 'folderDropped':
-        this.#foldersDropped.set(record.folderId, record);
+        if ((this.#foldersDropped.get(record.folderId)?.generation ?? -1) < record.generation)
+          this.#foldersDropped.set(record.folderId, record);
         break;
       case 'epoch':
-        this.#epochs.set(record.model, record);
+        if ((this.#epochs.get(record.model)?.epoch ?? -1) < record.epoch) this.#epochs.set(record.model, record);
         break;
       case 'expire':
-        this.#expiries.set(record.generation, record.expiresAtMs);
+        this.#expiries.set(record.generation, record.expiresAtMs === 0 ? 0 : boundedExpiry(record.expiresAtMs));
         break;
       case 'clock':
-        this.#clockMs = Math.max(this.#clockMs, record.atMs);
+        this.#clockMs = Math.max(this.#clockMs, Math.min(record.atMs, MAX_EXPIRES_AT_MS));
         break;
       case 'quota':
         if (record.ramBytes === undefined && record.ssdBytes === undefined) this.replayedQuotas.delete(record.tenant);

@@ -8,6 +8,7 @@
  */
 import { assert } from '#core/assert.ts';
 import type { BlockHash } from '#core/checksum.ts';
+import { MAX_EPOCH } from '#core/epoch.ts';
 import { MalformedBytes } from './journal-bytes.ts';
 import {
   decodeBody,
@@ -103,6 +104,8 @@ export function scanJournal(file: Uint8Array, hash: BlockHash): JournalScan {
       const roomBytes = roomInPage(tail.sizeBytes);
       if (roomBytes < RECORD_FRAME_BYTES) tail = skipFiller(file, tail, roomBytes);
       const frame = readFrame(file, tail, hash);
+      if (frame.record?.kind === 'start' && frame.record.epoch > MAX_EPOCH)
+        throw new MalformedBytes(`epoch ${frame.record.epoch} leaves no generations`);
       if (frame.record !== undefined) entries.push({ sequence: frame.tail.sequence, record: frame.record });
       tail = frame.tail;
     }

@@ -4,7 +4,7 @@
  */
 import fc from 'fast-check';
 import type { ChunkRef } from '#cache/door.ts';
-import { MAX_EXPIRES_AT_MS } from '#cache/expiry.ts';
+import { MAX_EXPIRES_AT_MS } from '#cache/expiry-bounds.ts';
 import type { RespCommandName } from '#protocol/resp/command-name.ts';
 import type { RespConnection } from '#servers/resp/resp-connection.ts';
 import { runExpiryCommand } from '#servers/resp/expiry-commands.ts';

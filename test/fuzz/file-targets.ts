@@ -3,6 +3,7 @@ import fc from 'fast-check';
 import { encodeHead, encodeRecords, scanJournal } from '#catalog/journal-file.ts';
 import { decodeBody, encodeBody, PAD_TYPE, RECORD_FRAME_BYTES, RECORD_HEAD_BYTES } from '#catalog/journal-record.ts';
 import { formatAgentFile, parseAgentFile } from '#cli/agent-file.ts';
+import { MAX_EPOCH } from '#core/epoch.ts';
 import { KvtierError } from '#core/errors.ts';
 import type { NamespaceDescriptor } from '#core/namespace.ts';
 import type { FileSystem } from '#ports/file-system.ts';
@@ -101,7 +102,7 @@ function journalOf(records: readonly Parameters<typeof encodeBody>[0][], sequenc
 }
 
 /** Makes sequence numbers and checksums of head and frames right, as far as the lengths lead; sometimes the lengths too. */
-function mendJournal(input: Uint8Array, random: SeededRandom): Uint8Array {
+export function mendJournal(input: Uint8Array, random: SeededRandom): Uint8Array {
   const out = input.slice();
   const view = new DataView(out.buffer);
   if (out.length < 32) return out;
@@ -191,7 +192,7 @@ const hexId = fc.string({ unit: fc.constantFrom(...'0123456789abcdef'), minLengt
 export const folderMark: FuzzTarget = {
   name: 'folder-mark',
   corpus: fc
-    .record({ format: fc.constant(1), id: hexId, epoch: whole(0), journalSequence: whole(0) })
+    .record({ format: fc.constant(1), id: hexId, epoch: fc.nat(MAX_EPOCH), journalSequence: whole(0) })
     .map((mark) => encoder.encode(`${JSON.stringify(mark)}\n`)),
   begin: () => (input, _random, valid) => {
     const { fileSystem, written } = oneFile(input);

@@ -1,4 +1,5 @@
 /** Every parser that reads what others wrote. A new one belongs here. */
+import { journalReplay } from './replay-target.ts';
 import { catalogRows } from './catalog-target.ts';
 import { expiry } from './expiry-target.ts';
 import { agentFile, chunkHeader, fileNames, folderMark, journal } from './file-targets.ts';
@@ -18,6 +19,7 @@ export const targets: readonly FuzzTarget[] = [
   chunkHeader,
   fileNames,
   journal,
+  journalReplay,
   folderMark,
   agentFile,
   slotTable,

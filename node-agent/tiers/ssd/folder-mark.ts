@@ -2,6 +2,7 @@
  * `kvtier-folder.json` at the top of an SSD folder: who it is and when it was last in use. A folder that missed a run of the agent
  * missed invalidations too; a journal that is shorter than a folder remembers has lost records. Both mean: drop the files.
  */
+import { MAX_EPOCH } from '#core/epoch.ts';
 import type { FileSystem } from '#ports/file-system.ts';
 
 export interface FolderMark {
@@ -22,7 +23,7 @@ export function readFolderMark(fileSystem: FileSystem, folder: string): FolderMa
   try {
     const mark = JSON.parse(new TextDecoder().decode(bytes)) as Partial<FolderMark> | null;
     if (mark?.format !== 1 || typeof mark.id !== 'string' || !/^[0-9a-f]{16}$/.test(mark.id)) return undefined;
-    if (!isCount(mark.epoch) || !isCount(mark.journalSequence)) return undefined;
+    if (!isCount(mark.epoch) || (mark.epoch ?? 0) > MAX_EPOCH || !isCount(mark.journalSequence)) return undefined;
     return mark as FolderMark;
   } catch (problem) {
     if (problem instanceof SyntaxError) return undefined;
