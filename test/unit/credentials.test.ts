@@ -1,9 +1,10 @@
 /** How tokens are compared. A stopwatch proves nothing on a busy machine, so the comparisons themselves are counted. */
+import type * as nodeCrypto from 'node:crypto';
 import { beforeEach, expect, test, vi } from 'vitest';
 
 const compared = vi.hoisted((): { sizes: number[] } => ({ sizes: [] }));
 vi.mock('node:crypto', async (original) => {
-  const crypto = await original<typeof import('node:crypto')>();
+  const crypto = await original<typeof nodeCrypto>();
   return {
     ...crypto,
     timingSafeEqual: (a: Uint8Array, b: Uint8Array) => {
