@@ -70,6 +70,7 @@ export class SimDevice implements Device {
   #batches: Batch[] = [];
   #nextPointer: number;
   closed = false;
+  pageableCopies = 0;
 
   constructor(memory: SimDeviceMemory, facts: DeviceFacts) {
     this.#memory = memory;
@@ -169,6 +170,10 @@ export class SimDevice implements Device {
         (other) => other.device === range.device && other.start < range.end && range.start < other.end && (other.writes || range.writes),
       );
       if (clash !== undefined) this.#memory.violate(`a copy ${range.writes ? 'to' : 'from'} ${range.start} meets another one under way`);
+    }
+    for (const copy of copies) {
+      const host = copy.direction === 'to-device' ? copy.from : copy.to;
+      if (copy.direction !== 'on-device' && !this.#memory.isRegistered(host, copy.sizeBytes)) this.pageableCopies += 1;
     }
     const sums = copies.map((copy) => sumOf(this.#side(copy, 'from')));
     // Whoever looks at a target too early must not find what he hopes for.
@@ -328,6 +333,11 @@ export class SimDeviceMemory implements DeviceMemory {
     if (this.#registered.has(address)) this.violate(`${address} is registered twice`);
     this.#registered.set(address, sizeBytes);
     return Promise.resolve({ ok: true, elapsedMs: 1 });
+  }
+
+  isRegistered(address: number, sizeBytes: number): boolean {
+    for (const [start, length] of this.#registered) if (address >= start && address + sizeBytes <= start + length) return true;
+    return false;
   }
 
   unregisterHost(address: Address): ReturnType<DeviceMemory['unregisterHost']> {
