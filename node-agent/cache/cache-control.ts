@@ -452,7 +452,9 @@ export class CacheControlPart implements CacheControl {
       checkedBytes += sizeBytes;
       if (wrong === undefined || !state.isSame(ref) || index.ssdFolder(ref.entry) !== folderIndex) continue;
       mismatches.push({ path: ssd.path(folder, ref.generation), key: state.wholeKey(ref.entry), problem: wrong.problem });
-      const gone = wrong.corrupt ? await ssd.quarantine(folder, ref.generation, wrong.problem) : wrong.missing;
+      // A device that does not answer, or a process without descriptors, says nothing of the file.
+      if (wrong.reason === 'failed') continue;
+      const gone = wrong.reason === 'corrupt' ? await ssd.quarantine(folder, ref.generation, wrong.problem) : wrong.reason === 'missing';
       // Missing or wrong, the file is no replica any more; RAM's copy is good and will be written again.
       if (state.isSame(ref) && index.ssdFolder(ref.entry) === folderIndex) state.dropReplica(ref.entry, { keepFile: gone });
     }

@@ -24,6 +24,7 @@ import type { SsdFolder } from '#tiers/ssd/ssd-folder.ts';
 import type { RamTier } from '#tiers/ram/ram-tier.ts';
 import type { SsdTier } from '#tiers/ssd/ssd-tier.ts';
 import type { CacheState } from './cache-state.ts';
+import { HeaderReader } from './header-reader.ts';
 import { restoreRam, settleRam, takeFile } from './ram-recovery.ts';
 import type { ParentLink } from './ram-recovery.ts';
 import { Tombstones } from './tombstones.ts';
@@ -33,8 +34,6 @@ export interface FolderSetup {
   readonly capacityBytes: number;
   readonly floorBytes: number;
 }
-
-const HEADERS_AT_ONCE = 64;
 
 export interface OpenedStore {
   readonly tombstones: Tombstones;
@@ -171,10 +170,12 @@ export class Recovery {
   readonly #uncatalogued: { folder: SsdFolder; generations: number[] }[] = [];
   /** What headers say of parents, kept until all are read: a parent may be read after its child. */
   readonly #links: ParentLink[] = [];
+  readonly #headers: HeaderReader;
   #stopped = false;
 
   constructor(state: CacheState) {
     this.#state = state;
+    this.#headers = new HeaderReader(state);
   }
 
   /** Catalog rows whose file is there become chunks. After this the cache may serve. */
@@ -288,17 +289,8 @@ export class Recovery {
   /** Reads the headers of files without a row, in the background, oldest first. */
   async adopt(): Promise<void> {
     const state = this.#state;
-    for (const { folder, generations } of this.#uncatalogued) {
-      const isOff = (): boolean => folder.state === 'off';
-      for (let start = 0; start < generations.length && !this.#stopped && !isOff(); start += HEADERS_AT_ONCE) {
-        const batch = generations.slice(start, start + HEADERS_AT_ONCE);
-        const headers = await state.ssd.readHeaders(folder, batch);
-        if (isOff()) break;
-        for (const [index, bytes] of headers.entries())
-          this.#adoptOne(folder, batch[index] ?? 0, bytes instanceof Uint8Array ? bytes : undefined);
-      }
-    }
-    this.#uncatalogued.length = 0;
+    for await (const { folder, generations, headers } of this.#headers.read(this.#uncatalogued.splice(0)))
+      for (const [index, bytes] of headers.entries()) this.#adoptOne(folder, generations[index] ?? 0, bytes);
     this.#linkAdopted();
     if (this.#stopped) return;
     state.tombstones.adoptionDone();
@@ -352,6 +344,7 @@ export class Recovery {
   /** For shutdown: adoption stops at the next batch; what is left is adopted at the next start. */
   stop(): void {
     this.#stopped = true;
+    this.#headers.stop();
   }
 }
 

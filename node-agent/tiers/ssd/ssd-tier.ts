@@ -395,23 +395,22 @@ export class SsdTier {
     return header;
   }
 
-  /** Checks one file without loading it: for `verify`. Undefined where it is right. */
+  /** Checks one file without loading it: for `verify`. Undefined where it is right. 'failed': nothing is known of the file, which stays. */
   async verifyFile(
     folderIndex: number,
     wanted: { generation: number; sizeBytes: number; checksum: bigint },
-  ): Promise<{ problem: string; corrupt: boolean; missing: boolean } | undefined> {
+  ): Promise<{ problem: string; reason: 'missing' | 'corrupt' | 'unreadable' | 'failed' } | undefined> {
     const folder = this.#folder(folderIndex);
-    if (folder.state === 'stalled') return { problem: 'the device does not answer', corrupt: false, missing: false };
+    if (folder.state === 'stalled') return { problem: 'the device does not answer', reason: 'failed' };
     const outcome = await this.#options.files.checksumFile(this.path(folder, wanted.generation), wanted.sizeBytes);
     if (!outcome.ok && isTimeout(outcome)) this.#stalled(folder, outcome);
-    if (!outcome.ok)
-      return {
-        problem: `${outcome.step}: ${errnoName(outcome.errno)}`,
-        corrupt: outcome.step === SHORT_FILE,
-        missing: outcome.errno === ENOENT,
-      };
+    if (!outcome.ok) {
+      const { step, errno } = outcome;
+      const reason = step === SHORT_FILE ? 'corrupt' : errno === ENOENT ? 'missing' : errno === EIO ? 'unreadable' : 'failed';
+      return { problem: `${step}: ${errnoName(errno)}`, reason };
+    }
     const problem = this.#wrong(wanted, outcome.header, outcome.checksum);
-    return typeof problem === 'string' ? { problem, corrupt: true, missing: false } : undefined;
+    return typeof problem === 'string' ? { problem, reason: 'corrupt' } : undefined;
   }
 
   /**
@@ -495,8 +494,11 @@ export class SsdTier {
     }
   }
 
-  readHeaders(folder: SsdFolder, generations: readonly number[]): Promise<readonly (Uint8Array | IoFailure)[]> {
-    return this.#options.files.readHeaders(generations.map((generation) => this.path(folder, generation)));
+  async readHeaders(folder: SsdFolder, generations: readonly number[]): Promise<readonly (Uint8Array | IoFailure)[]> {
+    const headers = await this.#options.files.readHeaders(generations.map((generation) => this.path(folder, generation)));
+    const timeout = headers.find((header): header is IoFailure => !(header instanceof Uint8Array) && isTimeout(header));
+    if (timeout !== undefined) this.#stalled(folder, timeout);
+    return headers;
   }
 
   decodeHeader(bytes: Uint8Array): ChunkFileHeader | undefined {
@@ -567,6 +569,6 @@ export class SsdTier {
 }
 
 /** Past its deadline, or never begun because another operation of the folder was. */
-function isTimeout(failure: IoFailure): boolean {
+export function isTimeout(failure: IoFailure): boolean {
   return failure.errno === ETIMEDOUT;
 }
