@@ -20,8 +20,8 @@ async function runSeeds(profile: ProfileName, change: (seed: number) => Partial<
 }
 
 describe('The agent, whatever happens to it', () => {
-  it('does the same again for the same seed', async () => {
-    const options: SimWorldOptions = { ...profiles.kills, seed: 1, steps: 1500 };
+  it.each(['kills', 'stuck'] as const)('does the same again for the same seed: %s', async (profile) => {
+    const options: SimWorldOptions = { ...profiles[profile], seed: 1, steps: 1500 };
     const first = await SimWorld.run(options);
     expect(await SimWorld.run(options)).toEqual(first);
     expect((await SimWorld.run({ ...options, seed: 2 })).eventHash).not.toBe(first.eventHash);
@@ -69,5 +69,9 @@ describe('The agent, whatever happens to it', () => {
 
   it('serves nothing that is over, and keeps nothing for ever, while the wall clock jumps', async () => {
     await runSeeds('clocks');
+  });
+
+  it('loses nothing, takes nothing for damaged and stops in time while devices do not answer', async () => {
+    await runSeeds('stuck');
   });
 });

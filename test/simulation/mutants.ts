@@ -453,4 +453,88 @@ export const mutants: readonly Mutant[] = [
     profile: 'clocks',
     edits: [{ file: 'node-agent/cache/expiry.ts', find: '    if (atMs !== 0) this.#givenAtMs();\n', replace: '' }],
   },
+  {
+    name: 'slot-of-a-late-read',
+    why: 'A read that the device has not answered gives its slot back at once: its bytes land in the value of another key',
+    profile: 'stuck',
+    edits: [
+      {
+        file: 'node-agent/cache/ssd-reader.ts',
+        find: '      void outcome.late.finally(() => {\n        this.#giveBack(room);\n',
+        replace: '      this.#giveBack(room);\n      void outcome.late.finally(() => {\n',
+      },
+    ],
+  },
+  {
+    name: 'file-of-a-late-write',
+    why: 'A file that comes late is taken for that of the chunk, whatever became of the chunk meanwhile',
+    profile: 'stuck',
+    edits: [
+      {
+        file: 'node-agent/cache/ssd-writer.ts',
+        find: 'if (done) state.ssd.unlink(folder.index, ref.generation, { sizeBytes, done: again });\n      else again();',
+        replace: 'if (done && state.index.isLive(ref.entry)) state.attachSsd(ref.entry, folder.index);\n      again();',
+      },
+    ],
+  },
+  {
+    name: 'key-of-a-late-write',
+    why: 'The key of a write that the device has not answered is tracked no more: it is deleted without a record, and back after a crash',
+    profile: 'stuck',
+    edits: [
+      {
+        file: 'node-agent/cache/ssd-writer.ts',
+        find: '    const again = (): void => {\n      finished();\n',
+        replace: '    finished();\n    const again = (): void => {\n',
+      },
+    ],
+  },
+  {
+    name: 'probe-never-ends',
+    why: 'A probe counts as under way for ever: a folder that stalls again never comes back',
+    profile: 'stuck',
+    edits: [
+      {
+        file: 'node-agent/tiers/ssd/stall-probe.ts',
+        find: 'if (now !== undefined) now.running = false;',
+        replace: '',
+      },
+    ],
+  },
+  {
+    name: 'stalled-is-lost',
+    why: 'A folder that does not answer in time is given up with all that it has',
+    profile: 'stuck',
+    edits: [
+      {
+        file: 'node-agent/tiers/ssd/ssd-tier.ts',
+        find: '    this.#probe.began(folder);\n',
+        replace: "    this.#probe.began(folder);\n    this.loseFolder(folder, 'it does not answer');\n",
+      },
+    ],
+  },
+  {
+    name: 'silence-is-damage',
+    why: 'At a start, files that a device does not show in time go into quarantine',
+    profile: 'stuck',
+    edits: [
+      {
+        file: 'node-agent/cache/header-reader.ts',
+        find: 'if (timeout === undefined) {',
+        replace: 'if (timeout === undefined || batch.length > 0) {',
+      },
+    ],
+  },
+  {
+    name: 'stop-waits-for-a-device',
+    why: 'A stop waits for writes beyond its deadline: a device that hangs keeps the process',
+    profile: 'stuck',
+    edits: [
+      {
+        file: 'node-agent/cache/ssd-writer.ts',
+        find: 'await Promise.race([work.then(() => this.#allWritten()), expired.promise]);',
+        replace: 'await work.then(() => this.#allWritten());',
+      },
+    ],
+  },
 ];

@@ -54,6 +54,17 @@ export const profiles = {
   power: { compactionBytes: 2 * KiB, powerCuts: 4, resets: 3, delays: 3 },
   /** The wall clock jumps, hours ahead and minutes back, and the process is killed. */
   clocks: { compactionBytes: 2 * KiB, jumps: 4, kills: 4, resets: 3, delays: 3 },
+  /** Devices do not answer for longer than their deadline, some of what they were asked is done late, and the process ends meanwhile. */
+  stuck: {
+    ramBytes: 1 * MiB,
+    maxChunkBytes: 256 * KiB,
+    ssdBytes: [2 * MiB, 1 * MiB],
+    hangs: 8,
+    stops: 1.5,
+    kills: 1.5,
+    resets: 3,
+    delays: 3,
+  },
 } as const satisfies Record<string, Profile>;
 
 export type ProfileName = keyof typeof profiles;

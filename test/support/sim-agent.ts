@@ -39,6 +39,7 @@ import { SimClock, SimRng } from './sim-clock.ts';
 import { SimDisk } from './sim-disk.ts';
 import { SimFileIo } from './sim-file-io.ts';
 import { SimStop } from './sim-file-system.ts';
+import { SimHangs } from './sim-hangs.ts';
 import { SimNetwork } from './sim-network.ts';
 import { SimSharedMemory } from './sim-shared-memory.ts';
 import { tokenOf } from './sim-tokens.ts';
@@ -99,6 +100,8 @@ export class SimAgent {
   readonly clock = new SimClock();
   readonly disk = new SimDisk();
   readonly catalogDisk = new SimCatalogDisk();
+  /** Of the machine's devices. */
+  readonly hangs = new SimHangs(this.clock);
   readonly network: SimNetwork;
   readonly app: ApiApp;
   /** Warnings and errors that the agent logged, the last few. */
@@ -209,7 +212,7 @@ export class SimAgent {
     const logger = this.#logger();
     const memory = this.keepsRam || this.#options.keep !== true ? this.memory : new SimSharedMemory();
     if (this.#options.keep !== true) memory.boot();
-    const io = new SimFileIo({ disk: this.disk, memory, clock: this.clock, hash });
+    const io = new SimFileIo({ disk: this.disk, memory, clock: this.clock, hash, hangs: { hangs: this.hangs, rng: this.rng } });
     // The tiers call the cache that is made of them; until it is there, nobody listens.
     const ram = new RamTier({
       sharedMemory: memory,
@@ -443,10 +446,11 @@ export class SimAgent {
     const life = this.#life;
     if (life === undefined || this.clock.monotonicMs() < this.#disksMoveAtMs) return false;
     const { data } = this.disk;
+    const ready = life.io.readyCount;
     const messages = life.catalogWorker.pending;
-    if (messages > 0 && this.rng.chance(1 / (life.io.activeCount + data.heldSyncCount + 1))) return this.stepCatalog();
+    if (messages > 0 && this.rng.chance(1 / (ready + data.heldSyncCount + 1))) return this.stepCatalog();
     const syncs = data.heldSyncCount;
-    if (syncs > 0 && this.rng.chance(1 / (life.io.activeCount + 1))) {
+    if (syncs > 0 && this.rng.chance(1 / (ready + 1))) {
       data.releaseSync(this.rng.below(syncs));
       this.settle();
       return true;

@@ -10,6 +10,8 @@ import { SHORT_FILE } from '#ports/io-pool.ts';
 import type { FileIo, IoFailure, IoPriority, ReadChunkDone, ReadChunkJob, StatFs, WriteChunkDone, WriteChunkJob } from '#ports/io-pool.ts';
 import type { SimClock, SimRng } from './sim-clock.ts';
 import type { SimDisk } from './sim-disk.ts';
+import { SimWatch } from './sim-hangs.ts';
+import type { SimHangs } from './sim-hangs.ts';
 import type { SimSharedMemory } from './sim-shared-memory.ts';
 
 export const EIO = 5;
@@ -28,6 +30,8 @@ export interface SimJob {
   /** Steps left, the last of which delivers the outcome. */
   readonly steps: (() => IoFailure | undefined)[];
   readonly fail: (failure: IoFailure) => void;
+  /** It hangs, and its deadline counts from here. */
+  runsSinceMs?: number;
   /** Set once the caller was told that the job passed its deadline. */
   late?: PromiseWithResolvers<boolean>;
   lie?: SimLie;
@@ -62,22 +66,41 @@ export class SimFileIo implements FileIo {
   readonly #memory: SimSharedMemory;
   readonly #clock: SimClock;
   readonly #hash: BlockHash;
+  /** Where devices hang and come back by themselves. */
+  readonly #watch: SimWatch | undefined;
   #dead = false;
 
-  constructor(parts: { disk: SimDisk; memory: SimSharedMemory; clock: SimClock; hash: BlockHash }) {
+  constructor(parts: {
+    disk: SimDisk;
+    memory: SimSharedMemory;
+    clock: SimClock;
+    hash: BlockHash;
+    hangs?: { hangs: SimHangs; rng: SimRng };
+  }) {
     this.#disk = parts.disk;
     this.#memory = parts.memory;
     this.#clock = parts.clock;
     this.#hash = parts.hash;
+    this.#watch = parts.hangs && new SimWatch({ ...parts.hangs, clock: parts.clock, jobs: this.jobs });
+  }
+
+  /** A device hangs from now on: who waits for it is told in time. */
+  watch(): void {
+    this.#watch?.look();
   }
 
   get activeCount(): number {
     return this.jobs.length;
   }
 
+  /** Jobs that can make a step. */
+  get readyCount(): number {
+    return this.jobs.reduce((sum, job) => sum + (this.#isStuck(job) ? 0 : 1), 0);
+  }
+
   /** One step of a job (of a random one, unless named). False where there is none. */
   step(rng: SimRng, named?: SimJob): boolean {
-    const ready = this.stuck.size === 0 ? this.jobs : this.jobs.filter((other) => !this.#isStuck(other));
+    const ready = this.jobs.filter((other) => !this.#isStuck(other));
     const job = named ?? ready[rng.below(ready.length)];
     if (job === undefined) return false;
     const effect = job.steps[job.done];
@@ -112,6 +135,7 @@ export class SimFileIo implements FileIo {
   }
 
   #isStuck(job: SimJob): boolean {
+    if (this.#watch?.mayStep(job) === false) return true;
     for (const start of this.stuck) if (job.path.startsWith(start)) return true;
     return false;
   }
@@ -132,7 +156,8 @@ export class SimFileIo implements FileIo {
   }
 
   abandon(pathStart: string): void {
-    for (const job of this.jobs.filter((other) => other.done === 0 && other.late === undefined && other.path.startsWith(pathStart))) {
+    const waits = (job: SimJob): boolean => job.done === 0 && job.late === undefined && job.runsSinceMs === undefined;
+    for (const job of this.jobs.filter((other) => waits(other) && other.path.startsWith(pathStart))) {
       this.jobs.splice(this.jobs.indexOf(job), 1);
       job.fail({ ok: false, errno: ETIMEDOUT, step: `${job.kind} not begun` });
     }

@@ -58,6 +58,8 @@ export class SimLiveness {
     if ((agent.life?.io.activeCount ?? 0) > 0) return `${agent.life?.io.activeCount} file jobs`;
     const queued = agent.cache.control.stats().catalog.queuedChanges;
     if (queued > 0) return `${queued} catalog changes`;
+    const away = agent.life?.ssd.folders.find((folder) => folder.state === 'stalled');
+    if (away !== undefined) return `${away.path} is stalled although its device answers`;
     return this.#world.keepsFiles ? this.#filesLeftOver() : '';
   }
 

@@ -36,6 +36,14 @@ export class SimMischief {
     agent.stallDisks(this.#rng.pick([10, 100, 1000, 8000]));
   }
 
+  /** A device does not answer any more, or not all that it is asked. */
+  hang(): void {
+    const { agent, options } = this.#world;
+    const { pathStart, kind, untilMs } = agent.hangs.begin(this.#rng, agent.disk, options.ssdBytes?.length ?? 1);
+    this.#world.note(`${pathStart} hangs${kind === undefined ? '' : ` in each ${kind}`} for ${untilMs - agent.clock.monotonicMs()} ms`);
+    agent.life?.io.watch();
+  }
+
   /** Something breaks. */
   fault(): void {
     const { agent } = this.#world;
@@ -88,6 +96,7 @@ export class SimMischief {
     const { agent } = this.#world;
     for (const connection of agent.network.connections) connection.stalledUntil = 0;
     agent.stallDisks(0);
+    agent.hangs.end();
     agent.disk.deviceBytes.clear();
     agent.disk.data.capacityBytes = Number.MAX_SAFE_INTEGER;
     agent.disk.data.clearFailures();

@@ -15,6 +15,9 @@ import { SimOperators } from './sim-operators.ts';
 import { HOUR_MS } from './sim-time.ts';
 import type { SimWorld } from './sim-world.ts';
 
+/** For what a stop does behind its deadline: journal and catalog are closed. */
+const STOP_SLACK_MS = 1000;
+
 export class SimWorkload {
   readonly #world: SimWorld;
   readonly #rng: SimRng;
@@ -92,6 +95,8 @@ export class SimWorkload {
       kill: perThousand(options.kills),
       powerCut: perThousand(options.powerCuts),
       jump: perThousand(options.jumps),
+      hang: perThousand(options.hangs),
+      stop: perThousand(options.stops),
     });
     if (this.#startFailed) return this.kill();
     if (action === 'network') return void (agent.stepNetwork() || this.commands.one());
@@ -106,6 +111,8 @@ export class SimWorkload {
     if (action === 'reset') return this.#reset();
     if (action === 'jump') return this.#rng.chance(0.2) ? this.#passingJump() : this.#jump(() => time.jump(this.#rng));
     if (action === 'fault') return this.#mischief.fault();
+    if (action === 'hang') return this.#mischief.hang();
+    if (action === 'stop') return this.#stop();
     const powerCut = action === 'powerCut';
     if (options.compactionBytes !== undefined && this.#rng.chance(0.3)) return this.#killInCompaction(powerCut);
     this.kill(powerCut);
@@ -140,6 +147,28 @@ export class SimWorkload {
     this.keep?.between();
     if (this.keep === undefined) agent.boot();
     else this.keep.boot();
+  }
+
+  /** A stop in its time, whatever devices do, and a start. */
+  #stop(): void {
+    const { agent } = this.#world;
+    if (!agent.isReady) return;
+    this.#world.note('stop');
+    const deadlineMs = agent.clock.monotonicMs() + this.#rng.pick([0, 1000, 5000]);
+    // The journal's device is waited for, and answers.
+    agent.stallDisks(0);
+    let closed = false;
+    agent.life?.server?.close();
+    agent.life?.lm?.close();
+    agent.cache.close(deadlineMs).then(
+      () => void (closed = true),
+      (problem: unknown) => agent.fail(problem),
+    );
+    for (agent.settle(); !closed; agent.advance(100)) {
+      if (agent.clock.monotonicMs() > deadlineMs + STOP_SLACK_MS) throw new Error('A stop waits although its time is over');
+      for (let moves = 0; moves < 200 && (agent.stepNetwork() || agent.stepIo() || agent.stepCatalog()); moves += 1);
+    }
+    this.kill();
   }
 
   /** The wall clock is set; whoever looks at it sees that it was. */

@@ -34,6 +34,10 @@ export interface SimWorldOptions extends SimAgentOptions {
   readonly faults?: number;
   /** Which ones; all by default. */
   readonly faultKinds?: readonly SimFaultKind[];
+  /** Devices that do not answer for a while, a thousand steps. */
+  readonly hangs?: number;
+  /** Stops as with SIGTERM, a thousand steps. */
+  readonly stops?: number;
   /** Jumps of the wall clock, a thousand steps. */
   readonly jumps?: number;
   /** Power cuts, a thousand steps. */
@@ -220,6 +224,8 @@ export class SimWorld {
     if (this.agent.problem !== undefined) throw this.agent.problem;
     if (this.step % (this.options.checkEvery ?? 1) === 0) this.agent.checkInvariants();
     this.listener?.check();
+    const wrong = this.agent.life?.ssd.checksumMismatches ?? 0;
+    if (this.keepsFiles && wrong > 0) throw new Error(`${wrong} files are wrong or cannot be read, and devices keep what they are given`);
   }
 
   #drain(): void {
