@@ -42,6 +42,8 @@ const selector: fc.Arbitrary<Selector> = fc.oneof(
     { tenant, keyPrefix: fc.constantFrom('a', 'b'), keys: fc.array(fc.constantFrom(...keys), { maxLength: 2 }), createdBefore: time },
     { requiredKeys: ['keys'] },
   ),
+  // Of whole keys and nothing else: these are looked up, and not searched.
+  fc.array(fc.constantFrom(...keys), { minLength: 1, maxLength: 2 }).map((named) => ({ keys: named })),
   tenant.map((name) => ({ tenant: name })),
   fc.constant({ all: true as const }),
   fc.constant({ all: true as const, tier: 'ssd' as const }),
@@ -171,6 +173,8 @@ const check: Check = (input) => {
   const wanted = files.map((file) => isEnded(first.records, file));
   demandEqual(judge(first), wanted, 'what is dead');
   checkTimes(first);
+  const clocks = first.records.map((record) => (record.kind === 'clock' ? Math.min(record.atMs, MAX_EXPIRES_AT_MS) : 0));
+  demandEqual(first.tombstones.clockMs, Math.max(0, ...clocks), 'the largest clock');
   const { clockMs } = first.tombstones;
   const expiries = generations.map((number) => first.tombstones.journaledExpiry(number));
   first.tombstones.compactIfNeeded();
