@@ -3,6 +3,7 @@
  * is found. Writes the table of docs/testing.md: all rows, or with names theirs. Ends with `N passed, N failed`.
  */
 import { readFileSync, writeFileSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { hunt, misfit, root } from './mutant-copy.ts';
 import type { Hunted } from './mutant-copy.ts';
@@ -32,7 +33,8 @@ if (wanted.length > 0) {
   }
 }
 let failed = 0;
-for (const mutant of chosen) {
+
+async function one(mutant: Mutant): Promise<void> {
   const problem = misfit(mutant);
   const hunted = problem === undefined ? await hunt(mutant, { steps: LIMIT_STEPS, timeoutMs: TIMEOUT_MS }) : undefined;
   if (hunted?.found !== true) failed += 1;
@@ -41,6 +43,13 @@ for (const mutant of chosen) {
     hunted?.found === true ? `found at step ${hunted.steps}, seed ${hunted.seed}` : `NOT FOUND ${problem ?? hunted?.what ?? ''}`;
   console.log(`${mutant.name}: ${outcome}\n    ${hunted?.what.slice(0, 1000) ?? ''}`);
 }
+
+// Each hunt is a process of its own: as many at once as there are cores.
+const waiting = [...chosen];
+const lane = async (): Promise<void> => {
+  for (let mutant = waiting.shift(); mutant !== undefined; mutant = waiting.shift()) await one(mutant);
+};
+await Promise.all(Array.from({ length: availableParallelism() }, lane));
 const known = mutants.map(({ name }) => rows.get(name)).filter((line) => line !== undefined);
 const table = ['| mutant | what is wrong then | weather | found at step |', '|---|---|---|---:|', ...known].join('\n');
 writeFileSync(page, `${text.slice(0, text.indexOf(BEGIN))}${BEGIN}\n\n${table}\n\n${text.slice(text.indexOf(END))}`);
