@@ -320,8 +320,8 @@ export const mutants: readonly Mutant[] = [
     edits: [
       {
         file: 'node-agent/cache/recovery.ts',
-        find: 'else if ((ram.keptMark?.epoch ?? 0) < replay.highestEpoch)',
-        replace: 'else if ((ram.keptMark?.epoch ?? 0) < 0)',
+        find: 'else if (!(keptEpoch >= replay.highestEpoch && keptEpoch <= MAX_EPOCH))',
+        replace: 'else if (keptEpoch < 0)',
       },
     ],
   },
@@ -418,7 +418,7 @@ export const mutants: readonly Mutant[] = [
     edits: [
       {
         file: 'node-agent/cache/tombstones.ts',
-        find: '        this.#clockMs = Math.max(this.#clockMs, record.atMs);\n',
+        find: '        this.#clockMs = Math.max(this.#clockMs, Math.min(record.atMs, MAX_EXPIRES_AT_MS));\n',
         replace: '',
       },
     ],
