@@ -2,6 +2,7 @@
 import type { ApiApp, Guarded } from './app.ts';
 import { controlOf } from './caller.ts';
 import type { ApiDeps } from './deps.ts';
+import { devicesView } from './devices-view.ts';
 import { DOCS_CSP, docsPage, type PrintableDocument } from './docs-page.ts';
 import { definitions } from './route-definitions.ts';
 import { statsView } from './stats-view.ts';
@@ -39,6 +40,7 @@ export function bindAgentRoutes(app: ApiApp, { deps, guarded }: { readonly deps:
       heapBytes: agent.heapBytes(),
       eventLoopLag: agent.eventLoopLag(),
       watch: agent.watch?.(),
+      devices: devicesView(shown.stats().hbm, agent.gpu?.()),
     }));
     return context.text(text, 200, { 'content-type': metrics.contentType });
   });
@@ -49,6 +51,10 @@ export function bindAgentRoutes(app: ApiApp, { deps, guarded }: { readonly deps:
     context.header('content-security-policy', DOCS_CSP);
     return context.html(docsPage(document() as unknown as PrintableDocument), 200);
   });
+
+  app.openapi(guarded('devices', definitions.devices), (context) =>
+    context.json(devicesView(controlOf(deps, context).stats().hbm, agent.gpu?.()), 200),
+  );
 
   app.openapi(guarded('stats', definitions.stats), (context) => {
     const { tenant } = context.get('credential');

@@ -7,6 +7,7 @@ import type { LagSummary } from '#telemetry/event-loop-lag.ts';
 import type { WatchCounts } from '#telemetry/machine-watch.ts';
 import type { SnapshotSource } from '#telemetry/metrics.ts';
 import type { Tokens } from './credentials.ts';
+import type { GpuInfo } from './devices-view.ts';
 
 export interface AgentInfo {
   readonly version: string;
@@ -21,6 +22,8 @@ export interface AgentInfo {
   eventLoopLag(): LagSummary;
   /** What the machine does to the agent; without it, nobody looks. */
   watch?(): WatchCounts;
+  /** Without it, there is no HBM tier. */
+  gpu?(): GpuInfo;
 }
 
 /** Counts of the API, and the text for Prometheus; telemetry/metrics.ts is the real one. */

@@ -4,6 +4,7 @@
  */
 import { createRoute, z } from '@hono/zod-openapi';
 import * as chunks from '#protocol/rest/chunks.ts';
+import { devicesSchema } from '#protocol/rest/devices.ts';
 import * as operations from '#protocol/rest/operations.ts';
 import { problemSchema, PROBLEM_CONTENT_TYPE } from '#protocol/rest/problem.ts';
 import { restRoutes, type RestRoute } from '#protocol/rest/routes.ts';
@@ -63,6 +64,10 @@ export const definitions = {
   stats: createRoute({
     ...meta(restRoutes.stats, 'agent', 'Statistics since the start of the process'),
     responses: { 200: json(stats.statsSchema), default: problemAnswer },
+  }),
+  devices: createRoute({
+    ...meta(restRoutes.devices, 'agent', 'GPUs that chunks are kept on, what their pools hold and how their copies go'),
+    responses: { 200: json(devicesSchema), default: problemAnswer },
   }),
   namespaces: createRoute({
     ...meta(restRoutes.namespaces, 'chunks', 'Namespaces with their sizes'),

@@ -1,5 +1,5 @@
 /** The cache's statistics as the REST API prints them. Names of tenants are those that `control` gives: see shown-control.ts. */
-import type { CacheControl, NamespaceStats } from '#cache/control.ts';
+import type { CacheControl, HbmStats, NamespaceStats } from '#cache/control.ts';
 import { namespaceIdentity } from '#core/namespace.ts';
 import { restLimits } from '#protocol/rest/limits.ts';
 import type { Namespace, Tenant } from '#protocol/rest/chunks.ts';
@@ -14,7 +14,7 @@ export function statsView(
   agent: AgentInfo,
   { nowMs, tenant }: { readonly nowMs: number; readonly tenant: string | undefined },
 ): Stats {
-  const stats = finiteNumbers(control.stats());
+  const { hbm, ...stats } = finiteNumbers(control.stats());
   const namespaces = control.namespaces();
   const epochs = epochsByModel(control);
   const models = sums(namespaces, (namespace) => namespace.descriptor.model);
@@ -26,6 +26,7 @@ export function statsView(
     uptimeSeconds: Math.max(0, nowMs - agent.startedAtMs) / 1000,
     state: agent.health().state,
     ...stats,
+    ...(hbm === undefined ? {} : { hbm: withoutDevices(hbm) }),
     tiers: stats.tiers.map(({ folders, reasons, ...tier }) => ({
       ...tier,
       reasons: [...reasons],
@@ -41,6 +42,10 @@ export function statsView(
       .slice(0, restLimits.statsGroups)
       .map(({ name, chunkCount, bytes }) => ({ tenant: name, chunkCount, bytes, quota: quotas.get(name) ?? null })),
   };
+}
+
+function withoutDevices({ devices: _, ...counts }: HbmStats): NonNullable<Stats['hbm']> {
+  return counts;
 }
 
 /** Ordered by identity, the order that pages follow. */

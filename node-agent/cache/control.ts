@@ -52,8 +52,48 @@ export interface IoStats {
   readonly writeLatencyMs: { readonly p50: number; readonly p99: number };
 }
 
+/** One device of the HBM tier. */
+export interface DeviceStats {
+  readonly ordinal: number;
+  readonly name: string;
+  readonly uuid: string;
+  readonly pciBusId: string;
+  readonly state: 'ok' | 'degraded' | 'off';
+  readonly reason: string;
+  readonly capacityBytes: number;
+  /** Slots in use, with the rounding to their class. */
+  readonly slotBytes: number;
+  /** Room beside these that only their tenant groups can use. */
+  readonly freeInUsedPiecesBytes: number;
+  readonly pieces: { readonly total: number; readonly used: number };
+  readonly classes: readonly { readonly classBytes: number; readonly slotCount: number; readonly usedSlotCount: number }[];
+  readonly copies: {
+    readonly toDeviceBytes: number;
+    readonly toHostBytes: number;
+    readonly toDeviceCopies: number;
+    readonly toHostCopies: number;
+    readonly toDeviceMs: number;
+    readonly toHostMs: number;
+    readonly errors: number;
+    readonly inFlight: number;
+    readonly latencyMs: { readonly p50: number; readonly p99: number };
+  };
+}
+
+/** What moved in and out of HBM. */
+export interface HbmStats {
+  readonly promotions: number;
+  readonly demotions: number;
+  readonly loads: number;
+  readonly checksumMismatches: number;
+  readonly exports: number;
+  readonly devices: readonly DeviceStats[];
+}
+
 export interface CacheStats {
   readonly tiers: readonly TierStats[];
+  /** Undefined: there is no HBM tier. */
+  readonly hbm?: HbmStats;
   /** Keys asked about (EXISTS, lookup). */
   readonly probes: number;
   readonly probeHits: number;

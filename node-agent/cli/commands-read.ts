@@ -20,7 +20,7 @@ export const statsCommand: Command = agentCommand({
   async ask(client, words, deps) {
     const stats = await client.stats();
     if (words.on.has('json')) printJson(deps, stats);
-    else deps.stdout.write(renderStats(stats));
+    else deps.stdout.write(renderStats(stats, stats.hbm === undefined ? undefined : await client.devices()));
     return EXIT_OK;
   },
 });

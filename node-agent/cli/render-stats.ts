@@ -2,6 +2,7 @@
 import { formatBytes } from '#core/bytes.ts';
 import { formatDuration } from '#core/duration.ts';
 import { printable } from '#core/printable.ts';
+import type { Devices } from '#protocol/rest/devices.ts';
 import type { Stats } from '#protocol/rest/stats.ts';
 import { columns, formatCount, formatShare, renderTable } from './table.ts';
 
@@ -36,6 +37,29 @@ function folders(stats: Stats): string {
       folder.reason,
     ]);
   return renderTable(columns('FOLDER', 'STATE', '>USED', '>CAPACITY', '>CHUNKS', 'DIRECT', '>READ', '>WRITE', 'REASON'), rows);
+}
+
+/** A device that is none says so before its numbers. */
+function devices(found: Devices | undefined): string {
+  if (found === undefined) return '';
+  const rows = found.devices.map(({ name, uuid, kind, state, pool, copies, reason }) => [
+    kind === 'cuda' ? name : `${name} (${kind})`,
+    uuid,
+    state,
+    formatBytes(pool.usedBytes),
+    formatBytes(pool.capacityBytes),
+    formatBytes(pool.fragmentedBytes),
+    `${formatBytes(copies.toDevice.bytesPerSecond)}/s`,
+    `${formatBytes(copies.toHost.bytesPerSecond)}/s`,
+    formatCount(copies.errors),
+    reason,
+  ]);
+  const table = renderTable(
+    columns('DEVICE', 'UUID', 'STATE', '>USED', '>CAPACITY', '>FRAGMENTED', '>IN', '>OUT', '>ERRORS', 'REASON'),
+    rows,
+  );
+  const moves = `  promoted ${formatCount(found.promotions)}, demoted ${formatCount(found.demotions)}, read ${formatCount(found.loads)}, wrong ${formatCount(found.checksumMismatches)}\n`;
+  return table === '' ? '' : table + moves;
 }
 
 function traffic(stats: Stats): string {
@@ -160,13 +184,14 @@ function more(count: number, noun: string): string {
   return count > 0 ? `  and ${formatCount(count)} more ${noun}\n` : '';
 }
 
-export function renderStats(stats: Stats): string {
+/** `found`: where there is an HBM tier. */
+export function renderStats(stats: Stats, found?: Devices): string {
   const head = `kvtier ${printable(stats.version)}, ${stats.state}, up ${formatDuration(stats.uptimeSeconds * 1000)}\n`;
   const catalog = stats.catalog.state === 'ok' ? '' : `catalog ${stats.catalog.state}: ${printable(stats.catalog.reason)}\n`;
   const recovery = stats.recovery.done
     ? ''
     : `recovery is under way: ${formatCount(stats.recovery.loadedRows)} rows loaded, ${formatCount(stats.recovery.adoptedFiles)} files adopted\n`;
-  return [head + catalog + recovery, tiers(stats), folders(stats), traffic(stats), pins(stats), doors(stats), owners(stats)]
+  return [head + catalog + recovery, tiers(stats), folders(stats), devices(found), traffic(stats), pins(stats), doors(stats), owners(stats)]
     .filter((part) => part !== '')
     .join('\n');
 }

@@ -3,7 +3,9 @@
  * counters in `_total`; sizes are bytes, times seconds. Counters start at 0 with the process.
  */
 import type { CacheStats, FolderStats, NamespaceStats, PinSum } from '#cache/control.ts';
+import type { Devices } from '#protocol/rest/devices.ts';
 import type { DoorStats, Health } from '#protocol/rest/stats.ts';
+import { deviceMetrics } from './device-metrics.ts';
 import type { LagSummary } from './event-loop-lag.ts';
 import type { WatchCounts } from './machine-watch.ts';
 
@@ -23,6 +25,7 @@ export interface MetricsSnapshot {
   readonly heapBytes: number;
   readonly eventLoopLag: LagSummary;
   readonly watch?: WatchCounts | undefined;
+  readonly devices?: Devices | undefined;
   /** Answers of the HTTP door by route template and status. */
   readonly httpResponses: readonly { readonly route: string; readonly status: number; readonly count: number }[];
   readonly webhookCalls: Readonly<Record<'ok' | 'failed', number>>;
@@ -432,6 +435,7 @@ export const metricDefinitions: readonly MetricDefinition[] = [
   ...ioMetrics,
   ...doorMetrics,
   ...machineMetrics,
+  ...deviceMetrics,
   ...perGroup('model', ofModel, `a model; the ${MAX_GROUP_LABELS} largest, the rest under other`),
   ...perGroup('tenant', ofTenant, `a tenant, a salt named by its digest; the ${MAX_GROUP_LABELS} largest, the rest under other`),
 ];

@@ -2,6 +2,7 @@
 import { z } from 'zod';
 import { badRequest, KvtierError } from '#core/errors.ts';
 import * as chunks from '#protocol/rest/chunks.ts';
+import { devicesSchema, type Devices } from '#protocol/rest/devices.ts';
 import * as operations from '#protocol/rest/operations.ts';
 import type { QuotaRequest } from '#protocol/rest/quotas.ts';
 import { restRoutes, type RestRoute } from '#protocol/rest/routes.ts';
@@ -81,6 +82,10 @@ export class KvtierClient {
 
   stats(options: CallOptions = {}): Promise<stats.Stats> {
     return this.#json(restRoutes.stats, stats.statsSchema, options);
+  }
+
+  devices(options: CallOptions = {}): Promise<Devices> {
+    return this.#json(restRoutes.devices, devicesSchema, options);
   }
 
   namespaces(query: chunks.PageQuery = {}, options: CallOptions = {}): Promise<chunks.NamespacePage> {

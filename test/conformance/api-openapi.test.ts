@@ -25,6 +25,7 @@ const uses: Readonly<Record<RouteName, (client: KvtierClient) => Promise<unknown
   openapi: (client) => client.openapi(),
   docs: (client) => client.docs(),
   stats: (client) => client.stats(),
+  devices: (client) => client.devices(),
   namespaces: (client) => client.namespaces(),
   tenants: (client) => client.tenants(),
   quota: (client) => client.quota('default'),

@@ -34,6 +34,7 @@ export const routeRows: Readonly<Record<RouteName, RouteRow>> = {
   openapi: { cells: '--....' },
   docs: { cells: '--....' },
   stats: { cells: '--xxx.' },
+  devices: { cells: '--..--' },
   namespaces: { cells: '--xxx.' },
   tenants: { cells: '--xxx.' },
   quota: { cells: '--xxx.' },

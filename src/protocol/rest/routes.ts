@@ -26,6 +26,7 @@ export const restRoutes = {
   openapi: { method: 'GET', path: '/openapi.json', access: 'read', tenant: 'all' },
   docs: { method: 'GET', path: '/docs', access: 'read', tenant: 'all' },
   stats: { method: 'GET', path: '/v1/stats', access: 'read', tenant: 'own' },
+  devices: { method: 'GET', path: '/v1/devices', access: 'read', tenant: 'none' },
   namespaces: { method: 'GET', path: '/v1/namespaces', access: 'read', tenant: 'own' },
   tenants: { method: 'GET', path: '/v1/tenants', access: 'read', tenant: 'own' },
   quota: { method: 'GET', path: '/v1/tenants/{tenant}/quota', access: 'read', tenant: 'own' },

@@ -106,6 +106,16 @@ export const statsSchema = z
     uptimeSeconds: z.number(),
     state: healthSchema.shape.state,
     tiers: z.array(tierStatsSchema),
+    hbm: z
+      .object({
+        promotions: countSchema,
+        demotions: countSchema,
+        loads: countSchema,
+        checksumMismatches: countSchema,
+        exports: countSchema,
+      })
+      .optional()
+      .meta({ description: 'What moved to and from GPUs; absent without an HBM tier. The devices: /v1/devices' }),
     probes: countSchema.meta({ description: 'Keys asked about' }),
     probeHits: countSchema,
     lookups: countSchema.meta({ description: 'Keys asked for bytes; each is one hit or one miss' }),
