@@ -44,8 +44,8 @@ export function statsView(
   };
 }
 
-function withoutDevices({ devices: _, ...counts }: HbmStats): NonNullable<Stats['hbm']> {
-  return counts;
+function withoutDevices({ promotions, demotions, loads, checksumMismatches, exports }: HbmStats): NonNullable<Stats['hbm']> {
+  return { promotions, demotions, loads, checksumMismatches, exports };
 }
 
 /** Ordered by identity, the order that pages follow. */
