@@ -341,7 +341,7 @@ static struct {
   struct Range *ranges;
   int range_count;
   pthread_t thread;
-  int thread_runs, thread_stops, draining;
+  int thread_runs, thread_stops, draining, settled; /* settled: nothing to do since the last step */
   int64_t steps, stepped;
 } local;
 
@@ -936,10 +936,16 @@ static int one_round(uint64_t *wake_ns) {
     if (context->retained > 0 && lost != 0 && context->sticky == 0) context->sticky = lost;
     if (context->sticky != 0) abandon(context);
   }
+  for (int passed = 1; passed;) { // a mark that is passed lets marks of other streams pass
+    passed = 0;
+    for (int at = 0; at < stream_limit(); at++) {
+      struct Stream *stream = stream_at(at);
+      while (stream != NULL && stream->head != NULL && !is_copy(stream->head) && is_ready(stream)) pop(stream), passed = progress = 1;
+    }
+  }
   for (int at = 0; at < stream_limit(); at++) {
     struct Stream *stream = stream_at(at);
-    while (stream != NULL && stream->head != NULL && !is_copy(stream->head) && is_ready(stream)) pop(stream), progress = 1;
-    if (stream != NULL && stream->head != NULL && !stream->head->running && is_ready(stream)) ready[ready_count++] = stream;
+    if (stream != NULL && stream->head != NULL && is_copy(stream->head) && !stream->head->running && is_ready(stream)) ready[ready_count++] = stream;
   }
   for (; ready_count > 0; progress = 1) {
     int chosen = (int)random_below((uint64_t)ready_count);
@@ -948,8 +954,9 @@ static int one_round(uint64_t *wake_ns) {
     // Others may have been abandoned while the lock was free.
     if (stream->head != NULL && is_copy(stream->head) && !stream->head->running && is_ready(stream)) begin_copy(stream->head);
   }
+  if (progress) return 1; // more may have come meanwhile; what ends next is drawn from all that are at work
   int held = shared->options.manual && local.draining == 0;
-  if (held && local.steps <= 0) return progress;
+  if (held && local.steps <= 0) return 0;
   uint64_t now = now_ns(), earliest = UINT64_MAX;
   struct Stream *next = NULL;
   for (int at = 0; at < stream_limit(); at++) {
@@ -959,17 +966,17 @@ static int one_round(uint64_t *wake_ns) {
     if (stream->head->finish_ns < earliest) earliest = stream->head->finish_ns, next = stream;
   }
   if (next == NULL) {
-    if (held && !progress) local.steps = 0, pthread_cond_broadcast(&done); // nothing in flight to step
-    return progress;
+    if (held) local.steps = 0; // nothing in flight to step
+    return 0;
   }
   // Drawn from numbers of its own, so that the same submissions and steps give the same order whatever the threads' timing.
   if (shared->options.manual) next = ready[(local.step_random = mix(local.step_random)) % (uint64_t)ready_count];
   else if (earliest > now) {
     if (earliest < *wake_ns) *wake_ns = earliest;
-    return progress;
+    return 0;
   }
   end_copy(next);
-  if (held) local.steps--, local.stepped++, pthread_cond_broadcast(&done);
+  if (held) local.steps--, local.stepped++;
   return 1;
 }
 
@@ -978,6 +985,10 @@ static void *copy_thread(void *unused) {
   while (!local.thread_stops) {
     uint64_t wake_ns = now_ns() + 50000000; // looks up for a device that another process lost
     if (one_round(&wake_ns)) continue;
+    if (local.steps <= 0 && !local.settled) {
+      local.settled = 1;
+      pthread_cond_broadcast(&done);
+    }
     struct timespec until = {(time_t)(wake_ns / 1000000000ull), (long)(wake_ns % 1000000000ull)};
     pthread_cond_timedwait(&work, &local_lock, &until);
   }
@@ -1902,14 +1913,18 @@ API int kvtierEmuOptions(const char *text) {
   return leave(result);
 }
 
-/** Ends up to `copies` copies that are in flight in this process, each in a stream drawn by lot (option manual). How many ended. */
+/**
+ * Ends up to `copies` copies that are in flight in this process, each in a stream drawn by lot (option manual). Returns how many ended, when
+ * all marks behind them are passed and all that can begin has begun.
+ */
 API int kvtierEmuStep(int copies) {
   if (begin_command() != 0) return leave(-1);
   if (!local.thread_runs || copies <= 0 || !shared->options.manual) return leave(0);
   local.stepped = 0;
   local.steps = copies;
+  local.settled = 0;
   pthread_cond_signal(&work);
-  while (local.steps > 0 && shared->options.manual) pthread_cond_wait(&done, &local_lock);
+  while (!local.settled) pthread_cond_wait(&done, &local_lock);
   return leave((int)local.stepped);
 }
 
