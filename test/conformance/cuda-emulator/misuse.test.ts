@@ -1,7 +1,8 @@
 /** What a driver would punish: each has its code, its count and its words. */
 import { describe, expect, test } from 'vitest';
 import { pages, succeed } from './driver.ts';
-import { ILLEGAL_ADDRESS, INVALID_CONTEXT, INVALID_HANDLE, INVALID_VALUE, MIB, allOf, pinned, scene } from './scene.ts';
+import { allOf, pinned, scene } from './scene.ts';
+import { ILLEGAL_ADDRESS, INVALID_CONTEXT, INVALID_HANDLE, INVALID_VALUE, MIB } from './words.ts';
 import { mapped } from './mapping.ts';
 
 const emulated = scene();

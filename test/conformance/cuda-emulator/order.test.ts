@@ -1,7 +1,8 @@
 /** When copies end: late, in order within a stream, by lot across streams, and what events say of it. */
 import { describe, expect, test } from 'vitest';
 import { succeed } from './driver.ts';
-import { INVALID_HANDLE, INVALID_VALUE, KIB, MIB, NOT_READY, allOf, pinned, scene, type Host } from './scene.ts';
+import { allOf, pinned, scene, type Host } from './scene.ts';
+import { INVALID_HANDLE, INVALID_VALUE, KIB, MIB, NOT_READY } from './words.ts';
 
 const emulated = scene();
 

@@ -2,16 +2,7 @@
 import { afterAll, afterEach, beforeAll } from 'vitest';
 import { privateEmulator, type EmulatorControl, type EmulatorReport, type PrivateEmulator } from '#testsupport/cuda-emulator.ts';
 import { Driver, pages, succeed } from './driver.ts';
-
-export const KIB = 1024;
-export const MIB = 1024 * 1024;
-
-/** CUresult, as far as the suites speak of it. */
-export const INVALID_VALUE = 1;
-export const INVALID_CONTEXT = 201;
-export const INVALID_HANDLE = 400;
-export const NOT_READY = 600;
-export const ILLEGAL_ADDRESS = 700;
+import { NOT_READY } from './words.ts';
 
 export interface Scene {
   readonly control: EmulatorControl;
