@@ -26,8 +26,8 @@ export function bindChunkRoutes(app: ApiApp, { deps, guarded }: { readonly deps:
   });
 
   app.openapi(guarded('prefetch', definitions.prefetch), async (context) => {
-    const { keys, tenant } = context.req.valid('json');
-    return context.json(await controlOf(deps, context).prefetch(keys, { tenant }), 200);
+    const { keys, tenant, tier } = context.req.valid('json');
+    return context.json(await controlOf(deps, context).prefetch(keys, { tenant, tier }), 200);
   });
 
   app.openapi(guarded('persist', definitions.persist), async (context) => {

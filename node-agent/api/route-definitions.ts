@@ -110,8 +110,8 @@ export const definitions = {
     responses: { 200: json(chunks.lookupResponseSchema), default: problemAnswer },
   }),
   prefetch: createRoute({
-    ...meta(restRoutes.prefetch, 'chunks', 'Read chunks from SSD into RAM; answers when they are there'),
-    request: { body: body(chunks.keysRequestSchema) },
+    ...meta(restRoutes.prefetch, 'chunks', 'Bring chunks into RAM or HBM; answers when they are there'),
+    request: { body: body(chunks.prefetchRequestSchema) },
     responses: { 200: json(chunks.prefetchResponseSchema), default: problemAnswer },
   }),
   persist: createRoute({

@@ -3,7 +3,16 @@
  * what a listing shows can be asked for and taken away again. A method that CacheControl gains does not compile until somebody
  * decides here what of it is shown.
  */
-import type { CacheControl, ChunkFilter, ChunkInfo, KeyOwner, LookupAnswer, NamespaceStats, VerifyProgress } from '#cache/control.ts';
+import type {
+  CacheControl,
+  ChunkFilter,
+  ChunkInfo,
+  KeyOwner,
+  LookupAnswer,
+  NamespaceStats,
+  PrefetchOptions,
+  VerifyProgress,
+} from '#cache/control.ts';
 import { KvtierError } from '#core/errors.ts';
 import { saltOf } from '#core/namespace.ts';
 import type { Selector } from '#core/selector.ts';
@@ -47,15 +56,15 @@ export class ShownControl implements CacheControl {
     return answers.map((answer, index) => ({ ...answer, key: keys[index] ?? '' }));
   }
 
-  prefetch(keys: readonly string[], owner?: KeyOwner): ReturnType<CacheControl['prefetch']> {
-    return this.#control.prefetch(this.#meantKeys(keys), owner);
+  prefetch(keys: readonly string[], options?: PrefetchOptions): ReturnType<CacheControl['prefetch']> {
+    return this.#control.prefetch(this.#meantKeys(keys), options);
   }
 
   persist(selector: Selector): ReturnType<CacheControl['persist']> {
     return this.#control.persist(this.#meant(selector));
   }
 
-  evict(tier: 'ram' | 'ssd', selector: Selector): ReturnType<CacheControl['evict']> {
+  evict(tier: 'hbm' | 'ram' | 'ssd', selector: Selector): ReturnType<CacheControl['evict']> {
     return this.#control.evict(tier, this.#meant(selector));
   }
 

@@ -10,6 +10,7 @@ import type {
   InvalidateAnswer,
   LookupAnswer,
   NamespaceStats,
+  PrefetchOptions,
   TierStats,
   VerifyProgress,
 } from '#cache/control.ts';
@@ -82,7 +83,7 @@ export class TenantControl implements CacheControl {
   }
 
   #ownTier({ tier, state }: TierStats, own: readonly NamespaceStats[]): TierStats {
-    const usedBytes = tier === 'hbm' ? 0 : own.reduce((sum, { bytes }) => sum + bytes[tier], 0);
+    const usedBytes = own.reduce((sum, { bytes }) => sum + (bytes[tier] ?? 0), 0);
     return { tier, state, reasons: [], capacityBytes: 0, usedBytes, dirtyBytes: 0, chunkCount: 0, leasedBytes: 0 };
   }
 
@@ -104,8 +105,8 @@ export class TenantControl implements CacheControl {
     return this.#control.lookup(keys, { tenant: this.#tenant });
   }
 
-  prefetch(keys: readonly string[]): ReturnType<CacheControl['prefetch']> {
-    return this.#control.prefetch(keys, { tenant: this.#tenant });
+  prefetch(keys: readonly string[], { tier }: PrefetchOptions = {}): ReturnType<CacheControl['prefetch']> {
+    return this.#control.prefetch(keys, { tenant: this.#tenant, tier });
   }
 
   async persist(selector: Selector): ReturnType<CacheControl['persist']> {
@@ -113,7 +114,7 @@ export class TenantControl implements CacheControl {
     return own === undefined ? { persisted: 0, alreadyOnSsd: 0, failed: 0, bytes: 0 } : await this.#control.persist(own);
   }
 
-  async evict(tier: 'ram' | 'ssd', selector: Selector): ReturnType<CacheControl['evict']> {
+  async evict(tier: 'hbm' | 'ram' | 'ssd', selector: Selector): ReturnType<CacheControl['evict']> {
     const own = narrowed(selector, this.#tenant);
     return own === undefined ? { evicted: 0, bytes: 0, skipped: 0 } : await this.#control.evict(tier, own);
   }

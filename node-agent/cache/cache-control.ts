@@ -11,19 +11,25 @@ import type {
   ChunkFilter,
   ChunkInfo,
   FolderStats,
+  HbmStats,
   InvalidateAnswer,
   KeyOwner,
   LookupAnswer,
   NamespaceStats,
   PinAnswer,
+  PrefetchAnswer,
+  PrefetchOptions,
   TenantQuota,
   TierName,
   TierStats,
   UnpinAnswer,
   VerifyProgress,
 } from './control.ts';
+import { hbmStats, hbmTierStats } from './hbm-stats.ts';
+import type { HbmSide } from './hbm-side.ts';
 import type { Invalidator } from './invalidator.ts';
 import { wholeKeyOf } from './namespace-table.ts';
+import type { LoadOutcome } from './load-table.ts';
 import { PinOrders } from './pin-orders.ts';
 import type { RamSpace } from './ram-space.ts';
 import type { Recovery } from './recovery.ts';
@@ -37,6 +43,7 @@ interface ControlParts {
   readonly reader: SsdReader;
   readonly invalidator: Invalidator;
   readonly recovery: Recovery;
+  readonly hbm: HbmSide | undefined;
 }
 
 /** Turns a key in the client's spelling into namespace and key bytes; the grammar's business (protocol/lmcache-key.ts). */
@@ -70,18 +77,19 @@ export class CacheControlPart implements CacheControl {
   stats(): CacheStats {
     const { counters: c, limits, leases, catalog, namespaces, pins, ssd } = this.#state;
     return {
-      tiers: [this.#ramStats(), ...this.#ssdStats()],
+      tiers: [...this.#hbmTier(), this.#ramStats(), ...this.#ssdStats()],
+      ...this.#hbmStats(),
       probes: c.probes,
       probeHits: c.probeHits,
       lookups: c.lookups,
-      hits: { hbm: 0, ram: c.hitsRam, ssd: c.hitsSsd },
+      hits: { hbm: c.hitsHbm, ram: c.hitsRam, ssd: c.hitsSsd },
       misses: c.misses,
       puts: c.puts,
       putBytes: c.putBytes,
       duplicatePuts: c.duplicatePuts,
       rejectedPuts: { tooLarge: c.rejectedTooLarge, shed: c.rejectedShed, draining: c.rejectedDraining, quota: c.rejectedQuota },
       droppedDirtyChunks: c.droppedDirtyChunks,
-      evictions: { hbm: 0, ram: c.evictionsRam, ssd: c.evictionsSsd },
+      evictions: { hbm: c.evictionsHbm, ram: c.evictionsRam, ssd: c.evictionsSsd },
       demotions: c.demotions,
       promotions: c.promotions,
       deletes: c.deletes,
@@ -112,6 +120,16 @@ export class CacheControlPart implements CacheControl {
       catalog: catalog.stats(),
       recovery: { ...this.#parts.recovery.progress },
     };
+  }
+
+  #hbmTier(): TierStats[] {
+    const { hbm, leases } = this.#state;
+    return hbm === undefined ? [] : [hbmTierStats(hbm, leases.bytes('hbm'), this.tierReasons('hbm'))];
+  }
+
+  #hbmStats(): { hbm?: HbmStats } {
+    const { hbm, counters } = this.#state;
+    return hbm === undefined ? {} : { hbm: hbmStats(hbm, counters, this.#parts.hbm?.exports.count ?? 0) };
   }
 
   #ramStats(): TierStats {
@@ -166,7 +184,7 @@ export class CacheControlPart implements CacheControl {
   }
 
   namespaces(): readonly NamespaceStats[] {
-    const { namespaces } = this.#state;
+    const { namespaces, hbm } = this.#state;
     const rows: NamespaceStats[] = [];
     namespaces.forEach((id) => {
       const usage = namespaces.usage(id);
@@ -175,7 +193,7 @@ export class CacheControlPart implements CacheControl {
         label: namespaces.label(id),
         descriptor: namespaces.descriptor(id),
         chunkCount: usage.chunkCount,
-        bytes: { ram: usage.ramBytes, ssd: usage.ssdBytes },
+        bytes: { ...(hbm === undefined ? {} : { hbm: usage.hbmBytes }), ram: usage.ramBytes, ssd: usage.ssdBytes },
       });
     });
     return rows;
@@ -235,7 +253,7 @@ export class CacheControlPart implements CacheControl {
       hitCount: index.hitCount(entry),
       parentId: parent < 0 ? undefined : `${parent}-${index.generation(parent as EntryIndex)}`,
       tiers: this.#parts.invalidator.tiers(entry),
-      dirty: state.isDirty(entry),
+      dirty: state.isDirty(entry) || state.hbm?.strays.has(entry) === true,
       leased: index.leaseCount(entry) > 0,
       pinned: state.pins.modeOf(entry),
     };
@@ -267,27 +285,43 @@ export class CacheControlPart implements CacheControl {
         gap = true;
         return { key, tier: undefined, sizeBytes: undefined, reason };
       }
-      return { key, tier: index.ramSlot(entry) >= 0 ? 'ram' : 'ssd', sizeBytes: index.sizeBytes(entry), reason: '' };
+      return {
+        key,
+        tier: index.ramSlot(entry) >= 0 ? 'ram' : this.#state.isInHbm(entry) ? 'hbm' : 'ssd',
+        sizeBytes: index.sizeBytes(entry),
+        reason: '',
+      };
     });
   }
 
-  async prefetch(
-    keys: readonly string[],
-    owner: KeyOwner = {},
-  ): Promise<{ promoted: number; alreadyInRam: number; missing: number; refused: number }> {
+  async prefetch(keys: readonly string[], options: PrefetchOptions = {}): Promise<PrefetchAnswer> {
     const answer = { promoted: 0, alreadyInRam: 0, missing: 0, refused: 0 };
+    const { tier = 'ram' } = options;
     for (const key of keys) {
-      const entry = this.#findKey(key, owner);
+      const entry = this.#findKey(key, options);
       if (entry === undefined) answer.missing += 1;
-      else if (this.#state.index.ramSlot(entry) >= 0) answer.alreadyInRam += 1;
+      else if (this.#parts.invalidator.tiers(entry).includes(tier)) answer.alreadyInRam += 1;
       else {
-        const outcome = await this.#parts.reader.load(entry, 'prefetch');
+        const outcome = await this.#bring(entry, tier);
         if (outcome === 'loaded') answer.promoted += 1;
         else if (outcome === 'gone') answer.missing += 1;
         else answer.refused += 1;
       }
     }
     return answer;
+  }
+
+  async #bring(entry: EntryIndex, tier: 'hbm' | 'ram'): Promise<LoadOutcome> {
+    const state = this.#state;
+    const { hbm, reader } = this.#parts;
+    const ref = { entry, generation: state.index.generation(entry) };
+    if (state.index.ramSlot(entry) < 0) {
+      const outcome = state.isInHbm(entry) ? await hbm?.reader.load(entry, 'prefetch') : await reader.load(entry, 'prefetch');
+      if (outcome !== 'loaded' || tier === 'ram') return outcome ?? 'refused';
+    }
+    if (!state.isSame(ref)) return 'gone';
+    const outcome = (await hbm?.placement.promoteNow(entry)) ?? 'refused';
+    return outcome === 'promoted' ? 'loaded' : outcome;
   }
 
   /** Whole keys in the spelling that the index gives: an entry of two names (redis:// twins) is meant by either. */
@@ -321,6 +355,7 @@ export class CacheControlPart implements CacheControl {
     let next = 0;
     const worker = async (): Promise<void> => {
       for (let ref = found[next++]; ref !== undefined; ref = found[next++]) {
+        if (state.hbm?.strays.has(ref.entry) === true && state.isSame(ref)) await this.#parts.hbm?.reader.load(ref.entry, 'prefetch');
         if (!state.isSame(ref) || !state.isDirty(ref.entry)) continue;
         wasDirty.add(ref.entry);
         await this.#parts.writer.persist(ref.entry);
@@ -340,22 +375,26 @@ export class CacheControlPart implements CacheControl {
     return answer;
   }
 
-  async evict(tier: 'ram' | 'ssd', selector: Selector): Promise<{ evicted: number; bytes: number; skipped: number }> {
+  async evict(tier: TierName, selector: Selector): Promise<{ evicted: number; bytes: number; skipped: number }> {
     const state = this.#state;
     const answer = { evicted: 0, bytes: 0, skipped: 0 };
     for (const ref of await this.#matches(selector)) {
       if (!state.isSame(ref)) continue;
       const { entry } = ref;
       const sizeBytes = state.index.sizeBytes(entry);
-      const present = tier === 'ram' ? state.index.ramSlot(entry) >= 0 : state.index.ssdFolder(entry) >= 0;
-      if (!present) continue;
-      const done = tier === 'ram' ? await this.#evictFromRam(ref) : this.#evictFromSsd(entry);
+      if (!this.#parts.invalidator.tiers(entry).includes(tier)) continue;
+      const done = await this.#evictFrom(tier, ref);
       if (done) {
         answer.evicted += 1;
         answer.bytes += sizeBytes;
       } else answer.skipped += 1;
     }
     return answer;
+  }
+
+  async #evictFrom(tier: TierName, ref: { entry: EntryIndex; generation: number }): Promise<boolean> {
+    if (tier === 'hbm') return (await this.#parts.hbm?.placement.evict(ref)) === true;
+    return tier === 'ram' ? await this.#evictFromRam(ref) : this.#evictFromSsd(ref.entry);
   }
 
   async #evictFromRam(ref: { entry: EntryIndex; generation: number }): Promise<boolean> {

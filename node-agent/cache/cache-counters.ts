@@ -3,6 +3,7 @@ export class CacheCounters {
   probes = 0;
   probeHits = 0;
   lookups = 0;
+  hitsHbm = 0;
   hitsRam = 0;
   hitsSsd = 0;
   misses = 0;
@@ -17,10 +18,16 @@ export class CacheCounters {
   quotaEvictionsSsd = 0;
   lostPins = 0;
   droppedDirtyChunks = 0;
+  evictionsHbm = 0;
   evictionsRam = 0;
   evictionsSsd = 0;
   demotions = 0;
   promotions = 0;
+  /** Copies from RAM to HBM that were attached; strays that left HBM for RAM; copies from HBM to RAM; of these, wrong ones. */
+  hbmPromotions = 0;
+  hbmDemotions = 0;
+  hbmLoads = 0;
+  hbmMismatches = 0;
   deletes = 0;
   invalidatedChunks = 0;
   expiredChunks = 0;

@@ -2,7 +2,7 @@
  * The state that the parts of the cache share, and the only code that attaches and detaches replicas, so that the index, the
  * eviction orders, the tiers' counts and the byte counters cannot drift apart.
  *
- * Invariants (checkInvariants): a chunk has at least one replica; it is in a tier's eviction order exactly if it has a replica there;
+ * Invariants (state-invariants.ts): a chunk has at least one replica; it is in a tier's eviction order exactly if it has a replica there;
  * a RAM slot belongs to one chunk; dirty means in RAM and not on SSD; dirtyBytes and the namespaces' counters are sums over the
  * chunks; a chunk's lease count equals its leases alive; and those of pins and quotas. What shared memory says of a slot (`remember`) is
  * wiped before its chunk leaves it.
@@ -15,11 +15,11 @@ import type { LmBlock } from '#core/lm-block.ts';
 import type { Logger } from '#core/logger.ts';
 import type { Selector } from '#core/selector.ts';
 import type { EvictionPolicy } from '#policy/eviction-policy.ts';
-import type { CatalogReplica, CatalogStore } from '#ports/catalog-store.ts';
+import type { CatalogStore } from '#ports/catalog-store.ts';
 import type { RamTier } from '#tiers/ram/ram-tier.ts';
 import type { SsdTier } from '#tiers/ssd/ssd-tier.ts';
 import { CacheCounters } from './cache-counters.ts';
-import { catalogRow } from './catalog-row.ts';
+import { catalogRow, replicasOf } from './catalog-row.ts';
 import { ChainTouches, MAX_CHAIN } from './chain-touches.ts';
 import type { TouchReason } from './chain-touches.ts';
 import type { ChunkIndex } from './chunk-index.ts';
@@ -29,14 +29,17 @@ import {
   DIRTY,
   HAS_METADATA,
   HELD_IN_RAM,
+  IN_HBM,
   LIMITED,
   PINNED,
-  PROBED_ON_SSD,
+  PROBED_BELOW,
   QUEUED,
   UNLINKING,
   UNVERIFIED,
   WRITING,
 } from './flags.ts';
+import { HbmReplicas } from './hbm-replicas.ts';
+import type { HbmParts } from './hbm-replicas.ts';
 import { ROW_LIMIT } from './key-arena.ts';
 import { LeaseTable } from './lease-table.ts';
 import type { NamespaceTable } from './namespace-table.ts';
@@ -44,6 +47,7 @@ import { Pins } from './pins.ts';
 import { Quotas } from './quotas.ts';
 import { rememberSlot } from './remember-slot.ts';
 import { SecondUse } from './second-use.ts';
+import { checkStateInvariants } from './state-invariants.ts';
 import type { Tombstones } from './tombstones.ts';
 
 export type SsdAdmission = 'idle' | 'demote' | 'through' | 'second-use' | 'off';
@@ -73,6 +77,8 @@ export interface CacheParts {
   readonly ssd: SsdTier;
   readonly ramOrder: EvictionPolicy;
   readonly ssdOrder: EvictionPolicy;
+  /** Undefined: there is no HBM tier. */
+  readonly hbm?: HbmParts | undefined;
   readonly catalog: CatalogStore;
   readonly tombstones: Tombstones;
   readonly clock: Clock;
@@ -102,6 +108,8 @@ export class CacheState {
   readonly quotas: Quotas;
   /** Under `second-use` admission alone. */
   readonly secondUse: SecondUse | undefined;
+  /** Undefined: there is no HBM tier. */
+  readonly hbm: HbmReplicas | undefined;
   /** The redis:// twins. */
   readonly metadata = new Map<number, Uint8Array>();
   /** What clients of lm:// want back. */
@@ -130,8 +138,10 @@ export class CacheState {
       index: parts.index,
       ram: parts.ramOrder,
       ssd: parts.ssdOrder,
+      hbm: parts.hbm?.order,
       onLimited: (entry, tier) => this.quotas.touched(entry, tier),
     });
+    if (parts.hbm !== undefined) this.hbm = new HbmReplicas(parts.hbm, parts.index, () => this.#touches.settle());
     this.catalog = parts.catalog;
     this.tombstones = parts.tombstones;
     this.clock = parts.clock;
@@ -145,7 +155,7 @@ export class CacheState {
     parts.tombstones.forEachLive = (visit) => this.index.forEach((entry) => visit(this.index.generation(entry)));
     this.leases = new LeaseTable({
       durationMs: parts.limits.leaseMs,
-      limit: (tier) => (tier === 'ram' ? this.ram.backedBytes : this.ssd.capacityBytes) / 2,
+      limit: (tier) => this.#leasableBytes(tier) / 2,
       onEnd: (lease) => {
         const entry = lease.entry as EntryIndex;
         this.index.setLeaseCount(entry, this.index.leaseCount(entry) - 1);
@@ -154,6 +164,11 @@ export class CacheState {
     });
     this.pins = new Pins(this);
     this.quotas = new Quotas(this);
+  }
+
+  #leasableBytes(tier: 'hbm' | 'ram' | 'ssd'): number {
+    if (tier === 'hbm') return this.hbm?.tier.capacityBytes ?? 0;
+    return tier === 'ram' ? this.ram.backedBytes : this.ssd.capacityBytes;
   }
 
   /** Every generation of this run is above it, those of former runs are below. */
@@ -227,17 +242,19 @@ export class CacheState {
     this.ramBytes += sizeBytes;
     this.namespaces.addRamBytes(this.index.namespaceOf(entry), sizeBytes);
     if (dirty) this.becomeDirty(entry);
-    if (this.has(entry, LIMITED | PINNED)) this.#attached(entry, 'ram');
+    if (this.has(entry, LIMITED | PINNED | IN_HBM)) this.#attached(entry, 'ram');
   }
 
   #attached(entry: EntryIndex, tier: 'ram' | 'ssd'): void {
     if (this.has(entry, LIMITED)) this.quotas.attached(entry, tier);
     if (this.has(entry, PINNED)) this.pins.attached(entry, tier);
+    if (this.has(entry, IN_HBM)) this.hbm?.settle(entry);
   }
 
   #detached(entry: EntryIndex, tier: 'ram' | 'ssd'): void {
     if (this.has(entry, LIMITED)) this.quotas.detached(entry, tier);
     if (this.has(entry, PINNED)) this.pins.detached(entry, tier);
+    if (this.has(entry, IN_HBM)) this.hbm?.settle(entry);
   }
 
   /**
@@ -274,7 +291,7 @@ export class CacheState {
     this.#ramOrder.remove(entry);
     this.ramBytes -= sizeBytes;
     this.namespaces.addRamBytes(this.index.namespaceOf(entry), -sizeBytes);
-    if (this.has(entry, LIMITED | PINNED)) this.#detached(entry, 'ram');
+    if (this.has(entry, LIMITED | PINNED | IN_HBM)) this.#detached(entry, 'ram');
     if (this.ram.release(slot)) this.onRoom();
   }
 
@@ -286,7 +303,7 @@ export class CacheState {
     this.#ssdOrder.insert(entry, sizeBytes);
     this.ssdBytes += sizeBytes;
     this.namespaces.addSsdBytes(this.index.namespaceOf(entry), sizeBytes);
-    if (this.has(entry, LIMITED | PINNED)) this.#attached(entry, 'ssd');
+    if (this.has(entry, LIMITED | PINNED | IN_HBM)) this.#attached(entry, 'ssd');
   }
 
   /**
@@ -320,13 +337,36 @@ export class CacheState {
     }
     if (options.declined === true) this.set(entry, DECLINED);
     if (this.index.ramSlot(entry) >= 0) this.becomeDirty(entry);
-    if (this.has(entry, LIMITED | PINNED)) this.#detached(entry, 'ssd');
+    if (this.has(entry, LIMITED | PINNED | IN_HBM)) this.#detached(entry, 'ssd');
   }
 
-  /** A file was lost or is wrong: the chunk lives on in RAM, where it is, and is to be written again; else it is gone. */
+  isInHbm(entry: EntryIndex): boolean {
+    return this.has(entry, IN_HBM);
+  }
+
+  /** The slot is the chunk's from now on. */
+  attachHbm(entry: EntryIndex, slot: SlotIndex): void {
+    this.hbm?.attach(entry, slot);
+    this.namespaces.addHbmBytes(this.index.namespaceOf(entry), this.index.sizeBytes(entry));
+  }
+
+  detachHbm(entry: EntryIndex): void {
+    if (!this.has(entry, IN_HBM)) return;
+    this.namespaces.addHbmBytes(this.index.namespaceOf(entry), -this.index.sizeBytes(entry));
+    this.hbm?.detach(entry);
+  }
+
+  /** What HBM has is lost or wrong: the chunk lives on where another tier has it. */
+  dropHbm(entry: EntryIndex): void {
+    this.detachHbm(entry);
+    if (this.index.ramSlot(entry) < 0 && this.index.ssdFolder(entry) < 0) this.remove(entry);
+    else this.catalogReplicas(entry);
+  }
+
+  /** A file was lost or is wrong: the chunk lives on in RAM or HBM, where it is, and is to be written again; else it is gone. */
   dropReplica(entry: EntryIndex, options: { keepFile: boolean }): void {
     if (this.index.ssdFolder(entry) < 0) return;
-    if (this.index.ramSlot(entry) < 0) {
+    if (this.index.ramSlot(entry) < 0 && !this.has(entry, IN_HBM)) {
       if (options.keepFile) this.detachSsd(entry, options);
       this.remove(entry);
       return;
@@ -342,6 +382,7 @@ export class CacheState {
     this.catalog.enqueue({ kind: 'remove', generation: this.index.generation(entry) });
     this.leases.releaseEntry(entry);
     const folder = this.index.ssdFolder(entry);
+    this.detachHbm(entry);
     this.detachRam(entry);
     if (folder >= 0) this.detachSsd(entry);
     if (this.has(entry, HAS_METADATA)) {
@@ -349,6 +390,7 @@ export class CacheState {
       this.lmBlocks.delete(entry);
     }
     if (this.has(entry, PINNED)) this.pins.removed(entry);
+    this.hbm?.forget(entry);
     this.index.remove(entry);
     this.namespaces.addChunks(namespace, -1);
     this.namespaces.release(namespace);
@@ -415,6 +457,7 @@ export class CacheState {
     this.index.setHitCount(entry, this.index.hitCount(entry) + 1);
     if (this.index.ramSlot(entry) >= 0) this.ram.noteUse(this.index.ramSlot(entry) as SlotIndex, this.index.lastUsedAtMs(entry));
     this.secondUse?.used(entry);
+    this.hbm?.onUsed(entry);
     if (this.has(entry, DECLINED)) {
       this.clear(entry, DECLINED);
       if (this.isDirty(entry)) this.onDirty(entry);
@@ -434,7 +477,8 @@ export class CacheState {
   ramIsFree(entry: EntryIndex): boolean {
     const slot = this.index.ramSlot(entry) as SlotIndex;
     if (slot < 0 || this.ram.useCount(slot) !== 1 || this.has(entry, HELD_IN_RAM)) return false;
-    return this.index.leaseCount(entry) === 0 || (this.index.ssdFolder(entry) >= 0 && !this.leases.covers(entry, 'ram'));
+    if (this.index.leaseCount(entry) === 0) return true;
+    return (this.index.ssdFolder(entry) >= 0 || this.has(entry, IN_HBM)) && !this.leases.covers(entry, 'ram');
   }
 
   isDirty(entry: EntryIndex): boolean {
@@ -458,20 +502,12 @@ export class CacheState {
     return this.namespaces.wholeKey(this.index.namespaceOf(entry), this.index.keyOf(entry));
   }
 
-  replicas(entry: EntryIndex): CatalogReplica[] {
-    const replicas: CatalogReplica[] = [];
-    const folder = this.index.ssdFolder(entry);
-    if (this.index.ramSlot(entry) >= 0) replicas.push({ tier: 'ram', folder: '', dirty: this.isDirty(entry) });
-    if (folder >= 0) replicas.push({ tier: 'ssd', folder: this.ssd.folders[folder]?.id ?? '', dirty: false });
-    return replicas;
-  }
-
   catalogPut(entry: EntryIndex): void {
     this.catalog.enqueue({ kind: 'put', chunk: catalogRow(this, entry) });
   }
 
   catalogReplicas(entry: EntryIndex): void {
-    this.catalog.enqueue({ kind: 'replicas', generation: this.index.generation(entry), replicas: this.replicas(entry) });
+    this.catalog.enqueue({ kind: 'replicas', generation: this.index.generation(entry), replicas: replicasOf(this, entry) });
   }
 
   /** Invalidations whose scans are under way, and for chunks renewed meanwhile the generation of their put. */
@@ -541,51 +577,21 @@ export class CacheState {
     this.set(entry, HAS_METADATA);
   }
 
-  /** True once where the last probe found the chunk on SSD only: the hit belongs to that tier. */
-  takeProbedOnSsd(entry: EntryIndex): boolean {
-    if (!this.has(entry, PROBED_ON_SSD)) return false;
-    this.clear(entry, PROBED_ON_SSD);
-    return true;
+  /** Where the last probe found the chunk, once; 'ram' where there was none: the hit belongs to that tier. */
+  takeProbedTier(entry: EntryIndex): 'hbm' | 'ram' | 'ssd' {
+    if (!this.has(entry, PROBED_BELOW)) return 'ram';
+    this.clear(entry, PROBED_BELOW);
+    return this.hbm?.probed.delete(entry) === true ? 'hbm' : 'ssd';
+  }
+
+  /** A probe found the chunk below RAM. */
+  noteProbed(entry: EntryIndex, tier: 'hbm' | 'ssd'): void {
+    this.set(entry, PROBED_BELOW);
+    if (tier === 'hbm') this.hbm?.probed.add(entry);
+    else this.hbm?.probed.delete(entry);
   }
 
   checkInvariants(): void {
-    this.index.checkInvariants();
-    this.namespaces.checkInvariants();
-    this.ram.checkInvariants();
-    this.ramOrder.checkInvariants();
-    this.ssdOrder.checkInvariants();
-    this.leases.checkInvariants();
-    this.secondUse?.checkInvariants();
-    this.expiry.checkInvariants();
-    this.pins.checkInvariants();
-    this.quotas.checkInvariants();
-    let dirtyBytes = 0;
-    let ramBytes = 0;
-    let ssdBytes = 0;
-    this.index.forEach((entry) => {
-      const slot = this.index.ramSlot(entry) as SlotIndex;
-      const folder = this.index.ssdFolder(entry);
-      const sizeBytes = this.index.sizeBytes(entry);
-      assert(slot >= 0 || folder >= 0, `chunk ${entry} has a replica`);
-      assert(this.ramOrder.has(entry) === slot >= 0, `chunk ${entry} is in RAM's order exactly if it is in RAM`);
-      assert(this.ssdOrder.has(entry) === folder >= 0, `chunk ${entry} is in SSD's order exactly if it is on SSD`);
-      assert(this.isDirty(entry) === (slot >= 0 && folder < 0), `chunk ${entry} is dirty exactly if RAM alone has it`);
-      if (slot >= 0) {
-        assert(this.ownerOf(slot) === entry, `slot ${slot} belongs to chunk ${entry}`);
-        assert(this.ram.useCount(slot) > 0, `slot ${slot} of chunk ${entry} is counted`);
-        ramBytes += sizeBytes;
-      }
-      if (folder >= 0) ssdBytes += sizeBytes;
-      if (this.isDirty(entry)) dirtyBytes += sizeBytes;
-      assert(this.index.leaseCount(entry) === this.leases.countOf(entry), `chunk ${entry} has as many leases as the table says`);
-    });
-    for (const entry of [...this.metadata.keys(), ...this.lmBlocks.keys()]) {
-      const knows = this.index.isLive(entry) && this.has(entry as EntryIndex, HAS_METADATA);
-      assert(knows, `metadata of row ${entry} belongs to a chunk that knows of it`);
-    }
-    assert(
-      dirtyBytes === this.dirtyBytes && ramBytes === this.ramBytes && ssdBytes === this.ssdBytes,
-      'byte counters are sums over the chunks',
-    );
+    checkStateInvariants(this);
   }
 }

@@ -15,6 +15,7 @@ import type {
   ChunkRef,
   CommitOptions,
   CommitOutcome,
+  DeviceRead,
   LeaseOwner,
   ProbeOutcome,
   PutRejected,
@@ -23,9 +24,11 @@ import type {
   ReadHandle,
   RefusalReason,
   ScanPage,
+  TierOfBytes,
   TenantUsage,
 } from './door.ts';
-import { PINNED, PROBED_ON_SSD, UNVERIFIED } from './flags.ts';
+import { IN_HBM, PINNED, UNVERIFIED } from './flags.ts';
+import { HbmSide } from './hbm-side.ts';
 import { Invalidator } from './invalidator.ts';
 import { Puts } from './puts.ts';
 import { RamSpace } from './ram-space.ts';
@@ -49,6 +52,8 @@ export class Cache implements CacheDoor {
   readonly #reader: SsdReader;
   readonly #invalidator: Invalidator;
   readonly #verifier: RamVerifier;
+  /** Undefined: there is no HBM tier. */
+  readonly #hbm: HbmSide | undefined;
   #cancelHousekeeping: (() => void) | undefined;
   #adoption: Promise<void> = Promise.resolve();
   #turn = 0;
@@ -73,6 +78,7 @@ export class Cache implements CacheDoor {
     };
     this.#space.onPressure = () => this.#writer.pressure();
     this.#writer.isLoading = (entry) => this.#reader.isLoading(entry);
+    if (state.hbm !== undefined) this.#hbm = new HbmSide(state, state.hbm, this.#space);
     this.#connectQuotas();
     this.control = new CacheControlPart({
       state,
@@ -81,6 +87,7 @@ export class Cache implements CacheDoor {
       reader: this.#reader,
       invalidator: this.#invalidator,
       recovery: this.recovery,
+      hbm: this.#hbm,
     });
   }
 
@@ -118,6 +125,7 @@ export class Cache implements CacheDoor {
       state.expiry.sweep();
       state.quotas.trim();
       state.pins.housekeep();
+      this.#hbm?.placement.housekeep();
       this.#turn += 1;
       if (this.#turn % POLL_EVERY_TURNS === 0) this.#poll();
       this.#housekeeping();
@@ -152,9 +160,18 @@ export class Cache implements CacheDoor {
     });
     for (const entry of lost) {
       state.detachSsd(entry, { keepFile: true });
-      if (index.ramSlot(entry) >= 0) state.catalogReplicas(entry);
+      if (index.ramSlot(entry) >= 0 || state.isInHbm(entry)) state.catalogReplicas(entry);
       else state.remove(entry);
     }
+  }
+
+  /** A device of the HBM tier is lost: what only it had is gone. */
+  deviceLost(device: number): void {
+    this.#hbm?.placement.deviceLost(device);
+  }
+
+  openDevice(ref: ChunkRef): DeviceRead | undefined {
+    return this.#hbm?.exports.open(ref);
   }
 
   internNamespace(descriptor: NamespaceDescriptor): NamespaceId {
@@ -187,7 +204,7 @@ export class Cache implements CacheDoor {
     return {
       ref: { entry, generation: index.generation(entry) },
       sizeBytes: index.sizeBytes(entry),
-      tier: index.ramSlot(entry) >= 0 ? 'ram' : 'ssd',
+      tier: index.ramSlot(entry) >= 0 ? 'ram' : this.#state.has(entry, IN_HBM) ? 'hbm' : 'ssd',
     };
   }
 
@@ -221,9 +238,9 @@ export class Cache implements CacheDoor {
       const lease = state.leases.take({ entry, sizeBytes: outcome.sizeBytes, tier: outcome.tier }, owner, state.clock.monotonicMs());
       if (lease?.isNew === true) state.index.setLeaseCount(entry, state.index.leaseCount(entry) + 1);
     }
-    if (outcome.tier === 'ssd') {
-      state.set(entry, PROBED_ON_SSD);
-      this.#reader.readAhead(entry);
+    if (outcome.tier !== 'ram') {
+      state.noteProbed(entry, outcome.tier);
+      if (outcome.tier === 'ssd') this.#reader.readAhead(entry);
     }
     return outcome;
   }
@@ -233,9 +250,9 @@ export class Cache implements CacheDoor {
     state.counters.lookups += 1;
     const entry = this.#find(namespace, key);
     if (entry === undefined) return this.#miss();
-    if (state.index.ramSlot(entry) < 0) return this.#openFromSsd(entry, owner);
+    if (state.index.ramSlot(entry) < 0) return state.has(entry, IN_HBM) ? this.#openFromHbm(entry, owner) : this.#openFromSsd(entry, owner);
     if (state.has(entry, UNVERIFIED)) return this.#openUnverified(entry, owner);
-    return this.#handle(entry, state.takeProbedOnSsd(entry) ? 'ssd' : 'ram', owner);
+    return this.#handle(entry, state.takeProbedTier(entry), owner);
   }
 
   #miss(): undefined {
@@ -249,8 +266,21 @@ export class Cache implements CacheDoor {
     const ref = { entry, generation: state.index.generation(entry) };
     const isRight = await this.#verifier.verify(entry);
     if (!state.isSame(ref)) return this.#miss();
-    if (isRight && state.index.ramSlot(entry) >= 0) return this.#handle(entry, state.takeProbedOnSsd(entry) ? 'ssd' : 'ram', owner);
+    if (isRight && state.index.ramSlot(entry) >= 0) return this.#handle(entry, state.takeProbedTier(entry), owner);
     return state.index.ssdFolder(entry) >= 0 ? await this.#openFromSsd(entry, owner) : this.#miss();
+  }
+
+  /** By a copy into RAM; where the device cannot, SSD has it, or nobody. */
+  async #openFromHbm(entry: EntryIndex, owner: LeaseOwner | undefined): Promise<ReadHandle | undefined> {
+    const state = this.#state;
+    const ref = { entry, generation: state.index.generation(entry) };
+    const outcome = await this.#hbm?.reader.load(entry, 'demand');
+    if (!state.isSame(ref) || state.expiry.isOver(entry)) return this.#miss();
+    if (state.index.ramSlot(entry) < 0) {
+      return outcome !== 'loaded' && state.index.ssdFolder(entry) >= 0 ? await this.#openFromSsd(entry, owner) : this.#miss();
+    }
+    state.takeProbedTier(entry);
+    return this.#handle(entry, 'hbm', owner);
   }
 
   async #openFromSsd(entry: EntryIndex, owner: LeaseOwner | undefined): Promise<ReadHandle | undefined> {
@@ -258,20 +288,21 @@ export class Cache implements CacheDoor {
     const ref = { entry, generation: state.index.generation(entry) };
     const outcome = await this.#reader.load(entry, 'demand');
     if (outcome !== 'loaded' || !state.isSame(ref) || state.index.ramSlot(entry) < 0 || state.expiry.isOver(entry)) return this.#miss();
-    state.takeProbedOnSsd(entry);
+    state.takeProbedTier(entry);
     return this.#handle(entry, 'ssd', owner);
   }
 
-  #handle(entry: EntryIndex, tier: 'ram' | 'ssd', owner: LeaseOwner | undefined): ReadHandle {
+  #handle(entry: EntryIndex, tier: TierOfBytes, owner: LeaseOwner | undefined): ReadHandle {
     const state = this.#state;
     const { ram, index } = state;
     const slot = index.ramSlot(entry) as SlotIndex;
     const sizeBytes = index.sizeBytes(entry);
     if (tier === 'ram') state.counters.hitsRam += 1;
-    else state.counters.hitsSsd += 1;
+    else if (tier === 'ssd') state.counters.hitsSsd += 1;
+    else state.counters.hitsHbm += 1;
     ram.retain(slot);
     state.use(entry);
-    state.touch(entry, tier === 'ssd' ? 'loaded' : 'used');
+    state.touch(entry, tier === 'ram' ? 'used' : 'loaded');
     if (owner !== undefined) state.leases.release(entry, owner);
     let open = true;
     return {
@@ -299,7 +330,7 @@ export class Cache implements CacheDoor {
     const entry = ref.entry as EntryIndex;
     const known = state.metadata.get(entry);
     if (known !== undefined && known.length === metadata.length && known.every((byte, offset) => byte === metadata[offset])) return true;
-    if (index.ramSlot(entry) < 0 && known !== undefined) {
+    if (index.ramSlot(entry) < 0 && index.ssdFolder(entry) >= 0 && known !== undefined) {
       // Its file holds the old twin and cannot be rewritten without its bytes: forgotten rather than paired with the wrong twin.
       this.#invalidator.delete(index.namespaceOf(entry), index.keyOf(entry).slice());
       return false;
@@ -414,7 +445,8 @@ export class Cache implements CacheDoor {
     this.#cancelHousekeeping?.();
     this.#state.expiry.stop();
     this.#writer.stop();
-    const lostBytes = await this.#writer.drain(deadlineMs);
+    await this.#hbm?.drain((entry) => this.#writer.persist(entry), deadlineMs);
+    const lostBytes = (await this.#writer.drain(deadlineMs)) + (this.#state.hbm?.strayBytes ?? 0);
     // Adoption ends with the batch of headers that it reads; a device that does not answer is not waited for.
     await Promise.race([this.#adoption, this.#until(deadlineMs)]);
     await this.#state.catalog.close();
@@ -430,6 +462,7 @@ export class Cache implements CacheDoor {
   /** For tests: everything that must hold between two steps. */
   checkInvariants(): void {
     this.#state.checkInvariants();
+    this.#hbm?.placement.checkInvariants();
   }
 
   /** For leak tests: slots in use, puts under way, puts that wait. */

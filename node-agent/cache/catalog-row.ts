@@ -1,6 +1,6 @@
 /** A chunk as the catalog has it. */
 import type { EntryIndex } from '#core/brand.ts';
-import type { CatalogChunk } from '#ports/catalog-store.ts';
+import type { CatalogChunk, CatalogReplica } from '#ports/catalog-store.ts';
 import type { CacheState } from './cache-state.ts';
 
 export function catalogRow(state: CacheState, entry: EntryIndex): CatalogChunk {
@@ -19,6 +19,15 @@ export function catalogRow(state: CacheState, entry: EntryIndex): CatalogChunk {
     tokenCount: undefined,
     redisMetadata: state.metadata.get(entry),
     lmBlock: state.lmBlocks.get(entry),
-    replicas: state.replicas(entry),
+    replicas: replicasOf(state, entry),
   };
+}
+
+export function replicasOf(state: CacheState, entry: EntryIndex): CatalogReplica[] {
+  const replicas: CatalogReplica[] = [];
+  const folder = state.index.ssdFolder(entry);
+  if (state.isInHbm(entry)) replicas.push({ tier: 'hbm', folder: '', dirty: state.hbm?.strays.has(entry) === true });
+  if (state.index.ramSlot(entry) >= 0) replicas.push({ tier: 'ram', folder: '', dirty: state.isDirty(entry) });
+  if (folder >= 0) replicas.push({ tier: 'ssd', folder: state.ssd.folders[folder]?.id ?? '', dirty: false });
+  return replicas;
 }

@@ -8,7 +8,7 @@
 import type { EntryIndex } from '#core/brand.ts';
 import type { EvictionPolicy } from '#policy/eviction-policy.ts';
 import type { ChunkIndex } from './chunk-index.ts';
-import { LIMITED } from './flags.ts';
+import { IN_HBM, LIMITED } from './flags.ts';
 
 /**
  * What moves a chunk to the hot end. 'used': a request asked for it, which counts in both tiers. 'loaded': it came from SSD for the
@@ -24,6 +24,8 @@ interface Parts {
   readonly index: ChunkIndex;
   readonly ram: EvictionPolicy;
   readonly ssd: EvictionPolicy;
+  /** Undefined: there is no HBM tier. */
+  readonly hbm: EvictionPolicy | undefined;
   /** Runs for each chunk that moves and whose tenant has a quota. */
   readonly onLimited: (entry: EntryIndex, tier: 'ram' | 'ssd') => void;
 }
@@ -59,11 +61,15 @@ export class ChainTouches {
   }
 
   #moveChain(entry: EntryIndex, why: TouchReason, orders: 'both' | 'ssd'): void {
-    const { index } = this.#parts;
+    const { index, hbm } = this.#parts;
     let current: EntryIndex | -1 = entry;
     for (let depth = 0; current >= 0 && depth < MAX_CHAIN; depth += 1) {
       if (orders === 'both' && index.ramSlot(current as EntryIndex) >= 0) this.#move('ram', current as EntryIndex, why === 'used');
       if (index.ssdFolder(current as EntryIndex) >= 0) this.#move('ssd', current as EntryIndex, why !== 'stored');
+      if (hbm !== undefined && orders === 'both' && (index.flags(current as EntryIndex) & IN_HBM) !== 0) {
+        if (why === 'stored') hbm.refresh(current);
+        else hbm.touch(current);
+      }
       current = index.parent(current as EntryIndex);
     }
   }

@@ -179,7 +179,8 @@ export interface NamespaceStats {
   readonly label: string;
   readonly descriptor: NamespaceDescriptor;
   readonly chunkCount: number;
-  readonly bytes: { readonly ram: number; readonly ssd: number };
+  /** `hbm` where there is such a tier. */
+  readonly bytes: { readonly hbm?: number; readonly ram: number; readonly ssd: number };
 }
 
 /** One chunk for people and programs. `id` is `entry-generation`: opaque, stale after removal. */
@@ -218,6 +219,19 @@ export interface KeyOwner {
   readonly tenant?: string | undefined;
 }
 
+export interface PrefetchOptions extends KeyOwner {
+  /** Where they are wanted; RAM by default. */
+  readonly tier?: 'hbm' | 'ram' | undefined;
+}
+
+export interface PrefetchAnswer {
+  readonly promoted: number;
+  /** In the tier that was asked for, RAM or HBM. */
+  readonly alreadyInRam: number;
+  readonly missing: number;
+  readonly refused: number;
+}
+
 export interface LookupAnswer {
   readonly key: string;
   /** Undefined: a miss. */
@@ -254,17 +268,14 @@ export interface CacheControl {
   chunk(id: string): ChunkInfo | undefined;
   /** Answers for whole keys in prefix order, without lease, touch or counting. */
   lookup(keys: readonly string[], options?: KeyOwner): readonly LookupAnswer[];
-  /** Reads chunks from SSD into RAM below demand; resolves when each is there or was refused. */
-  prefetch(
-    keys: readonly string[],
-    options?: KeyOwner,
-  ): Promise<{ readonly promoted: number; readonly alreadyInRam: number; readonly missing: number; readonly refused: number }>;
+  /** Brings chunks into RAM below demand, or with `tier: 'hbm'` into HBM too; resolves when each is there or was refused. */
+  prefetch(keys: readonly string[], options?: PrefetchOptions): Promise<PrefetchAnswer>;
   /** Writes matching dirty chunks to SSD now; resolves when they are durable. */
   persist(
     selector: Selector,
   ): Promise<{ readonly persisted: number; readonly alreadyOnSsd: number; readonly failed: number; readonly bytes: number }>;
   /** Frees a tier of matching chunks without forgetting those that a lower tier can take. */
-  evict(tier: 'ram' | 'ssd', selector: Selector): Promise<{ readonly evicted: number; readonly bytes: number; readonly skipped: number }>;
+  evict(tier: TierName, selector: Selector): Promise<{ readonly evicted: number; readonly bytes: number; readonly skipped: number }>;
   /** Pins what matches now. Durable when it resolves; see pins.ts for what a pin is worth. */
   pin(selector: Selector, mode: PinMode): Promise<PinAnswer>;
   unpin(selector: Selector): Promise<UnpinAnswer>;

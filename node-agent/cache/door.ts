@@ -70,20 +70,34 @@ export interface ChunkRef {
 /** 'size-guard': of a length that the client does not expect. 'undescribed': stored through another door, without what this client needs. */
 export type RefusalReason = 'size-guard' | 'undescribed';
 
-/** Bytes that stay where they are, unchanged, until `release`. */
+/** The tier that held the bytes when somebody asked: RAM where it has them, else HBM, else SSD. */
+export type TierOfBytes = 'hbm' | 'ram' | 'ssd';
+
+/** Bytes of a chunk in RAM that stay where they are, unchanged, until `release`. */
 export interface ReadHandle {
   readonly address: Address;
   readonly sizeBytes: number;
-  readonly tier: 'ram' | 'ssd';
+  readonly tier: TierOfBytes;
   view(): Uint8Array;
   /** Must be called exactly once. */
   release(): void;
 }
 
+/** Where a chunk lies on a device, for another process of the same user and tenant that copies it for itself. */
+export interface DeviceRead {
+  readonly deviceUuid: string;
+  /** 64 bytes that open the whole piece, for reading and writing. */
+  readonly handle: Uint8Array;
+  readonly offsetBytes: number;
+  readonly sizeBytes: number;
+  /** Must be called exactly once, after the copy. False: the chunk did not hold throughout, and what was copied may not be used. */
+  release(): boolean;
+}
+
 export interface ProbeOutcome {
   readonly ref: ChunkRef;
   readonly sizeBytes: number;
-  readonly tier: 'ram' | 'ssd';
+  readonly tier: TierOfBytes;
 }
 
 export interface ScanPage {
@@ -94,6 +108,7 @@ export interface ScanPage {
 
 export interface TenantUsage {
   readonly chunkCount: number;
+  readonly hbmBytes: number;
   readonly ramBytes: number;
   readonly ssdBytes: number;
 }
@@ -117,6 +132,8 @@ export interface CacheDoor {
   countRefusedProbe(reason: RefusalReason): void;
   /** GET: counts one lookup, as hit or miss; ends a lease of `owner`. Undefined is a miss. */
   open(namespace: NamespaceId, key: Uint8Array, owner: LeaseOwner | undefined): ReadHandle | undefined | Promise<ReadHandle | undefined>;
+  /** For a client on the same device who copies for himself; undefined where the chunk is not in HBM. Counts nothing. */
+  openDevice(ref: ChunkRef): DeviceRead | undefined;
   /** A lookup that the door answers as a miss although the chunk may be here. */
   countRefusedLookup(reason: RefusalReason): void;
   /** True where there was a value. Throws KvtierError where the deletion cannot be made durable; then nothing is deleted. */

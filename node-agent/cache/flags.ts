@@ -7,8 +7,8 @@ export const WRITING = 2;
 /** Not written to SSD by itself: its header does not fit, or its SSD copy was evicted for room; a touch by a reader clears the latter. */
 export const UNFIT = 4;
 export const DECLINED = 8;
-/** The last probe found it on SSD only; the hit that follows belongs there although read-ahead may have moved it. */
-export const PROBED_ON_SSD = 16;
+/** The last probe found it below RAM; the hit that follows belongs there although it may have been moved meanwhile. */
+export const PROBED_BELOW = 16;
 /** Has a redis:// metadata twin or an lm block in a side table. */
 export const HAS_METADATA = 32;
 /** Is in the queue of chunks to be written. */
@@ -27,3 +27,5 @@ export const LIMITED = 2048;
 export const UNVERIFIED = 4096;
 /** Under second-use admission: it was used again, or a chunk behind it was, so it may be written to SSD. */
 export const ADMITTED = 8192;
+/** Has a replica in the memory of a device. */
+export const IN_HBM = 16_384;

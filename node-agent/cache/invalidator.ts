@@ -102,6 +102,7 @@ export class Invalidator {
   tiers(entry: EntryIndex): TierName[] {
     const { index } = this.#state;
     const tiers: TierName[] = [];
+    if (this.#state.isInHbm(entry)) tiers.push('hbm');
     if (index.ramSlot(entry) >= 0) tiers.push('ram');
     if (index.ssdFolder(entry) >= 0) tiers.push('ssd');
     return tiers;

@@ -18,7 +18,7 @@ export interface Lease {
   readonly id: LeaseId;
   readonly entry: number;
   readonly owner: number;
-  readonly tier: 'ram' | 'ssd';
+  readonly tier: 'hbm' | 'ram' | 'ssd';
   readonly sizeBytes: number;
   expiresAtMs: number;
   alive: boolean;
@@ -27,19 +27,19 @@ export interface Lease {
 
 export class LeaseTable {
   readonly #durationMs: number;
-  readonly #limit: (tier: 'ram' | 'ssd') => number;
+  readonly #limit: (tier: 'hbm' | 'ram' | 'ssd') => number;
   readonly #onEnd: (lease: Lease) => void;
   readonly #bucketMs: number;
   /** Bucket number -> leases that were to expire in it when they were put there. One record a lease. */
   readonly #buckets = new Map<number, Set<Lease>>();
   /** entry -> owner -> lease */
   readonly #byEntry = new Map<number, Map<number, Lease>>();
-  readonly #bytes = { ram: 0, ssd: 0 };
+  readonly #bytes = { hbm: 0, ram: 0, ssd: 0 };
   #nextId = 1;
   #count = 0;
 
   /** `limit` gives the bytes that leases may cover in a tier; `onEnd` runs when a lease ends for whatever reason. */
-  constructor(options: { durationMs: number; limit: (tier: 'ram' | 'ssd') => number; onEnd: (lease: Lease) => void }) {
+  constructor(options: { durationMs: number; limit: (tier: 'hbm' | 'ram' | 'ssd') => number; onEnd: (lease: Lease) => void }) {
     this.#durationMs = options.durationMs;
     this.#bucketMs = Math.max(1, options.durationMs / 30);
     this.#limit = options.limit;
@@ -50,13 +50,13 @@ export class LeaseTable {
     return this.#count;
   }
 
-  bytes(tier: 'ram' | 'ssd'): number {
+  bytes(tier: 'hbm' | 'ram' | 'ssd'): number {
     return this.#bytes[tier];
   }
 
   /** Takes or renews; undefined where the tier's leases are used up. `isNew` tells the caller to count it. */
   take(
-    chunk: { entry: number; sizeBytes: number; tier: 'ram' | 'ssd' },
+    chunk: { entry: number; sizeBytes: number; tier: 'hbm' | 'ram' | 'ssd' },
     owner: number,
     nowMs: number,
   ): { lease: Lease; isNew: boolean } | undefined {
@@ -96,6 +96,11 @@ export class LeaseTable {
   /** Ends all leases of a chunk that is being removed. */
   releaseEntry(entry: number): void {
     for (const lease of [...(this.#byEntry.get(entry)?.values() ?? [])]) this.#end(lease);
+  }
+
+  /** Ends the leases that were given for the copy in this tier, which is lost. */
+  releaseTier(entry: number, tier: 'hbm' | 'ram' | 'ssd'): void {
+    for (const lease of [...(this.#byEntry.get(entry)?.values() ?? [])]) if (lease.tier === tier) this.#end(lease);
   }
 
   /** Ends what has expired. True where something ended. */
@@ -140,7 +145,7 @@ export class LeaseTable {
   }
 
   /** True where a lease was given for the copy in this tier. */
-  covers(entry: number, tier: 'ram' | 'ssd'): boolean {
+  covers(entry: number, tier: 'hbm' | 'ram' | 'ssd'): boolean {
     for (const lease of this.#byEntry.get(entry)?.values() ?? []) if (lease.tier === tier) return true;
     return false;
   }
@@ -151,7 +156,7 @@ export class LeaseTable {
   }
 
   checkInvariants(): void {
-    const bytes = { ram: 0, ssd: 0 };
+    const bytes = { hbm: 0, ram: 0, ssd: 0 };
     let count = 0;
     for (const owners of this.#byEntry.values()) {
       for (const lease of owners.values()) {
@@ -160,7 +165,8 @@ export class LeaseTable {
         count += 1;
       }
     }
-    assert(bytes.ram === this.#bytes.ram && bytes.ssd === this.#bytes.ssd, 'leased bytes agree');
+    const agree = bytes.hbm === this.#bytes.hbm && bytes.ram === this.#bytes.ram && bytes.ssd === this.#bytes.ssd;
+    assert(agree, 'leased bytes agree');
     assert(count === this.#count, 'lease count agrees');
   }
 }

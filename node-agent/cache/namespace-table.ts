@@ -33,12 +33,14 @@ interface Row {
   readonly defaultTtlMs: number;
   references: number;
   chunkCount: number;
+  hbmBytes: number;
   ramBytes: number;
   ssdBytes: number;
 }
 
 export interface NamespaceUsage {
   readonly chunkCount: number;
+  readonly hbmBytes: number;
   readonly ramBytes: number;
   readonly ssdBytes: number;
 }
@@ -84,6 +86,7 @@ export class NamespaceTable {
       defaultTtlMs: this.#ttlOf(descriptor),
       references: 1,
       chunkCount: 0,
+      hbmBytes: 0,
       ramBytes: 0,
       ssdBytes: 0,
     };
@@ -105,9 +108,12 @@ export class NamespaceTable {
     const row = this.#row(id);
     row.references -= 1;
     if (row.references > 0) return;
-    const { chunkCount, ramBytes, ssdBytes } = row;
-    if (chunkCount !== 0 || ramBytes !== 0 || ssdBytes !== 0) {
-      assert(false, `Cannot forget namespace ${id}: it counts ${chunkCount} chunks, ${ramBytes} bytes in ram, ${ssdBytes} in ssd`);
+    const { chunkCount, hbmBytes, ramBytes, ssdBytes } = row;
+    if (chunkCount !== 0 || hbmBytes !== 0 || ramBytes !== 0 || ssdBytes !== 0) {
+      assert(
+        false,
+        `Cannot forget namespace ${id}: it counts ${chunkCount} chunks, ${hbmBytes} bytes in hbm, ${ramBytes} in ram, ${ssdBytes} in ssd`,
+      );
     }
     this.#byIdentity.delete(row.identity);
     this.tenants.release(row.tenant);
@@ -158,10 +164,11 @@ export class NamespaceTable {
 
   /** Sums over the namespaces of one tenant. */
   usageOf(tenant: string): NamespaceUsage {
-    const sum = { chunkCount: 0, ramBytes: 0, ssdBytes: 0 };
+    const sum = { chunkCount: 0, hbmBytes: 0, ramBytes: 0, ssdBytes: 0 };
     for (const row of this.#rows) {
       if (row === undefined || row.descriptor.tenant !== tenant) continue;
       sum.chunkCount += row.chunkCount;
+      sum.hbmBytes += row.hbmBytes;
       sum.ramBytes += row.ramBytes;
       sum.ssdBytes += row.ssdBytes;
     }
@@ -172,6 +179,12 @@ export class NamespaceTable {
     const row = this.#row(id);
     row.chunkCount += delta;
     row.tenant.chunkCount += delta;
+  }
+
+  addHbmBytes(id: NamespaceId, delta: number): void {
+    const row = this.#row(id);
+    row.hbmBytes += delta;
+    row.tenant.hbmBytes += delta;
   }
 
   addRamBytes(id: NamespaceId, delta: number): void {
@@ -210,7 +223,7 @@ export class NamespaceTable {
 
   checkInvariants(): void {
     this.tenants.checkInvariants();
-    const left = new Map<TenantRow, { chunkCount: number; ramBytes: number; ssdBytes: number }>();
+    const left = new Map<TenantRow, { chunkCount: number; hbmBytes: number; ramBytes: number; ssdBytes: number }>();
     for (const tenant of this.tenants.rows()) left.set(tenant, { ...tenant });
     const free = new Set(this.#freeIds);
     assert(free.size === this.#freeIds.length, 'NamespaceTable has an id in the free list twice');
@@ -222,16 +235,17 @@ export class NamespaceTable {
       assert(this.#byIdentity.get(row.identity) === id, `NamespaceTable id ${id} is not found by its identity`);
       assert(row.references > 0, `NamespaceTable id ${id} is live without a reference`);
       assert(row.chunkCount <= row.references, `NamespaceTable id ${id} counts ${row.chunkCount} chunks, ${row.references} references`);
-      const least = Math.min(row.chunkCount, row.ramBytes, row.ssdBytes);
+      const least = Math.min(row.chunkCount, row.hbmBytes, row.ramBytes, row.ssdBytes);
       assert(least >= 0, `NamespaceTable id ${id} counts ${least} of something`);
       const tenant = left.get(row.tenant);
       if (tenant === undefined) assert(false, `NamespaceTable id ${id} counts for a tenant that is not in the table`);
       tenant.chunkCount -= row.chunkCount;
+      tenant.hbmBytes -= row.hbmBytes;
       tenant.ramBytes -= row.ramBytes;
       tenant.ssdBytes -= row.ssdBytes;
     });
-    for (const { chunkCount, ramBytes, ssdBytes } of left.values()) {
-      assert(chunkCount === 0 && ramBytes === 0 && ssdBytes === 0, 'a tenant counts what its namespaces count');
+    for (const { chunkCount, hbmBytes, ramBytes, ssdBytes } of left.values()) {
+      assert(chunkCount === 0 && hbmBytes === 0 && ramBytes === 0 && ssdBytes === 0, 'a tenant counts what its namespaces count');
     }
     assert(live === this.#byIdentity.size, `NamespaceTable has ${live} live ids and ${this.#byIdentity.size} identities`);
   }

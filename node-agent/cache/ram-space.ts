@@ -12,7 +12,7 @@ import { assert } from '#core/assert.ts';
 import type { EntryIndex, SlotIndex } from '#core/brand.ts';
 import { Fifo } from '#core/fifo.ts';
 import type { CacheState } from './cache-state.ts';
-import { DECLINED, PINNED_HARD, PINNED_SOFT, UNFIT } from './flags.ts';
+import { DECLINED, IN_HBM, PINNED_HARD, PINNED_SOFT, UNFIT } from './flags.ts';
 
 /** What an allocation may cost: `spare` names chunks that must not be forgotten for it (eviction to SSD is fine). */
 interface Want {
@@ -151,7 +151,7 @@ export class RamSpace {
   #mayEvict(entry: EntryIndex, want: Want): boolean {
     const state = this.#state;
     if (!state.ramIsFree(entry) || (want.soft !== true && state.has(entry, PINNED_SOFT))) return false;
-    if (want.spare?.has(entry) === true && state.index.ssdFolder(entry) < 0) return false;
+    if (want.spare?.has(entry) === true && state.index.ssdFolder(entry) < 0 && !state.has(entry, IN_HBM)) return false;
     // What SSD declined it will not take while the put waits either.
     return !state.isDirty(entry) || want.dropDirty || state.has(entry, DECLINED) || !this.ssdMayTake(entry);
   }
@@ -181,7 +181,8 @@ export class RamSpace {
       );
       const victim =
         onSsd >= 0 ? onSsd : state.pins.victimIn('ram', (entry) => mayGo(entry) && state.ramIsFree(entry as EntryIndex), SCAN_LIMIT);
-      if (victim < 0) return false;
+      if (victim < 0 && !this.#dropStray()) return false;
+      if (victim < 0) continue;
       if (onSsd >= 0) counters.evictionsSsd += 1;
       else counters.evictionsRam += 1;
       state.drop(victim as EntryIndex);
@@ -189,13 +190,25 @@ export class RamSpace {
     return true;
   }
 
-  /** Takes a chunk out of RAM; it must be free. Demoted where SSD has it, dropped where not. */
+  /** Only HBM has what is left: the coldest of it goes. */
+  #dropStray(): boolean {
+    const state = this.#state;
+    const { hbm, index } = state;
+    const mayGo = (entry: number): boolean => hbm?.strays.has(entry as EntryIndex) === true && index.leaseCount(entry as EntryIndex) === 0;
+    const stray = hbm?.order.victim((entry) => mayGo(entry) && !state.has(entry as EntryIndex, PINNED_HARD), SCAN_LIMIT) ?? -1;
+    if (stray < 0) return false;
+    state.counters.evictionsHbm += 1;
+    state.drop(stray as EntryIndex);
+    return true;
+  }
+
+  /** Takes a chunk out of RAM; it must be free. Demoted where SSD has it, left to HBM where that has it, else dropped. */
   evict(entry: EntryIndex): void {
     const state = this.#state;
     assert(state.ramIsFree(entry), `chunk ${entry} may leave RAM`);
     state.counters.evictionsRam += 1;
-    if (state.index.ssdFolder(entry) >= 0) {
-      state.counters.demotions += 1;
+    if (state.index.ssdFolder(entry) >= 0 || state.has(entry, IN_HBM)) {
+      if (state.index.ssdFolder(entry) >= 0) state.counters.demotions += 1;
       state.detachRam(entry);
       state.catalogReplicas(entry);
       return;

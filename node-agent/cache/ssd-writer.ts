@@ -262,7 +262,7 @@ export class SsdWriter {
     const state = this.#state;
     state.counters.evictionsSsd += 1;
     state.detachSsd(entry, { declined: true, onUnlinked: () => this.pump() });
-    if (state.index.ramSlot(entry) >= 0) state.catalogReplicas(entry);
+    if (state.index.ramSlot(entry) >= 0 || state.isInHbm(entry)) state.catalogReplicas(entry);
     else state.drop(entry);
   }
 

@@ -22,6 +22,7 @@ export interface TenantRow {
   /** Namespaces, loads and writes that rely on the row. */
   references: number;
   chunkCount: number;
+  hbmBytes: number;
   ramBytes: number;
   ssdBytes: number;
   /** Slots that puts and loads under way hold. */
@@ -81,6 +82,7 @@ export class TenantTable {
       name,
       references: 0,
       chunkCount: 0,
+      hbmBytes: 0,
       ramBytes: 0,
       ssdBytes: 0,
       reservedRamBytes: 0,
@@ -97,8 +99,8 @@ export class TenantTable {
 
   #settle(row: TenantRow): void {
     if (row.references > 0 || row.quota !== undefined) return;
-    const { chunkCount, ramBytes, ssdBytes, reservedRamBytes, writingSsdBytes } = row;
-    const left = chunkCount + ramBytes + ssdBytes + reservedRamBytes + writingSsdBytes;
+    const { chunkCount, hbmBytes, ramBytes, ssdBytes, reservedRamBytes, writingSsdBytes } = row;
+    const left = chunkCount + hbmBytes + ramBytes + ssdBytes + reservedRamBytes + writingSsdBytes;
     assert(left === 0, `a tenant is forgotten when nothing of it is left, not with ${left} of something`);
     this.#rows.delete(row.name);
   }
@@ -108,8 +110,9 @@ export class TenantTable {
     for (const [name, row] of this.#rows) {
       assert(row.name === name, 'a tenant is found by its own name');
       assert(row.references > 0 || row.quota !== undefined, 'a tenant has a reference or a quota');
-      const { chunkCount, ramBytes, ssdBytes, reservedRamBytes, writingSsdBytes } = row;
-      assert(Math.min(chunkCount, ramBytes, ssdBytes, reservedRamBytes, writingSsdBytes) >= 0, 'counters of a tenant are not negative');
+      const { chunkCount, hbmBytes, ramBytes, ssdBytes, reservedRamBytes, writingSsdBytes } = row;
+      const least = Math.min(chunkCount, hbmBytes, ramBytes, ssdBytes, reservedRamBytes, writingSsdBytes);
+      assert(least >= 0, 'counters of a tenant are not negative');
       assert(row.ramLimit === (row.quota?.ramBytes ?? Number.POSITIVE_INFINITY), 'a limit in ram is that of the quota');
       assert(row.ssdLimit === (row.quota?.ssdBytes ?? Number.POSITIVE_INFINITY), 'a limit in ssd is that of the quota');
       if (row.quota === undefined) assert(row.ram.size + row.ssd.size === 0, 'without a quota no order is kept');

@@ -32,8 +32,8 @@ export interface CatalogChunk {
 }
 
 export interface CatalogReplica {
-  readonly tier: 'ram' | 'ssd';
-  /** Id of the SSD folder; '' for RAM. */
+  readonly tier: 'hbm' | 'ram' | 'ssd';
+  /** Id of the SSD folder; '' for RAM and HBM. */
   readonly folder: string;
   /** True where the bytes are not on SSD too. */
   readonly dirty: boolean;

@@ -82,7 +82,7 @@ export const replica = sqliteTable(
     generation: integer('generation')
       .notNull()
       .references(() => chunk.generation, { onDelete: 'cascade' }),
-    tier: text('tier', { enum: ['ram', 'ssd'] }).notNull(),
+    tier: text('tier', { enum: ['hbm', 'ram', 'ssd'] }).notNull(),
     /** Id of the SSD folder; '' for RAM. */
     folder: text('folder').notNull(),
     /** 1 where the bytes are not on SSD too. */

@@ -82,7 +82,7 @@ export const mutants: readonly Mutant[] = [
     edits: [
       {
         file: 'node-agent/cache/cache-state.ts',
-        find: "return this.index.leaseCount(entry) === 0 || (this.index.ssdFolder(entry) >= 0 && !this.leases.covers(entry, 'ram'));",
+        find: "return (this.index.ssdFolder(entry) >= 0 || this.has(entry, IN_HBM)) && !this.leases.covers(entry, 'ram');",
         replace: 'return true;',
       },
     ],

@@ -12,6 +12,7 @@ import type { Selector } from '#core/selector.ts';
 import { isVolatile, matchesStable } from '#core/selector.ts';
 import { KeyParser } from '#protocol/lmcache-key.ts';
 import { CrashMischief, drainIterable, endKeeping, injectFault, keepSomething, matchesLive, randomSelector } from './cache-mischief.ts';
+import { hbmActions, HbmModel, noHbmActions } from './cache-model-hbm.ts';
 import { keyName } from './cache-model-parts.ts';
 import type { Held, Invalidation, Key, LeaseClaim, Put, Read, Value } from './cache-model-parts.ts';
 import { ExpiryOracle } from './expiry-oracle.ts';
@@ -51,6 +52,7 @@ export class CacheModel {
   readonly #mischief = new CrashMischief();
   readonly #expiry: ExpiryOracle;
   #background = 0;
+  readonly #hbm: HbmModel;
   #nextValue = 1;
   #step = 0;
   #life = 0;
@@ -64,6 +66,7 @@ export class CacheModel {
     this.#options = options;
     this.sim = new SimCache(options);
     this.#expiry = new ExpiryOracle(this.sim);
+    this.#hbm = new HbmModel(this.sim, (value) => this.#payload(value));
     this.#keys = Array.from({ length: options.keyCount ?? 12 }, (_, index) => ({ name: keyName(index), current: undefined }));
   }
 
@@ -166,6 +169,7 @@ export class CacheModel {
       crash: 100 * (this.#options.crashes ?? 0),
       fault: 2 * faults,
       keep: this.#options.keeping === true ? 6 : 0,
+      ...(this.#options.hbmBytes === undefined ? noHbmActions : hbmActions),
     });
     if (action === 'put') return await this.#put();
     if (action === 'begin') return void this.#begin();
@@ -194,6 +198,17 @@ export class CacheModel {
     if (action === 'verify') return this.#inBackground('verify', drainIterable(this.sim.cache.control.verify()));
     if (action === 'epoch') return await this.#epoch();
     if (action === 'fault') return this.#fault();
+    if (action === 'hbmPrefetch')
+      return this.#inBackground('prefetch to hbm', this.sim.cache.control.prefetch([this.#key().name, this.#key().name], { tier: 'hbm' }));
+    if (action === 'hbmEvict') return this.#inBackground('evict from hbm', this.sim.cache.control.evict('hbm', this.#broadSelector()));
+    if (action === 'export') return void this.#hbm.open(this.#key());
+    if (action === 'copyExport') return this.#hbm.copy();
+    if (action === 'releaseExport') return this.#hbm.release();
+    if (action === 'deviceFault') return this.#note(this.#hbm.fault());
+    if (action === 'loseDevice') {
+      this.#note(this.#hbm.lose());
+      return this.#leases.clear();
+    }
     if (action === 'keep') return this.#inBackground('keep', keepSomething(this.sim, this.#broadSelector()));
     await this.#crash();
   }
@@ -525,6 +540,7 @@ export class CacheModel {
     this.#puts.clear();
     this.#reads.clear();
     this.#held.length = 0;
+    this.#hbm.crashed();
     this.#invalidations.clear();
     this.#leases.clear();
     this.#background = 0;
@@ -541,12 +557,14 @@ export class CacheModel {
     this.#note('end');
     const { sim } = this;
     sim.io.faults.length = 0;
+    sim.life.devices.faults.length = 0;
     sim.disk.deviceBytes.clear();
     sim.life.catalog.unlock();
     if (this.#options.keeping === true) await endKeeping(sim);
     for (let round = 0; round < 45; round += 1) {
       if (round === 40) for (const key of this.#keys) await sim.get(key.name); // what was declined is written once it is used
       while (this.#held.length > 0) this.#release();
+      this.#hbm.releaseAll();
       for (const put of [...this.#puts]) if (put.ticket !== undefined) this.#commit(put);
       await sim.quiet(1000, 1000);
       sim.life.catalog.commit();
@@ -563,8 +581,9 @@ export class CacheModel {
     if (this.#options.faults !== true) {
       sim.checkQuiet();
       // SSD folders of the default size take everything; smaller ones evict, and what they evict stays in RAM alone.
-      if ((this.#options.admission ?? 'idle') === 'idle' && this.#options.ssdBytes === undefined && sim.tier('ram').dirtyBytes !== 0)
-        throw new Error(`${sim.tier('ram').dirtyBytes} bytes are still dirty`);
+      const dirtyBytes = sim.cache.control.stats().tiers.reduce((sum, tier) => sum + tier.dirtyBytes, 0);
+      if ((this.#options.admission ?? 'idle') === 'idle' && this.#options.ssdBytes === undefined && dirtyBytes !== 0)
+        throw new Error(`${dirtyBytes} bytes are still dirty`);
     } else sim.check();
     for (const key of this.#keys) {
       const got = await sim.get(key.name);

@@ -489,7 +489,7 @@ export class SimAgent {
     if (life !== undefined && (this.#options.keep !== true || life.ready)) life.cache?.checkInvariants();
   }
 
-  tier(name: 'ram' | 'ssd'): ReturnType<Cache['control']['stats']>['tiers'][number] {
+  tier(name: 'hbm' | 'ram' | 'ssd'): ReturnType<Cache['control']['stats']>['tiers'][number] {
     const tier = this.cache.control.stats().tiers.find((candidate) => candidate.tier === name);
     if (tier === undefined) throw new Error(`There is no tier ${name}`);
     return tier;

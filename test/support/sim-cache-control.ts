@@ -240,7 +240,7 @@ export class SimCacheControl implements CacheControl {
     };
   }
 
-  async evict(tier: 'ram' | 'ssd', selector: Selector): ReturnType<CacheControl['evict']> {
+  async evict(tier: 'hbm' | 'ram' | 'ssd', selector: Selector): ReturnType<CacheControl['evict']> {
     await this.#step('evict');
     const inTier = this.#matching(selector).filter(({ tiers }) => tiers.has(tier));
     const free = inTier.filter(({ leased }) => !leased);

@@ -306,6 +306,13 @@ export class SimDeviceMemory implements DeviceMemory {
     return handle;
   }
 
+  /** The bytes behind a handle, as whoever opened it sees them. */
+  exported(handle: Uint8Array): Uint8Array {
+    const entry = this.#handles.get(new TextDecoder().decode(handle).replaceAll('\0', ''));
+    if (entry === undefined) throw new Error('Nobody exported that handle');
+    return entry.allocation;
+  }
+
   /** Undefined where no other process exported it: a driver refuses a handle in the process that made it. */
   handleBytes(handle: Uint8Array): Uint8Array | undefined {
     const entry = this.#handles.get(new TextDecoder().decode(handle).replaceAll('\0', ''));

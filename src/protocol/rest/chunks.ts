@@ -107,6 +107,10 @@ export const keysRequestSchema = z
   })
   .meta({ id: 'KeysRequest' });
 
+export const prefetchRequestSchema = keysRequestSchema
+  .extend({ tier: z.enum(['ram', 'hbm']).optional().meta({ description: 'Where they are wanted; RAM where nothing is said' }) })
+  .meta({ id: 'PrefetchRequest' });
+
 export const lookupAnswerSchema = z.object({
   key: z.string(),
   tier: tierSchema.nullable().meta({ description: 'Where the bytes are; null for a miss' }),
@@ -119,6 +123,11 @@ export const lookupResponseSchema = z
 export type LookupResponse = z.infer<typeof lookupResponseSchema>;
 
 export const prefetchResponseSchema = z
-  .object({ promoted: countSchema, alreadyInRam: countSchema, missing: countSchema, refused: countSchema })
+  .object({
+    promoted: countSchema,
+    alreadyInRam: countSchema.meta({ description: 'In the tier that was asked for' }),
+    missing: countSchema,
+    refused: countSchema,
+  })
   .meta({ id: 'PrefetchResponse' });
 export type PrefetchResponse = z.infer<typeof prefetchResponseSchema>;

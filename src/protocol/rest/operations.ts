@@ -3,7 +3,7 @@ import { z } from 'zod';
 import { restLimits } from './limits.ts';
 import { problemSchema } from './problem.ts';
 import { selectorSchema } from './selector.ts';
-import { boundedText, countSchema, nameSchema, pinModeSchema } from './text.ts';
+import { boundedText, countSchema, nameSchema, pinModeSchema, tierSchema } from './text.ts';
 
 const reasonSchema = boundedText(restLimits.reasonLength).meta({ description: 'Kept in the audit log' });
 
@@ -14,7 +14,7 @@ export const persistResponseSchema = z
 export type PersistResponse = z.infer<typeof persistResponseSchema>;
 
 export const evictRequestSchema = z
-  .strictObject({ tier: z.enum(['ram', 'ssd']).meta({ description: 'The tier to free' }), selector: selectorSchema })
+  .strictObject({ tier: tierSchema.meta({ description: 'The tier to free' }), selector: selectorSchema })
   .meta({ id: 'EvictRequest' });
 export type EvictRequest = z.input<typeof evictRequestSchema>;
 export const evictResponseSchema = z
