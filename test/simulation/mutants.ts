@@ -459,9 +459,9 @@ export const mutants: readonly Mutant[] = [
     profile: 'stuck',
     edits: [
       {
-        file: 'node-agent/cache/ssd-reader.ts',
-        find: '      void outcome.late.finally(() => {\n        this.#giveBack(room);\n',
-        replace: '      this.#giveBack(room);\n      void outcome.late.finally(() => {\n',
+        file: 'node-agent/cache/load-room.ts',
+        find: '    void late.finally(() => {\n      this.giveBack(room);\n',
+        replace: '    this.giveBack(room);\n    void late.finally(() => {\n',
       },
     ],
   },
