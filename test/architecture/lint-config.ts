@@ -66,6 +66,7 @@ const positional = [
   'node-agent/host/**',
   'node-agent/slab/**',
   'node-agent/cache/{chunk-index,hash-table,key-arena,key-hash}.ts',
+  'node-agent/cuda/driver.ts',
 ];
 
 export function buildLintConfig(): LintConfig {
