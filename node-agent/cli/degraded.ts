@@ -101,6 +101,40 @@ const known: readonly Known[] = [
     advice: 'Find who holds connections (ss -tnp): usually HTTP clients that never close. Raise the limit of open files.',
   },
   {
+    pattern: /^hbm: no device can be used: /s,
+    cause: 'no-device',
+    severity: 'problem',
+    advice:
+      'Look at nvidia-smi; in a container give it the device and NVIDIA_DRIVER_CAPABILITIES=compute,utility. Slices (MIG) and drivers before CUDA 11 have no pool. ' +
+      'RAM and SSD serve without; --hbm off if that is meant.',
+  },
+  {
+    pattern: /^hbm: (?:there is no device .*, the driver has |device .* cannot be opened: )/s,
+    cause: 'no-device',
+    severity: 'problem',
+    advice: 'Compare --hbm-devices with nvidia-smi -L as this user sees it, and look at dmesg for Xid; then restart the agent.',
+  },
+  {
+    pattern: /^hbm: (?:device .* free and .* is wanted: it gets no pool$|.* \(GPU-.*\): .* could be allocated: )/s,
+    cause: 'device-memory',
+    severity: 'problem',
+    advice: 'Lower --hbm, or the share that the engine takes of the card, and start the agent before the engine; then restart the agent.',
+  },
+  {
+    pattern: /^hbm: RAM is not registered, copies go through a bounce buffer: /s,
+    cause: 'not-registered',
+    severity: 'warning',
+    advice:
+      'Raise the limit of locked memory (ulimits, LimitMEMLOCK=) or the memory of the container, or lower --ram; then restart. Copies are slower until then.',
+  },
+  {
+    pattern: /^hbm: .* \(GPU-.*\): lost: /s,
+    cause: 'device-lost',
+    severity: 'problem',
+    advice:
+      'Look at dmesg for Xid and at nvidia-smi -q for ECC errors; mend or replace the card, then restart the agent. RAM and SSD serve meanwhile.',
+  },
+  {
     pattern: /^The front has ended: /s,
     cause: 'front',
     severity: 'problem',

@@ -28,11 +28,17 @@ const ofFolders = [
   .filter((text) => text !== '')
   .map((text) => `ssd: /folder: ${text}`);
 const inFolderReason = [...code.matchAll(/return `(free space of [^`]*)`/g)].map((match) => `ssd: /folder: ${filled(match[1] ?? '')}`);
+/** Of devices: HbmTier puts name and UUID before them. */
+const ofDevices = [
+  ...[...code.matchAll(/this\.reason = `([^`]*could be allocated[^`]*)`/g)].map((match) => filled(match[1] ?? '')),
+  ...[...code.matchAll(/isLost \? `(lost: (?:[^`$]|\$\{[^}]*\})*)`/g)].map((match) => filled(match[1] ?? '')),
+].map((text) => `hbm: Card (GPU-1): ${text}`);
 const pushed = texts('(?:findings|[rR]easons)\\.push');
 /** As agent.ts puts them together: the reasons of tiers behind their names. */
 const reasons = [
   ...ofFolders,
   ...inFolderReason,
+  ...ofDevices,
   ...pushed.map((text) => (text.startsWith('x: no O_DIRECT') ? `ssd: ${text}` : text.startsWith('Shared memory') ? `ram: ${text}` : text)),
   'catalog: x',
 ];
@@ -41,6 +47,7 @@ test('the sentences are found in the code', () => {
   expect(ofFolders.length).toBeGreaterThanOrEqual(8);
   expect(pushed.length).toBeGreaterThanOrEqual(9);
   expect(inFolderReason).toHaveLength(1);
+  expect(ofDevices).toHaveLength(2);
 });
 
 test.each([...new Set(reasons)])('a degraded state has a runbook whose heading is its whole sentence: %s', (reason) => {

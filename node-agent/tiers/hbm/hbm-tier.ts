@@ -241,7 +241,7 @@ export class HbmTier {
     return this.#pools.map((pool, index) => {
       const { ordinal, name, uuid, pciBusId } = pool.device.facts;
       const isLost = this.#lost[index] === true;
-      const why = isLost ? (pool.device.lost?.message ?? 'the device was lost') : pool.reason;
+      const why = isLost ? `lost: ${pool.device.lost?.message ?? 'the device does not answer'}` : pool.reason;
       return {
         ordinal,
         name,
