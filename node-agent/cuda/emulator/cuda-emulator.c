@@ -30,7 +30,7 @@
  * What is punished
  *   "violations": what a driver answers with an error or with ruin. Counted by kind and kept as text, whatever the answer was.
  *   "lint": legal, but slow or risky. Counted by kind.
- *   "leaks": what was alive when its context was destroyed; the report also says what is alive now, by process.
+ *   "leaks": what was alive when its context was destroyed in good health; the report also says what is alive now, by process.
  *
  * Invariants
  *   - A lock is held by nobody while bytes move; `local_lock` is taken before the lock of the shared file.
@@ -652,7 +652,8 @@ static struct Range *add_range(uint64_t bytes) {
 
 /** Whether every page of a range of this process is mapped. */
 static int is_mapped(uint64_t address, uint64_t bytes) {
-  uint64_t first = address & ~4095ull, end = (address + bytes + 4095) & ~4095ull;
+  const uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+  uint64_t first = address & ~(page - 1), end = (address + bytes + page - 1) & ~(page - 1);
   return end > first && msync((void *)first, end - first, MS_ASYNC) == 0;
 }
 
@@ -1030,6 +1031,13 @@ static void drain(struct Context *context) {
 
 /* ---- Entering a call -------------------------------------------------------------------------------------------------------------- */
 
+/** Calls that give something back do so whatever they answer: what they report may stem from work before them, and nobody can ask again. */
+static int gives_back(int function) {
+  return function == F_cuMemFree_v2 || function == F_cuMemHostUnregister || function == F_cuStreamDestroy_v2 || function == F_cuEventDestroy_v2 ||
+         function == F_cuDevicePrimaryCtxRelease_v2 || function == F_cuIpcCloseMemHandle;
+}
+static __thread int answer_anyway;
+
 /** The code of an injected error whose turn has come, or 0. */
 static int injected(int function) {
   if (__atomic_load_n(&shared->injection_count, __ATOMIC_RELAXED) == 0) return 0;
@@ -1056,6 +1064,7 @@ static int enter(int function, int needs, struct Context **context) {
   if (!local.started && start(NULL, NULL) != 0) return CUDA_ERROR_UNKNOWN;
   count(&shared->calls[function]);
   int code = injected(function);
+  if (gives_back(function) && !is_sticky(code)) answer_anyway = code, code = 0;
   if (needs >= NEEDS_INIT && !local.initialized) {
     violation(V_NOT_INITIALIZED, "%s before cuInit", function_names[function]);
     return code != 0 ? code : CUDA_ERROR_NOT_INITIALIZED;
@@ -1077,6 +1086,8 @@ static int enter(int function, int needs, struct Context **context) {
 
 static int leave(int code) {
   pthread_mutex_unlock(&local_lock);
+  if (code == 0) code = answer_anyway;
+  answer_anyway = 0;
   return code;
 }
 
@@ -1214,8 +1225,9 @@ API int cuDevicePrimaryCtxRetain(uint64_t *out, int device) {
   return leave(CUDA_SUCCESS);
 }
 
-static void leak(int thing) {
-  count(&shared->leaks[thing]);
+/** What was in a context that died could not be given back, and is no leak. */
+static void leak(const struct Context *context, int thing) {
+  if (context->sticky == 0) count(&shared->leaks[thing]);
   alive(thing, -1);
 }
 
@@ -1237,26 +1249,26 @@ static void destroy_context(struct Context *context) {
   for (int at = 0; at < local.range_count; at++) {
     struct Range *range = &local.ranges[at];
     if (!range->alive || range->device != device) continue;
-    leak(range->imported ? T_IMPORTS : T_ALLOCATIONS);
+    leak(context, range->imported ? T_IMPORTS : T_ALLOCATIONS);
     let_go(range);
   }
   shared->used[device] -= shared->processes[local.slot].context_bytes[device];
   shared->processes[local.slot].context_bytes[device] = 0;
   unlock_shared();
   for (int at = 0; at < local.stream_end; at++)
-    if (local.streams[at].used && local.streams[at].device == device) leak(T_STREAMS), local.streams[at].used = 0;
+    if (local.streams[at].used && local.streams[at].device == device) leak(context, T_STREAMS), local.streams[at].used = 0;
   for (int at = 0; at < local.event_end; at++) {
     struct Event *event = &local.events[at];
     if (!event->used || event->device != device) continue;
     release_record(event->last);
     event->last = NULL;
     event->used = 0;
-    leak(T_EVENTS);
+    leak(context, T_EVENTS);
   }
   for (int at = local.registration_count - 1; at >= 0; at--) {
     if (local.registrations[at].device != device) continue;
     local.registrations[at] = local.registrations[--local.registration_count];
-    leak(T_REGISTRATIONS);
+    leak(context, T_REGISTRATIONS);
   }
   context->retained = 0;
   alive(T_CONTEXTS, -1);
@@ -1870,8 +1882,7 @@ API int kvtierEmuStop(void) {
     if (local.contexts[device].retained == 0) continue;
     abandon(&local.contexts[device]);
     destroy_context(&local.contexts[device]);
-    leak(T_CONTEXTS);
-    alive(T_CONTEXTS, 1);
+    count(&shared->leaks[T_CONTEXTS]);
   }
   flock(local.fd, LOCK_EX);
   lock_shared();
@@ -1928,7 +1939,7 @@ API int kvtierEmuStep(int copies) {
   return leave((int)local.stepped);
 }
 
-/** The calls number `nth`, nth + 1, ... nth + times - 1 from now of a function ("*": any), in any process, answer `code` and do nothing. */
+/** The calls number `nth`, nth + 1, ... nth + times - 1 from now of a function ("*": any), in any process, answer `code` and do nothing, or what they do where they give something back. */
 API int kvtierEmuInject(const char *function, int nth, int code, int times) {
   if (begin_command() != 0) return leave(-1);
   int known = strcmp(function, "*") == 0, result = -1;

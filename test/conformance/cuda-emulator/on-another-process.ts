@@ -65,7 +65,7 @@ async function run(errand: Errand): Promise<Answer> {
     }
     case 'dereference': {
       const { read } = await import('bun:ffi');
-      return { code: 0, value: read.u8(errand.pointer as Parameters<typeof read.u8>[0], 0) };
+      return { code: 0, value: read.u8(errand.pointer, 0) };
     }
   }
 }
