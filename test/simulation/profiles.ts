@@ -46,7 +46,7 @@ export const profiles = {
     ssdBytes: [1 * MiB],
     kills: 2,
     resets: 4,
-    delays: 3,
+    delays: 12,
   },
   /** RAM outlives the process, which is killed often; it comes back damaged, of another size, or after a run without it. */
   keep: { keep: true, lm: true, keyCount: 16, ramBytes: 2 * MiB, kills: 8, resets: 4, delays: 3, ssdBytes: [1 * MiB], checkEvery: 2 },
