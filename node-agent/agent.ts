@@ -50,6 +50,7 @@ import type { DoorStats, Health } from '#protocol/rest/stats.ts';
 import { LmServer } from '#servers/lm/lm-server.ts';
 import { RespServer } from '#servers/resp/resp-server.ts';
 import { EventLoopLag } from '#telemetry/event-loop-lag.ts';
+import { Gpus } from './gpus.ts';
 import { connectionsWithin, descriptorsFor, MachineWatch } from '#telemetry/machine-watch.ts';
 import { createLog } from '#telemetry/log.ts';
 import type { LogRoot } from '#telemetry/log.ts';
@@ -91,6 +92,11 @@ export async function runAgent(options: AgentOptions): Promise<number> {
   return 0;
 }
 
+/** What a boot of the machine would lose. */
+function dirtyOf(tiers: readonly { readonly dirtyBytes: number }[]): number {
+  return tiers.reduce((sum, tier) => sum + tier.dirtyBytes, 0);
+}
+
 class Agent {
   readonly #options: AgentOptions;
   readonly #config: AgentConfig;
@@ -111,6 +117,7 @@ class Agent {
   #tls: TlsFiles | undefined;
   #fileSystem = new HostFileSystem(async (fd) => (await this.#pool?.syncFile(fd)) ?? { ok: false, errno: 9 });
   #lock: { release(): void } | undefined;
+  #gpus: Gpus | undefined;
   #ram: RamTier | undefined;
   #cache: Cache | undefined;
   #resp: RespServer | undefined;
@@ -137,8 +144,6 @@ class Agent {
 
   async start(startedAt: number): Promise<void> {
     const config = this.#config;
-    if (config.hbm.share === 'sizes')
-      throw new KvtierError('DEVICE_UNAVAILABLE', 'Cannot start with a share of GPU memory (--hbm): this build has no HBM tier yet');
     this.#tls = config.tls === undefined ? undefined : readTlsFiles(config.tls);
     this.#fileSystem.mkdir(config.dataDir);
     this.#lock = await this.#waitForLock(`${config.dataDir}/agent.lock`);
@@ -156,6 +161,7 @@ class Agent {
       fileDeadlineMs: config.ssd.ioDeadlineMs,
       onCrash: this.#options.onBug,
     });
+    this.#gpus = await Gpus.start(config, this.#log.room('tiers.hbm'));
     this.#startRam(this.#pool);
     const cache = await this.#startCache(this.#pool);
     this.#startDoors(cache, this.#pool);
@@ -164,9 +170,17 @@ class Agent {
     this.#lag.start();
     this.#watch?.start();
     const readyMs = performance.now() - startedAt;
-    const warnings = [...this.#findings, ...(this.#ram?.reasons ?? [])];
+    const warnings = [...this.#findings, ...(this.#ram?.reasons ?? []), ...(this.#gpus?.reasons() ?? [])];
+    if (this.#ram !== undefined) void this.#gpus?.registerRam(this.#ram);
     this.#options.stdout.write(
-      renderStartScreen({ version: this.#options.version, loaded: this.#options.loaded, doors: this.#addresses(), readyMs, warnings }),
+      renderStartScreen({
+        version: this.#options.version,
+        loaded: this.#options.loaded,
+        doors: this.#addresses(),
+        devices: this.#gpus?.screen() ?? [],
+        readyMs,
+        warnings,
+      }),
     );
     const { keptChunks } = cache.recovery.progress;
     this.#logger.info('Ready', { readyMs: Math.round(readyMs), loadedChunks: cache.chunkCount, keptChunks });
@@ -228,7 +242,10 @@ class Agent {
       keep: keeps ? { hash: this.#options.hash, bootId } : undefined,
       checksumMemory: (address, sizeBytes) => pool.checksumMemory(address, sizeBytes),
       populate: (address, sizeBytes) => pool.populate(address, sizeBytes),
-      onArena: (address, sizeBytes) => pool.registerArena(address, sizeBytes),
+      onArena: (address, sizeBytes) => {
+        pool.registerArena(address, sizeBytes);
+        this.#gpus?.addArena(address, sizeBytes);
+      },
       onGrowth: () => this.#cache?.ramGrew(),
       logger: this.#log.room('tiers.ram'),
     });
@@ -273,6 +290,7 @@ class Agent {
         namespaces: new NamespaceTable({ ttlOf: (descriptor) => ttlOf(config.ttl, descriptor) }),
         ram,
         ssd,
+        hbm: this.#gpus?.parts(index),
         ramOrder: createPolicy(config.ram.policy, index.policyFacts),
         ssdOrder: createPolicy(config.ssd.policy, index.policyFacts),
         catalog: createSqliteCatalogStore({
@@ -293,6 +311,7 @@ class Agent {
       },
     );
     this.#cache = cache;
+    if (this.#gpus !== undefined) this.#gpus.onLost = (device) => cache.deviceLost(device);
     const keys = new KeyParser();
     cache.control.parseKey = (key, tenant) => {
       const bytes = new TextEncoder().encode(key);
@@ -399,6 +418,7 @@ class Agent {
         residentBytes: () => process.memoryUsage.rss(),
         heapBytes: () => process.memoryUsage().heapUsed,
         eventLoopLag: () => this.#lag.summary(),
+        ...(this.#gpus === undefined ? {} : { gpu: () => (this.#gpus as Gpus).info() }),
         ...(this.#watch === undefined ? {} : { watch: () => (this.#watch as MachineWatch).counts() }),
       },
       tokens,
@@ -414,12 +434,13 @@ class Agent {
   }
 
   #health(cache: Cache): Health {
-    if (this.#state !== 'ready') return { state: this.#state, reasons: [] };
+    const notes = [...(this.#gpus?.notes() ?? [])];
+    if (this.#state !== 'ready') return { state: this.#state, reasons: [], notes };
     const { tiers, catalog } = cache.control.stats();
     const reasons = tiers.flatMap((tier) => tier.reasons.map((reason) => `${tier.tier}: ${reason}`));
     if (catalog.state !== 'ok') reasons.push(`catalog: ${catalog.reason}`);
-    reasons.push(...this.#findings, ...(this.#watch?.reasons() ?? []));
-    return reasons.length > 0 ? { state: 'degraded', reasons } : { state: 'ready', reasons: [] };
+    reasons.push(...this.#findings, ...(this.#gpus?.reasons() ?? []), ...(this.#watch?.reasons() ?? []));
+    return reasons.length > 0 ? { state: 'degraded', reasons, notes } : { state: 'ready', reasons: [], notes };
   }
 
   #addresses(): { http: Address; resp: Address | undefined; lm: Address | undefined } {
@@ -478,10 +499,10 @@ class Agent {
         ssd_used_bytes: ssd?.usedBytes ?? 0,
       },
       Stats: {
-        keyspace_hits: stats.hits.ram + stats.hits.ssd,
+        keyspace_hits: stats.hits.hbm + stats.hits.ram + stats.hits.ssd,
         keyspace_misses: stats.misses,
         evicted_keys: stats.evictions.ram + stats.evictions.ssd - stats.demotions,
-        dirty_bytes: ram?.dirtyBytes ?? 0,
+        dirty_bytes: dirtyOf(stats.tiers),
       },
     };
   }
@@ -514,7 +535,7 @@ class Agent {
     const { drainMs } = this.#config.shutdown;
     const startedAtMs = performance.now();
     this.#state = 'draining';
-    const dirtyBytes = this.#cache?.control.stats().tiers[0]?.dirtyBytes ?? 0;
+    const dirtyBytes = dirtyOf(this.#cache?.control.stats().tiers ?? []);
     this.#logger.info(`${signal}: draining`, { dirty: formatBytes(dirtyBytes), seconds: drainMs / 1000 });
     this.#cache?.beginDrain();
     this.#resp?.stopAccepting();
@@ -546,6 +567,7 @@ class Agent {
     this.#http?.stop();
     await this.#readiness?.close();
     await this.#pool?.close();
+    await this.#gpus?.close();
     this.#keptBytes = (await this.#ram?.close({ keep: true })) ?? 0;
     this.#lock?.release();
     return lostBytes;

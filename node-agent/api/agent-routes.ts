@@ -22,9 +22,9 @@ export function bindAgentRoutes(app: ApiApp, { deps, guarded }: { readonly deps:
   app.openapi(guarded('liveness', definitions.liveness), (context) => context.json({ status: 'ok' as const }, 200));
 
   app.openapi(guarded('readiness', definitions.readiness), (context) => {
-    const { state, reasons } = agent.health();
+    const { state, reasons, notes = [] } = agent.health();
     const serves = state === 'ready' || state === 'degraded';
-    return context.json({ state, reasons: [...reasons] }, serves ? 200 : 503);
+    return context.json({ state, reasons: [...reasons], ...(notes.length === 0 ? {} : { notes: [...notes] }) }, serves ? 200 : 503);
   });
 
   app.openapi(guarded('metrics', definitions.metrics), async (context) => {

@@ -180,9 +180,9 @@ async function agentFindings(agent: TriedAgent): Promise<readonly Finding[]> {
   if (agent.client === undefined) return [agent.note];
   const told: Finding[] = [agent.note];
   try {
-    const { state, reasons } = await agent.client.readiness();
+    const { state, reasons, notes = [] } = await agent.client.readiness();
     const health = state === 'starting' || state === 'draining' ? [ok('agent', `It is ${state}`)] : degradedFindings(reasons);
-    told.push(...health);
+    told.push(...health, ...notes.map((note) => ok('note', note)));
     const stats = await agent.client.stats();
     const { namespaces } = await agent.client.namespaces({ limit: restLimits.pageSize });
     return [...told, ...diagnose(stats, { namespaces, samples: await sampleModels(agent.client, stats) })];

@@ -445,7 +445,7 @@ export interface Knob extends KnobMeta {
 /** Variables of the same prefix that are not knobs: the address that CLI commands talk to. */
 export const otherVariables: readonly string[] = ['KVTIER_URL'];
 /** Variables of the tests, which start agents with the environment that they were started with. */
-export const testPrefixes: readonly string[] = ['KVTIER_E2E_', 'KVTIER_TEST_'];
+export const testPrefixes: readonly string[] = ['KVTIER_E2E_', 'KVTIER_TEST_', 'KVTIER_CUDA_EMULATOR'];
 
 function kebab(key: string): string {
   return key.replaceAll('.', '-').replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);

@@ -7,6 +7,7 @@ export const healthSchema = z
   .object({
     state: z.enum(['starting', 'ready', 'degraded', 'draining']),
     reasons: z.array(z.string()).meta({ description: 'Why it is not ready, in a sentence each' }),
+    notes: z.array(z.string()).optional().meta({ description: 'What is so on purpose and has to be known, such as a GPU that is none' }),
   })
   .meta({ id: 'Health' });
 export type Health = z.infer<typeof healthSchema>;
