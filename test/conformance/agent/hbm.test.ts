@@ -1,0 +1,188 @@
+/** The HBM tier of the real process on the emulated driver: three tiers full in turn, loss of the device, kill -9, and starts that cannot. */
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { Redis } from 'ioredis';
+import { afterEach, expect, test } from 'vitest';
+import { runCli } from '#testsupport/cli-process.ts';
+import { startAgent } from '#testsupport/agent.ts';
+import type { AgentStart, RunningAgent } from '#testsupport/agent.ts';
+import { privateEmulator } from '#testsupport/cuda-emulator.ts';
+import type { PrivateEmulator } from '#testsupport/cuda-emulator.ts';
+import { SimRng } from '#testsupport/sim-clock.ts';
+
+const CHUNK = 256 * 1024;
+const SEED = 20_261_125;
+const ENGINE_FLAGS = ['--hbm', '16MiB', '--hbm-driver', 'emulated', '--hbm-promote-hits', '1', '--ram', '16MiB', '--read-ahead-bytes', '0'];
+
+const undo: (() => unknown)[] = [];
+afterEach(async () => {
+  for (const step of undo.splice(0).toReversed()) await step();
+});
+
+async function emulator(options: string): Promise<PrivateEmulator> {
+  const machine = await privateEmulator();
+  undo.push(() => machine.dispose());
+  machine.control.start(options);
+  return machine;
+}
+
+async function agent(options: AgentStart): Promise<RunningAgent> {
+  const started = await startAgent(options);
+  undo.push(() => started.stop());
+  return started;
+}
+
+function redis({ resp }: RunningAgent): Redis {
+  const client = new Redis(resp.port, resp.host, { maxRetriesPerRequest: 0, retryStrategy: () => null });
+  client.on('error', () => {});
+  undo.push(() => client.disconnect());
+  return client;
+}
+
+const keyOf = (index: number): string => `meta/llama@00000001@0@${index.toString(16).padStart(8, '0')}`;
+
+/** Bytes that say which chunk they are, of no pattern. */
+function valueOf(index: number): Buffer {
+  const rng = new SimRng(SEED + index);
+  const value = Buffer.alloc(CHUNK);
+  for (let at = 0; at < CHUNK; at += 4) value.writeUInt32LE(rng.nextUint32(), at);
+  return value;
+}
+
+async function expectRight(client: Redis, index: number): Promise<void> {
+  const found = await client.getBuffer(keyOf(index));
+  expect(found === null ? `chunk ${index} is a miss` : found.equals(valueOf(index))).toBe(true);
+}
+
+/** Looks again until it holds; the test's own deadline ends it. */
+async function until(holds: () => Promise<boolean>): Promise<void> {
+  while (!(await holds())) await new Promise((resolve) => setImmediate(resolve));
+}
+
+async function hits({ client }: RunningAgent): Promise<{ hbm: number; ram: number; ssd: number }> {
+  return { ...(await client.stats()).hits };
+}
+
+/** Stores chunks and reads each once, so that it is wanted on the device, and waits until its copy has ended. */
+async function fill(to: RunningAgent, client: Redis, indexes: readonly number[]): Promise<void> {
+  for (const index of indexes) {
+    await client.set(keyOf(index), valueOf(index));
+    await expectRight(client, index);
+  }
+  await until(async () => (await to.client.devices()).devices.every(({ copies }) => copies.inFlight === 0));
+}
+
+const range = (from: number, to: number): number[] => Array.from({ length: to - from }, (_, index) => from + index);
+
+async function tiersOf(of: RunningAgent, index: number): Promise<readonly string[]> {
+  const { chunks } = await of.client.chunks({ keyPrefix: keyOf(index) });
+  return chunks[0]?.tiers ?? [];
+}
+
+test('a seeded run over three full tiers serves every chunk byte-identical from each of them, and the statistics show hits in all three', async () => {
+  const machine = await emulator('devices=1,capacity=64M');
+  const kvtier = await agent({ flags: [...ENGINE_FLAGS, '--ssd', '64MiB'], env: machine.control.environment });
+  const client = redis(kvtier);
+  const count = 120; // 30 MiB: more than RAM and HBM together hold
+  await fill(kvtier, client, range(0, count));
+  await kvtier.client.persist({ all: true });
+  // From HBM: what is there and in RAM no more.
+  const inHbm: number[] = [];
+  for (const index of range(0, count)) if ((await tiersOf(kvtier, index)).includes('hbm')) inHbm.push(index);
+  expect(inHbm.length).toBeGreaterThan(20);
+  await kvtier.client.evict({ tier: 'ram', selector: { all: true } });
+  for (const index of inHbm.slice(0, 20)) await expectRight(client, index);
+  const afterHbm = await hits(kvtier);
+  expect(afterHbm.hbm).toBe(20);
+  // From RAM: the same again.
+  for (const index of inHbm.slice(0, 20)) await expectRight(client, index);
+  expect((await hits(kvtier)).ram - afterHbm.ram).toBe(20);
+  // From SSD: everything that is there, with neither of the tiers above.
+  await kvtier.client.evict({ tier: 'hbm', selector: { all: true } });
+  await kvtier.client.evict({ tier: 'ram', selector: { all: true } });
+  const before = await hits(kvtier);
+  for (const index of range(0, count)) await expectRight(client, index);
+  expect((await hits(kvtier)).ssd - before.ssd).toBe(count);
+  const { hits: all, hbm } = await kvtier.client.stats();
+  expect(Math.min(all.hbm, all.ram, all.ssd)).toBeGreaterThan(0);
+  expect(hbm?.checksumMismatches).toBe(0);
+  expect((await kvtier.client.devices()).devices).toMatchObject([{ kind: 'emulated', state: 'ok', copies: { errors: 0 } }]);
+  expect(machine.control.report().violations).toEqual({});
+});
+
+test('what the device corrupts is dropped, counted, and served by SSD', async () => {
+  const machine = await emulator('devices=1,capacity=64M');
+  const kvtier = await agent({ flags: [...ENGINE_FLAGS, '--ssd', '64MiB'], env: machine.control.environment });
+  const client = redis(kvtier);
+  await fill(kvtier, client, range(0, 8));
+  await kvtier.client.persist({ all: true });
+  await kvtier.client.evict({ tier: 'ram', selector: { all: true } });
+  expect(machine.control.corrupt(0)).toBeGreaterThan(0);
+  for (const index of range(0, 8)) await expectRight(client, index);
+  const { hits: all, hbm } = await kvtier.client.stats();
+  expect([all.hbm, all.ssd, hbm?.checksumMismatches]).toEqual([0, 8, 8]);
+});
+
+test('a device that is lost in the middle takes only what it alone held; health says which, RAM and SSD go on, and the agent lives', async () => {
+  const machine = await emulator('devices=1,capacity=64M');
+  const kvtier = await agent({ flags: [...ENGINE_FLAGS, '--ssd', '64MiB'], env: machine.control.environment });
+  const client = redis(kvtier);
+  await fill(kvtier, client, range(0, 30));
+  await kvtier.client.persist({ all: true });
+  await kvtier.client.evict({ tier: 'ram', selector: { keys: range(0, 10).map(keyOf) } });
+  machine.control.loseDevice(0, 700, 1);
+  for (const index of range(0, 30)) await expectRight(client, index);
+  await fill(kvtier, client, range(30, 40));
+  await until(async () => (await kvtier.client.devices()).state === 'off');
+  const { state, reasons } = await kvtier.client.readiness();
+  expect(state).toBe('degraded');
+  expect(reasons.join('\n')).toMatch(/^hbm: .* \(GPU-.*\): lost: /m);
+  expect((await kvtier.client.stats()).tiers.find(({ tier }) => tier === 'hbm')).toMatchObject({ state: 'off', chunkCount: 0 });
+  for (const index of range(0, 40)) await expectRight(client, index);
+  expect(await kvtier.stop()).toBe(0);
+});
+
+test('kill -9 in the middle of copies loses nothing of what dirtyBytes did not count, and the device is as new for the next agent', async () => {
+  const machine = await emulator('devices=1,capacity=64M,latency_us=2000');
+  const dataDir = mkdtempSync(join(tmpdir(), 'kvtier-test-hbm-'));
+  undo.push(() => rmSync(dataDir, { recursive: true, force: true }));
+  const options: AgentStart = { dataDir, flags: [...ENGINE_FLAGS, '--ssd', '64MiB'], env: machine.control.environment };
+  const first = await agent(options);
+  const client = redis(first);
+  await fill(first, client, range(0, 60));
+  await first.client.persist({ all: true });
+  expect((await first.client.stats()).tiers.map(({ dirtyBytes }) => dirtyBytes)).toEqual([0, 0, 0]);
+  const reads = range(0, 60).map((index) => client.getBuffer(keyOf(index)).catch(() => null));
+  await reads[5];
+  await first.kill9();
+  await Promise.all(reads);
+  const second = await agent(options);
+  const again = redis(second);
+  for (const index of range(0, 60)) await expectRight(again, index);
+  expect((await second.client.devices()).devices).toMatchObject([{ state: 'ok' }]);
+  expect(machine.control.report().aliveInAll['contexts'] ?? 1).toBeLessThanOrEqual(1);
+});
+
+test('hbm.required ends the start with a code of its own and a sentence of the device; without it the agent serves and says why', async () => {
+  const flags = ['--hbm', '64MiB', '--hbm-driver-path', '/nowhere/libcuda.so.1'];
+  const dataDir = mkdtempSync(join(tmpdir(), 'kvtier-test-hbm-'));
+  undo.push(() => rmSync(dataDir, { recursive: true, force: true }));
+  const doors = ['--http', '127.0.0.1:0', '--resp', 'off', '--lm', 'off', '--ram', '16MiB'];
+  const refused = await runCli(['serve', '--data-dir', dataDir, ...doors, ...flags, '--hbm-required']);
+  expect(refused.code).toBe(72);
+  expect(refused.stderr).toContain('Cannot start, since hbm.required is set: no device can be used: No CUDA driver: /nowhere/libcuda.so.1');
+  const kvtier = await agent({ flags });
+  expect(await kvtier.client.readiness()).toMatchObject({ state: 'degraded' });
+  expect(kvtier.output()).toMatch(/HBM +off +by --hbm, but no device gives it: see below/);
+  expect(kvtier.output()).toContain('!  hbm: no device can be used: ');
+  expect(await kvtier.client.devices()).toMatchObject({ state: 'off', driver: null, devices: [] });
+});
+
+test('a pool that does not fit the device is refused with both numbers, and no context stays on it', async () => {
+  const machine = await emulator('devices=1,capacity=32M');
+  const kvtier = await agent({ flags: ['--hbm', '64MiB', '--hbm-driver', 'emulated'], env: machine.control.environment });
+  const { reasons } = await kvtier.client.readiness();
+  expect(reasons.join('\n')).toMatch(/^hbm: device 0 \(.*\) has .* free and 64 MiB is wanted: it gets no pool$/m);
+  expect(machine.control.report().usedBytes[0]).toBe(0);
+});
