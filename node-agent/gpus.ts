@@ -12,7 +12,7 @@ import type { AgentConfig } from '#config/agent-config.ts';
 import type { Address } from '#core/brand.ts';
 import { KvtierError } from '#core/errors.ts';
 import type { Logger } from '#core/logger.ts';
-import { loadDeviceMemory } from '#cuda/load-device-memory.ts';
+import { loadDeviceMemory, type DeviceMemoryChoice } from '#cuda/load-device-memory.ts';
 import { createPolicy } from '#policy/create-policy.ts';
 import type { RamTier } from '#tiers/ram/ram-tier.ts';
 import { HbmDevices } from '#tiers/hbm/hbm-devices.ts';
@@ -20,6 +20,21 @@ import { HbmTier } from '#tiers/hbm/hbm-tier.ts';
 
 /** Copies to devices at one time: two keep the link busy, the others hide their starts. */
 const COPIES_AT_ONCE = 4;
+
+/** The emulated machine is a data directory's own, and as large as its pools want it. */
+export function deviceChoice({ hbm, ram, dataDir }: AgentConfig): DeviceMemoryChoice {
+  const ordinals = hbm.devices.filter((name) => typeof name === 'number');
+  return {
+    driver: hbm.driver,
+    driverPath: hbm.driverPath,
+    emulator: {
+      cacheFolder: `${dataDir}/emulator`,
+      path: `${ram.shmDir}/kvtier-cuda-emulator-${Bun.hash(dataDir).toString(16)}`,
+      devices: Math.max(1, ...ordinals.map((ordinal) => ordinal + 1)),
+      capacityBytes: Math.max(0, ...hbm.sizesBytes),
+    },
+  };
+}
 
 export class Gpus {
   readonly #config: AgentConfig;
@@ -33,19 +48,9 @@ export class Gpus {
 
   /** Undefined: no share is wanted, and no driver is loaded. Throws DEVICE_UNAVAILABLE where `hbm.required` is not met. */
   static async start(config: AgentConfig, logger: Logger): Promise<Gpus | undefined> {
-    const { share, sizesBytes, devices, driver, driverPath, required } = config.hbm;
+    const { share, sizesBytes, devices, required } = config.hbm;
     if (share !== 'sizes') return undefined;
-    const ordinals = devices.filter((name) => typeof name === 'number');
-    const memory = await loadDeviceMemory({
-      driver,
-      driverPath,
-      emulator: {
-        cacheFolder: `${config.dataDir}/emulator`,
-        path: `${config.ram.shmDir}/kvtier-cuda-emulator-${Bun.hash(config.dataDir).toString(16)}`,
-        devices: Math.max(1, ...ordinals.map((ordinal) => ordinal + 1)),
-        capacityBytes: Math.max(...sizesBytes),
-      },
-    });
+    const memory = await loadDeviceMemory(deviceChoice(config));
     const gpus = new Gpus(config, new HbmDevices(memory, { names: devices, sizesBytes, logger }), logger);
     const reason = gpus.reasons()[0] ?? gpus.#tier?.reasons[0];
     if (!required || reason === undefined) return gpus;

@@ -4,12 +4,14 @@
  */
 import { existsSync, readFileSync } from 'node:fs';
 import { runAgent } from './agent.ts';
+import { deviceChoice } from './gpus.ts';
 import packageJson from '#package.json' with { type: 'json' };
 import type { CliDeps, Output } from '#cli/deps.ts';
 import { EXIT_BUG } from '#cli/exit-codes.ts';
 import { runCli } from '#cli/run-cli.ts';
 import type { BlockHash } from '#core/checksum.ts';
-import { findLibrary, lookAtFolder, readLimits, tryPort } from '#host/doctor-probes.ts';
+import { findLibrary, lookAtFolder, readLimits, readPciLink, tryPort } from '#host/doctor-probes.ts';
+import { tryDevices } from '#cuda/try-devices.ts';
 import { HostIoPool } from '#host/io-pool.ts';
 import { dropKeptRam, listKeptRam } from '#host/kept-ram.ts';
 import { runFront } from '#host/run-front.ts';
@@ -30,6 +32,15 @@ function die(problem: unknown): never {
   process.exit(EXIT_BUG);
 }
 
+const lookAtGpus: CliDeps['probes']['gpus'] = async (config, options) => {
+  const tried = await tryDevices(deviceChoice(config), options);
+  if ('reason' in tried) return tried;
+  // The bus of a device that is none is somebody else's.
+  const linkOf = (busId: string): string => (tried.kind === 'cuda' ? readPciLink(busId) : '');
+  const devices = tried.devices.map(({ facts, copy }) => ({ ...facts, link: linkOf(facts.pciBusId), copy }));
+  return { kind: tried.kind, driverVersion: tried.driverVersion, devices };
+};
+
 const deps: CliDeps = {
   version: packageJson.version,
   env: process.env,
@@ -49,7 +60,7 @@ const deps: CliDeps = {
       await pool.close();
     }
   },
-  probes: { folder: lookAtFolder, limits: readLimits, library: findLibrary, port: tryPort, keptRam: listKeptRam },
+  probes: { folder: lookAtFolder, limits: readLimits, library: findLibrary, port: tryPort, keptRam: listKeptRam, gpus: lookAtGpus },
   dropKeptRam,
   nowMs: () => Date.now(),
 };

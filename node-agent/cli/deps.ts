@@ -1,4 +1,5 @@
 /** What the command line needs of its host. main.ts gives the real ones, tests their own. */
+import type { AgentConfig } from '#config/agent-config.ts';
 import type { Address } from '#config/knob-types.ts';
 import type { MachineFacts } from '#config/derive.ts';
 import type { FactsQuery, LoadedConfig } from '#config/load-config.ts';
@@ -44,6 +45,27 @@ export interface KeptRam {
   readonly inUse: boolean;
 }
 
+/** A GPU, and what became of copies to and from it. */
+export interface GpuProbe {
+  readonly ordinal: number;
+  readonly name: string;
+  readonly uuid: string;
+  readonly totalBytes: number;
+  /** `32.0 GT/s PCIe x16`; '' where the kernel does not say. */
+  readonly link: string;
+  /** Undefined: not tried. */
+  readonly copy:
+    | { readonly reason: string }
+    | {
+        readonly freeBytes: number;
+        readonly toDeviceBytesPerSecond: number;
+        readonly toHostBytesPerSecond: number;
+        /** ms for each GiB, or why memory cannot be pinned. */
+        readonly pinning: number | string;
+      }
+    | undefined;
+}
+
 /** Looks at the host for `kvtier doctor`. Leaves nothing behind. */
 export interface DoctorProbes {
   folder(path: string): FolderProbe;
@@ -53,6 +75,13 @@ export interface DoctorProbes {
   library(name: string): string | undefined;
   /** Why the address cannot be listened on, or '' where it can. */
   port(address: Address): Promise<string>;
+  /** Devices of the driver that the configuration names; with `copies` each is tried for a second. */
+  gpus(
+    config: AgentConfig,
+    options: { readonly copies: boolean },
+  ): Promise<
+    { readonly reason: string } | { readonly kind: string; readonly driverVersion: string; readonly devices: readonly GpuProbe[] }
+  >;
   /** Largest first. */
   keptRam(shmDir: string): readonly KeptRam[];
 }

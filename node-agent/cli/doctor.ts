@@ -7,11 +7,10 @@ import { effectiveCores, effectiveMemory } from '#config/derive.ts';
 import { formatAddress, type Address } from '#config/knob-types.ts';
 import type { Finding } from './diagnose.ts';
 import type { DoctorProbes } from './deps.ts';
+import { gpuFindings } from './doctor-gpus.ts';
 
 /** Descriptors that the agent needs beside one for each connection: files, arenas, the catalog, doors, duplicates in transfer. */
 const SPARE_FILES = 512;
-/** The driver that the HBM tier would use. */
-const DRIVER = 'libcuda.so.1';
 
 export interface DoctorInput {
   readonly config: AgentConfig;
@@ -33,7 +32,7 @@ export async function checkMachine(input: DoctorInput): Promise<readonly Finding
     ...ssdFolders(input),
     openFiles(input),
     lockedMemory(input),
-    driver(input),
+    ...(await gpuFindings(input)),
     ...(await ports(input)),
   ];
 }
@@ -181,12 +180,6 @@ function lockedMemory({ config, probes }: DoctorInput): Finding {
     message: `${text}, the RAM tier is ${formatBytes(config.ram.sizeBytes)}`,
     advice: 'Raise it (ulimit -l, LimitMEMLOCK= in systemd) for ram.hugepages.',
   };
-}
-
-function driver({ probes }: DoctorInput): Finding {
-  const path = probes.library(DRIVER);
-  if (path === undefined) return ok('driver', `${DRIVER} is not installed: no tier in GPU memory; RAM and SSD need none`);
-  return ok('driver', `${DRIVER} is at ${path}`);
 }
 
 async function ports({ config, probes, agentRuns }: DoctorInput): Promise<Finding[]> {

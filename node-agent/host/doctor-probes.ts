@@ -110,3 +110,11 @@ export function readLimits(): { readonly openFiles: number | undefined; readonly
   const limits = readLatin('/proc/self/limits');
   return { openFiles: limitOf(limits, 'Max open files'), lockedBytes: limitOf(limits, 'Max locked memory') };
 }
+
+/** Speed and width at this moment; a link at rest may say less than it can. Source: Linux Documentation/ABI/testing/sysfs-bus-pci. */
+export function readPciLink(busId: string, root = '/'): string {
+  if (!/^[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$/i.test(busId)) return '';
+  const folder = join(root, 'sys/bus/pci/devices', busId.toLowerCase());
+  const [speed, width] = ['current_link_speed', 'current_link_width'].map((name) => readLatin(join(folder, name)).trim());
+  return speed === '' || width === '' ? '' : `${speed} x${width}`;
+}

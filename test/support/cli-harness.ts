@@ -75,6 +75,7 @@ export function createCliHarness(api: ApiHarness = createApiHarness()): CliHarne
         library: () => undefined,
         port: () => Promise.resolve(''),
         keptRam: () => [],
+        gpus: () => Promise.resolve({ reason: 'none' }),
         ...harness.probes,
       };
       const deps: CliDeps = {

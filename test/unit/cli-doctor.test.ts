@@ -110,8 +110,8 @@ describe('kvtier doctor', () => {
 
   it('names the driver where there is one, and is content without', async () => {
     expect((await doctor()).of('driver')).toMatchObject({ severity: 'ok', message: stringContaining('not installed') });
-    cli.probes = { library: (name) => `/usr/lib/${name}` };
-    expect((await doctor()).of('driver')?.message).toBe('libcuda.so.1 is at /usr/lib/libcuda.so.1');
+    cli.probes = { library: (name) => `/usr/lib/${name}`, gpus: () => Promise.resolve({ reason: 'it has none' }) };
+    expect((await doctor()).of('driver')?.message).toBe('libcuda.so.1 is at /usr/lib/libcuda.so.1, and no device: it has none');
   });
 
   it('needs Linux', async () => {
