@@ -4,6 +4,7 @@ import { MiB } from '#core/bytes.ts';
 import { noopLogger } from '#core/logger.ts';
 import type { DeviceMemory } from '#ports/device-memory.ts';
 import { HbmDevices } from '#tiers/hbm/hbm-devices.ts';
+import { settle } from '#testsupport/sim-clock.ts';
 import { runbookOf } from '#testsupport/runbooks.ts';
 import { SimDeviceMemory } from '#testsupport/sim-device-memory.ts';
 
@@ -71,6 +72,8 @@ describe('HbmDevices', () => {
     const memory = twoCards();
     const devices = found(memory, [0], 65 * MiB);
     expect(onlyReason(devices)).toMatch(/^hbm: device 0 \(.*\) has 64 MiB free and 65 MiB is wanted: it gets no pool$/);
+    await settle();
+    expect(memory.leaks().devices).toBe(0);
     await devices.close();
     expect(memory.leaks()).toEqual({ devices: 0, bytes: 0, registrations: 0 });
   });
@@ -110,9 +113,16 @@ describe('HbmDevices', () => {
   test('registers nothing more once it is closed, and waits for what is under way', async () => {
     const memory = twoCards();
     const devices = found(memory, [], 16 * MiB);
+    const asked: Address[] = [];
+    const { registerHost } = memory;
+    memory.registerHost = (address, sizeBytes) => {
+      asked.push(address);
+      return registerHost.call(memory, address, sizeBytes);
+    };
     const done = devices.register([range(0), range(1), range(2)]);
     await devices.close();
     await done;
+    expect(asked).toEqual([range(0).address]);
     expect(memory.leaks().registrations).toBe(0);
     expect(memory.isRegistered(range(2).address, MiB)).toBe(false);
     memory.check();

@@ -80,35 +80,59 @@ async function tiersOf(of: RunningAgent, index: number): Promise<readonly string
   return chunks[0]?.tiers ?? [];
 }
 
-test('a seeded run over three full tiers serves every chunk byte-identical from each of them, and the statistics show hits in all three', async () => {
+test('a seeded run that fills HBM, RAM and SSD in turn serves every chunk byte-identical from each tier, and the statistics show hits in all three', async () => {
   const machine = await emulator('devices=1,capacity=64M');
-  const kvtier = await agent({ flags: [...ENGINE_FLAGS, '--ssd', '64MiB'], env: machine.control.environment });
+  const kvtier = await agent({ flags: [...ENGINE_FLAGS, '--ssd', '32MiB'], env: machine.control.environment });
   const client = redis(kvtier);
-  const count = 120; // 30 MiB: more than RAM and HBM together hold
-  await fill(kvtier, client, range(0, count));
+  // A copy of memory that is not registered yet would be lint.
+  await until(async () => (await kvtier.client.devices()).registration.state === 'done');
+  const fullness = async (): Promise<Record<string, number>> =>
+    Object.fromEntries((await kvtier.client.stats()).tiers.map(({ tier, usedBytes, capacityBytes }) => [tier, usedBytes / capacityBytes]));
+  // 10 MiB fit HBM, 25 MiB fit HBM and RAM together, 50 MiB fit nothing.
+  await fill(kvtier, client, range(0, 40));
+  for (const index of range(0, 40)) await expectRight(client, index);
+  await fill(kvtier, client, range(40, 100));
+  const twoFull = await fullness();
+  expect(Math.min(twoFull['hbm'] ?? 0, twoFull['ram'] ?? 0)).toBeGreaterThan(0.8);
+  await fill(kvtier, client, range(100, 200));
   await kvtier.client.persist({ all: true });
-  // From HBM: what is there and in RAM no more.
-  const inHbm: number[] = [];
-  for (const index of range(0, count)) if ((await tiersOf(kvtier, index)).includes('hbm')) inHbm.push(index);
-  expect(inHbm.length).toBeGreaterThan(20);
+  expect((await fullness())['ssd']).toBeGreaterThan(0.8);
+  const places = new Map<number, readonly string[]>();
+  for (const index of range(0, 200)) places.set(index, await tiersOf(kvtier, index));
+  const isIn = (tier: string): number[] => range(0, 200).filter((index) => places.get(index)?.includes(tier) === true);
+  // From HBM: RAM has nothing any more, and room for these 20.
+  const inHbm = isIn('hbm').slice(0, 20);
+  expect(inHbm).toHaveLength(20);
   await kvtier.client.evict({ tier: 'ram', selector: { all: true } });
-  for (const index of inHbm.slice(0, 20)) await expectRight(client, index);
+  const start = await hits(kvtier);
+  for (const index of inHbm) await expectRight(client, index);
   const afterHbm = await hits(kvtier);
-  expect(afterHbm.hbm).toBe(20);
+  expect(afterHbm).toEqual({ ...start, hbm: start.hbm + 20 });
   // From RAM: the same again.
-  for (const index of inHbm.slice(0, 20)) await expectRight(client, index);
-  expect((await hits(kvtier)).ram - afterHbm.ram).toBe(20);
+  for (const index of inHbm) await expectRight(client, index);
+  expect(await hits(kvtier)).toEqual({ ...afterHbm, ram: afterHbm.ram + 20 });
   // From SSD: everything that is there, with neither of the tiers above.
+  await kvtier.client.persist({ all: true });
   await kvtier.client.evict({ tier: 'hbm', selector: { all: true } });
   await kvtier.client.evict({ tier: 'ram', selector: { all: true } });
+  const left = [];
+  for (const index of range(0, 200)) if ((await tiersOf(kvtier, index)).join() === 'ssd') left.push(index);
+  expect(left.length).toBeGreaterThan(80);
   const before = await hits(kvtier);
-  for (const index of range(0, count)) await expectRight(client, index);
-  expect((await hits(kvtier)).ssd - before.ssd).toBe(count);
+  for (const index of left) await expectRight(client, index);
+  expect((await hits(kvtier)).ssd - before.ssd).toBe(left.length);
+  // A tier that was full forgot; it did not lie.
+  for (const index of range(0, 200)) {
+    const found = await client.getBuffer(keyOf(index));
+    expect(found === null || found.equals(valueOf(index))).toBe(true);
+  }
   const { hits: all, hbm } = await kvtier.client.stats();
   expect(Math.min(all.hbm, all.ram, all.ssd)).toBeGreaterThan(0);
   expect(hbm?.checksumMismatches).toBe(0);
   expect((await kvtier.client.devices()).devices).toMatchObject([{ kind: 'emulated', state: 'ok', copies: { errors: 0 } }]);
-  expect(machine.control.report().violations).toEqual({});
+  expect(await kvtier.stop()).toBe(0);
+  const { violations, lint, reaped, usedBytes } = machine.control.report();
+  expect({ violations, lint, reaped, usedBytes }).toEqual({ violations: {}, lint: {}, reaped: {}, usedBytes: [0] });
 });
 
 test('what the device corrupts is dropped, counted, and served by SSD', async () => {
