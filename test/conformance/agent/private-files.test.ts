@@ -10,11 +10,12 @@ import { chunkFiles } from '#testsupport/kill-tamper.ts';
 const cleanup = new Cleanup();
 afterEach(() => cleanup.run());
 
-/** Path -> mode, of all that is not private. A link has no mode of its own. */
+/** Path -> mode, of all that is not private. A link has no mode of its own; what was dropped may go while we look. */
 function open(folder: string): string[] {
   const found: string[] = [];
   for (const name of ['.', ...readdirSync(folder, { recursive: true, encoding: 'utf8' })]) {
-    const stats = lstatSync(join(folder, name));
+    const stats = lstatSync(join(folder, name), { throwIfNoEntry: false });
+    if (stats === undefined) continue;
     if (!stats.isSymbolicLink() && (stats.mode & 0o777) !== (stats.isDirectory() ? 0o700 : 0o600))
       found.push(`${name} ${(stats.mode & 0o777).toString(8)}`);
   }
