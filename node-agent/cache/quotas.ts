@@ -278,6 +278,7 @@ export class Quotas {
       const unmark = (entry: number): void => this.#state.clear(entry as EntryIndex, LIMITED);
       this.#ram.drain(known.ram, unmark);
       this.#ssd.drain(known.ssd, unmark);
+      this.#forEachStray(known, unmark);
       tenants.setQuota(tenant, undefined);
       this.onRoom();
       return;
@@ -288,6 +289,11 @@ export class Quotas {
     if (exceeds(row)) this.#over.add(row);
     this.trim();
     this.onRoom();
+  }
+
+  /** Chunks that only HBM has: they are in no order of the tenant's, and come into one when they come back to RAM. */
+  #forEachStray(row: TenantRow, visit: (entry: EntryIndex) => void): void {
+    for (const entry of this.#state.hbm?.strays ?? []) if (this.#rowOf(entry) === row) visit(entry);
   }
 
   /** A walk over both tiers from the coldest on: 10 ms for 10^5 chunks, once for a tenant that had no quota (docs/bench/quotas.md). */
@@ -305,6 +311,7 @@ export class Quotas {
       state.set(entry as EntryIndex, LIMITED);
       return true;
     });
+    this.#forEachStray(row, (entry) => state.set(entry, LIMITED));
   }
 
   /** A slice for those that are over; goes on by itself while it gets anywhere, and housekeeping begins it anew. */

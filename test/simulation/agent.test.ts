@@ -67,6 +67,14 @@ describe('The agent, whatever happens to it', () => {
     await runSeeds('power');
   });
 
+  it('explains every answer out of three tiers while copies fail and devices are lost', async () => {
+    await runSeeds('hbm');
+  });
+
+  it('keeps what is leased, and is clean in the end, while chunks wander between three tiers', async () => {
+    await runSeeds('wander');
+  });
+
   it('serves nothing that is over, and keeps nothing for ever, while the wall clock jumps', async () => {
     await runSeeds('clocks');
   });

@@ -338,6 +338,52 @@ export const mutants: readonly Mutant[] = [
     ],
   },
   {
+    name: 'promoted-unseen',
+    why: 'A promotion is attached without another look: what was overwritten or deleted while it was copied is in HBM under the next chunk of its row',
+    profile: 'hbm',
+    edits: [
+      {
+        file: 'node-agent/cache/hbm-placement.ts',
+        find: '    const isSame = state.isSame(ref);\n',
+        replace: '    const isSame = index.isLive(ref.entry);\n',
+      },
+    ],
+  },
+  {
+    name: 'hbm-slot-under-a-copy',
+    why: 'A copy does not hold its slot in HBM: another chunk is copied there while the device is still at work on it',
+    profile: 'hbm',
+    edits: [
+      {
+        file: 'node-agent/tiers/hbm/hbm-tier.ts',
+        find: '    this.retain(slot);\n    counters.inFlight += 1;\n',
+        replace: '    counters.inFlight += 1;\n',
+      },
+      {
+        file: 'node-agent/tiers/hbm/hbm-tier.ts',
+        find: '    if (!outcome.ok && outcome.late !== undefined) void outcome.late.then(() => this.release(slot));\n    else this.release(slot);\n',
+        replace: '',
+      },
+    ],
+  },
+  {
+    name: 'promotion-lets-go-of-ram',
+    why: 'A promotion does not hold its RAM slot: what is copied to HBM is overwritten by another put meanwhile',
+    profile: 'hbm',
+    edits: [
+      {
+        file: 'node-agent/cache/hbm-placement.ts',
+        find: '    ram.retain(from);\n',
+        replace: '',
+      },
+      {
+        file: 'node-agent/cache/hbm-placement.ts',
+        find: '    this.#state.ram.release(slot);\n',
+        replace: '',
+      },
+    ],
+  },
+  {
     name: 'refused-object-leaves-the-former',
     why: 'A PUT that finds no room through the lm door leaves what was there: its client takes the former object for the new one',
     profile: 'doors',

@@ -65,6 +65,32 @@ export const profiles = {
     resets: 3,
     delays: 3,
   },
+  /** Two small devices, RAM that is always full, folders that evict: chunks wander between three tiers while copies fail and devices are lost. */
+  hbm: {
+    ramBytes: 1 * MiB,
+    maxChunkBytes: 256 * KiB,
+    ssdBytes: [1 * MiB],
+    hbmBytes: [1 * MiB, 1 * MiB],
+    hbmPieceBytes: 512 * KiB,
+    tenants: ['red'],
+    keyCount: 8,
+    deviceFaults: 3,
+    kills: 2,
+    resets: 3,
+    delays: 3,
+  },
+  /** As `hbm`, with devices that do as they are told: leases are judged, and in the end nothing is dirty. */
+  wander: {
+    ramBytes: 1 * MiB,
+    maxChunkBytes: 256 * KiB,
+    hbmBytes: [2 * MiB],
+    hbmPieceBytes: 1 * MiB,
+    hbmLimits: { promoteHits: 1 },
+    keyCount: 12,
+    kills: 1,
+    resets: 3,
+    delays: 1,
+  },
 } as const satisfies Record<string, Profile>;
 
 export type ProfileName = keyof typeof profiles;

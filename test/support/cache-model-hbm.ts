@@ -53,7 +53,7 @@ export class HbmModel {
   copy(): void {
     if (this.#exports.length === 0) return;
     const own = this.#sim.rng.pick(this.#exports);
-    const piece = this.#sim.life.devices.exported(own.read.handle);
+    const piece = this.#sim.life.hbm.devices.exported(own.read.handle);
     own.bytes = Buffer.from(piece.slice(own.read.offsetBytes, own.read.offsetBytes + own.read.sizeBytes));
   }
 
@@ -78,13 +78,13 @@ export class HbmModel {
   fault(): string {
     const { rng, life } = this.#sim;
     const late = rng.chance(0.5);
-    life.devices.faults.push({ call: 'copy', late });
+    life.hbm.devices.faults.push({ call: 'copy', late });
     return `a copy will fail${late ? ' late' : ''}`;
   }
 
   lose(): string {
     const { rng, life } = this.#sim;
-    const { opened } = life.devices;
+    const { opened } = life.hbm.devices;
     if (opened.length === 0) return 'no device is left';
     const device = rng.pick(opened);
     device.lose(rng.pick([700, 214]));

@@ -557,7 +557,7 @@ export class CacheModel {
     this.#note('end');
     const { sim } = this;
     sim.io.faults.length = 0;
-    sim.life.devices.faults.length = 0;
+    sim.life.hbm.devices.faults.length = 0;
     sim.disk.deviceBytes.clear();
     sim.life.catalog.unlock();
     if (this.#options.keeping === true) await endKeeping(sim);

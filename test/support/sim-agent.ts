@@ -40,6 +40,8 @@ import { SimDisk } from './sim-disk.ts';
 import { SimFileIo } from './sim-file-io.ts';
 import { SimStop } from './sim-file-system.ts';
 import { SimHangs } from './sim-hangs.ts';
+import { SimHbm } from './sim-hbm.ts';
+import type { SimHbmOptions } from './sim-hbm.ts';
 import { SimNetwork } from './sim-network.ts';
 import { SimSharedMemory } from './sim-shared-memory.ts';
 import { tokenOf } from './sim-tokens.ts';
@@ -51,7 +53,7 @@ export const SIM_LM_PORT = 7602;
 
 const hash: BlockHash = (block, seed) => Bun.hash.xxHash3(block, seed);
 
-export interface SimAgentOptions {
+export interface SimAgentOptions extends SimHbmOptions {
   readonly seed: number;
   readonly ramBytes?: number;
   readonly maxChunkBytes?: number;
@@ -85,6 +87,7 @@ export interface SimLife {
   readonly ssd: SsdTier;
   readonly catalog: CatalogStore;
   readonly catalogWorker: SimCatalogWorker;
+  readonly hbm: SimHbm;
   /** As far as the start has come. */
   tombstones: Tombstones | undefined;
   cache: Cache | undefined;
@@ -166,6 +169,8 @@ export class SimAgent {
 
   #logger(): Logger {
     const keep = (message: string): void => {
+      // Simulated devices keep what they were given, so that a wrong byte is ours.
+      if (message.startsWith('A chunk in HBM has wrong bytes')) this.fail(new Error(message));
       this.log.push(message);
       if (this.log.length > 50) this.log.shift();
     };
@@ -235,6 +240,11 @@ export class SimAgent {
       onFolderLost: (folder) => life.cache?.folderLost(folder),
     });
     const catalogWorker = new SimCatalogWorker(this.catalogDisk);
+    const hbm = new SimHbm(this.#options, {
+      host: (address, sizeBytes) => memory.at(address, sizeBytes),
+      logger,
+      onLost: (device) => life.cache?.deviceLost(device),
+    });
     const catalog = createSqliteCatalogStore({
       path: '/data/catalog.db',
       migrationsDir,
@@ -250,6 +260,7 @@ export class SimAgent {
       ssd,
       catalog,
       catalogWorker,
+      hbm,
       tombstones: undefined,
       cache: undefined,
       server: undefined,
@@ -304,6 +315,7 @@ export class SimAgent {
         ssd,
         ramOrder: createPolicy('adaptive', index.policyFacts),
         ssdOrder: createPolicy('adaptive', index.policyFacts),
+        ...life.hbm.parts(index.policyFacts),
         catalog,
         tombstones: opened.tombstones,
         clock,
@@ -376,6 +388,7 @@ export class SimAgent {
   kill(): void {
     this.#life?.io.kill(this.rng);
     this.#life?.catalogWorker.kill();
+    this.#life?.hbm.devices.kill();
     if (this.#options.keep === true) this.network.moveTransfers();
     this.#life?.memory.endProcess();
     this.#life = undefined;
@@ -455,7 +468,7 @@ export class SimAgent {
       this.settle();
       return true;
     }
-    const moved = life.io.step(this.rng);
+    const moved = life.hbm.stepAmong(this.rng, life.io.activeCount) || life.io.step(this.rng);
     this.settle();
     return moved;
   }
@@ -483,6 +496,7 @@ export class SimAgent {
   /** What must hold between any two steps. */
   checkInvariants(): void {
     this.network.checkInvariants();
+    this.#life?.hbm.devices.check();
     this.#life?.lm?.checkInvariants();
     // What a former process left in RAM is taken in before the doors open, in several turns.
     const life = this.#life;

@@ -5,7 +5,6 @@
  */
 import { Cache } from '#cache/cache.ts';
 import type { CacheLimits, SsdAdmission } from '#cache/cache-state.ts';
-import type { HbmLimits } from '#cache/hbm-replicas.ts';
 import { ChunkIndex } from '#cache/chunk-index.ts';
 import type { CommitOptions, CommitOutcome, PutRejected, PutTicket, ReadHandle } from '#cache/door.ts';
 import { NamespaceTable } from '#cache/namespace-table.ts';
@@ -18,19 +17,19 @@ import type { Logger } from '#core/logger.ts';
 import { createPolicy } from '#policy/create-policy.ts';
 import type { PolicyName } from '#policy/create-policy.ts';
 import { KeyParser } from '#protocol/lmcache-key.ts';
-import { HbmTier } from '#tiers/hbm/hbm-tier.ts';
 import { RamTier } from '#tiers/ram/ram-tier.ts';
 import { SsdTier } from '#tiers/ssd/ssd-tier.ts';
 import { SimCatalogRowDisk, SimCatalogStore } from './sim-catalog-store.ts';
 import { settle, SimClock, SimRng } from './sim-clock.ts';
-import { SimDeviceMemory } from './sim-device-memory.ts';
 import { SimDisk } from './sim-disk.ts';
 import { SimFileIo } from './sim-file-io.ts';
+import { SimHbm } from './sim-hbm.ts';
+import type { SimHbmOptions } from './sim-hbm.ts';
 import { SimSharedMemory } from './sim-shared-memory.ts';
 
 export const simHash: BlockHash = (block, seed) => Bun.hash.xxHash3(block, seed);
 
-export interface SimCacheOptions {
+export interface SimCacheOptions extends SimHbmOptions {
   readonly seed?: number;
   readonly ramBytes?: number;
   readonly maxChunkBytes?: number;
@@ -44,11 +43,6 @@ export interface SimCacheOptions {
   readonly logger?: Logger;
   /** The RAM tier outlives the process, as with ram.keep. Default false. */
   readonly keep?: boolean;
-  /** Bytes of each simulated device; left out: there is no HBM tier. */
-  readonly hbmBytes?: readonly number[];
-  readonly hbmPieceBytes?: number;
-  readonly hbmPolicy?: PolicyName;
-  readonly hbmLimits?: Partial<HbmLimits>;
   /** ssd.direct; 'auto' unless given. */
   readonly direct?: 'auto' | 'on' | 'off';
 }
@@ -60,8 +54,7 @@ interface Life {
   readonly ram: RamTier;
   readonly ssd: SsdTier;
   readonly catalog: SimCatalogStore;
-  readonly devices: SimDeviceMemory;
-  readonly hbm: HbmTier | undefined;
+  readonly hbm: SimHbm;
   readonly findings: readonly string[];
 }
 
@@ -155,14 +148,11 @@ export class SimCache {
       capacityBytes,
       floorBytes: options.floorBytes ?? 0,
     }));
-    const devices = new SimDeviceMemory({
-      deviceBytes: options.hbmBytes ?? [],
+    const hbm = new SimHbm(options, {
       host: (address, sizeBytes) => memory.at(address, sizeBytes),
+      logger,
+      onLost: (device) => running.cache?.deviceLost(device),
     });
-    const hbm =
-      options.hbmBytes === undefined
-        ? undefined
-        : openHbm(devices, options, { logger, onLost: (index) => running.cache?.deviceLost(index) });
     const opened = await openStore({
       fileSystem: disk,
       ram,
@@ -184,15 +174,7 @@ export class SimCache {
         ssd,
         ramOrder: createPolicy(options.ramPolicy ?? 'leaf-lru', index.policyFacts),
         ssdOrder: createPolicy(options.ssdPolicy ?? 'leaf-lru', index.policyFacts),
-        ...(hbm === undefined
-          ? {}
-          : {
-              hbm: {
-                tier: hbm,
-                order: createPolicy(options.hbmPolicy ?? 'leaf-lru', index.policyFacts),
-                limits: { promoteHits: 2, promoteWindowMs: 600_000, copiesAtOnce: 4, ...options.hbmLimits },
-              },
-            }),
+        ...hbm.parts(index.policyFacts),
         catalog,
         tombstones: opened.tombstones,
         clock,
@@ -220,14 +202,14 @@ export class SimCache {
       const parsed = this.#keys.parse(encoder.encode(key));
       return parsed === 'too-long' ? undefined : parsed;
     };
-    this.#life = { cache, io, memory, ram, ssd, catalog, devices, hbm, findings: opened.findings };
+    this.#life = { cache, io, memory, ram, ssd, catalog, hbm, findings: opened.findings };
     await this.run(cache.start());
   }
 
   /** SIGKILL. Committed catalog rows stay; what was queued for it is lost. */
   crash(): void {
     this.life.io.kill(this.rng);
-    this.life.devices.kill();
+    this.life.hbm.devices.kill();
     this.clock.dropTimers();
     this.disk.data.restart();
     this.memory.endProcess();
@@ -243,9 +225,7 @@ export class SimCache {
 
   /** One step of I/O. False where no job is under way. */
   async step(): Promise<boolean> {
-    const { devices } = this.life;
-    const device = devices.activeCount > 0 && this.rng.chance(devices.activeCount / (devices.activeCount + this.io.activeCount));
-    const moved = device ? devices.step(this.rng) : this.io.step(this.rng);
+    const moved = this.life.hbm.stepAmong(this.rng, this.io.activeCount) || this.io.step(this.rng);
     await settle();
     return moved;
   }
@@ -371,7 +351,7 @@ export class SimCache {
   /** What must hold between any two steps. */
   check(): void {
     this.cache.checkInvariants();
-    this.life.devices.check();
+    this.life.hbm.devices.check();
   }
 
   /**
@@ -381,8 +361,8 @@ export class SimCache {
   checkQuiet(): void {
     this.check();
     const holdings = this.cache.holdings();
-    const hbmSlots = this.life.hbm?.usedSlots() ?? 0;
-    const inHbm = this.life.hbm === undefined ? 0 : this.tier('hbm').chunkCount;
+    const hbmSlots = this.life.hbm.tier?.usedSlots() ?? 0;
+    const inHbm = this.life.hbm.tier === undefined ? 0 : this.tier('hbm').chunkCount;
     if (hbmSlots !== inHbm) throw new Error(`Leak: ${hbmSlots} slots of HBM in use, ${inHbm} chunks there`);
     const expected = { usedSlots: this.tier('ram').chunkCount, openTickets: 0, waiting: 0, leases: holdings.leases };
     if (JSON.stringify(holdings) !== JSON.stringify(expected))
@@ -398,19 +378,6 @@ export class SimCache {
       }
     }
   }
-}
-
-function openHbm(
-  devices: SimDeviceMemory,
-  options: SimCacheOptions,
-  parts: { readonly logger: Logger; readonly onLost: (index: number) => void },
-): HbmTier {
-  const opened = (options.hbmBytes ?? []).map((capacityBytes, ordinal) => {
-    const device = devices.open(ordinal);
-    if ('ok' in device) throw new Error(device.message);
-    return { device, capacityBytes };
-  });
-  return new HbmTier({ devices: opened, maxChunkBytes: options.maxChunkBytes ?? 64 * 1024, pieceBytes: options.hbmPieceBytes, ...parts });
 }
 
 /** True where the bytes are those of `payloadOf(value, sizeBytes)`; far faster than a matcher on large arrays. */

@@ -129,7 +129,10 @@ export class SimListener {
     const id = claimId(namespaceId, key);
     let claims = this.#claims.get(id);
     if (claims === undefined) this.#claims.set(id, (claims = new Map<LeaseOwner, Claim>()));
-    claims.set(promise.owner, { namespaceId, key: key.slice(), expiresAtMs: 0, mayExpire: false, ...promise });
+    // It may meet its end before the next look.
+    const found = this.#cache.peek(namespaceId, key);
+    const expiresAtMs = (found && this.#cache.expiresAtMs(found.ref)) ?? 0;
+    claims.set(promise.owner, { namespaceId, key: key.slice(), expiresAtMs, mayExpire: expiresAtMs !== 0, ...promise });
     this.claims += 1;
   }
 

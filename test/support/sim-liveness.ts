@@ -36,7 +36,7 @@ export class SimLiveness {
     for (const client of clients) client.connection?.close();
     this.#lm?.close();
     this.#until('all connections closed', () => agent.life?.server?.connectionCount() === 0 && agent.network.connectionCount === 0);
-    const isClean = (): boolean => agent.tier('ram').dirtyBytes === 0 || !this.#becomesClean;
+    const isClean = (): boolean => agent.cache.control.stats().tiers.every((tier) => tier.dirtyBytes === 0) || !this.#becomesClean;
     this.#until('nothing dirty', isClean);
     this.#until('nothing held', () => this.#leftOver() === '');
     agent.checkInvariants();
@@ -54,6 +54,9 @@ export class SimLiveness {
     const holdings = agent.cache.holdings();
     const expected = { usedSlots: agent.tier('ram').chunkCount, openTickets: 0, waiting: 0, leases: 0 };
     if (JSON.stringify(holdings) !== JSON.stringify(expected)) return `${JSON.stringify(holdings)}, wanted ${JSON.stringify(expected)}`;
+    const { hbm } = agent.life ?? {};
+    if ((hbm?.tier?.usedSlots() ?? 0) !== (hbm?.tier === undefined ? 0 : agent.tier('hbm').chunkCount))
+      return 'slots of HBM without a chunk';
     if (agent.network.activeCount > 0) return `${agent.network.activeCount} transfers`;
     if ((agent.life?.io.activeCount ?? 0) > 0) return `${agent.life?.io.activeCount} file jobs`;
     const queued = agent.cache.control.stats().catalog.queuedChanges;

@@ -44,6 +44,13 @@ export class SimMischief {
     agent.life?.io.watch();
   }
 
+  /** A copy fails, at once or late, or a device is lost with all that is in it. */
+  deviceFault(): void {
+    const said = this.#world.agent.life?.hbm.fault(this.#rng);
+    if (said !== undefined) this.#world.note(said);
+    this.#world.agent.settle();
+  }
+
   /** Something breaks. */
   fault(): void {
     const { agent } = this.#world;
@@ -105,6 +112,7 @@ export class SimMischief {
     agent.catalogDisk.failures.length = 0;
     if (agent.life !== undefined) {
       agent.life.io.faults.length = 0;
+      agent.life.hbm.devices.faults.length = 0;
     }
   }
 }

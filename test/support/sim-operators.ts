@@ -44,9 +44,9 @@ export class SimOperators {
     });
     if (action === 'invalidate') this.#invalidate(who);
     else if (action === 'dryRun') this.#post(who, '/v1/invalidate', { selector: this.#selector(who), dryRun: true });
-    else if (action === 'evict') this.#post(who, '/v1/evict', { tier: this.#rng.pick(['ram', 'ssd']), selector: this.#broad(who) });
+    else if (action === 'evict') this.#post(who, '/v1/evict', { tier: this.#rng.pick(this.#tiers), selector: this.#broad(who) });
     else if (action === 'persist') this.#post(who, '/v1/persist', { selector: this.#broad(who) });
-    else if (action === 'prefetch') this.#post(who, '/v1/prefetch', { keys: this.#someKeys(who, 3).map((key) => key.name) });
+    else if (action === 'prefetch') this.#prefetch(who);
     else if (action === 'epoch') this.#epoch();
     else if (action === 'pin') this.#pin();
     else if (action === 'unpin') this.#unpin();
@@ -54,6 +54,16 @@ export class SimOperators {
     else if (action === 'chunks') this.#chunks(who);
     else this.#verify();
     this.#world.agent.settle();
+  }
+
+  get #tiers(): readonly ('hbm' | 'ram' | 'ssd')[] {
+    return this.#world.options.hbmBytes === undefined ? ['ram', 'ssd'] : ['hbm', 'ram', 'ssd'];
+  }
+
+  #prefetch(who: string | undefined): void {
+    const keys = this.#someKeys(who, 3).map((key) => key.name);
+    const toHbm = this.#world.options.hbmBytes !== undefined && this.#rng.chance(0.7);
+    this.#post(who, '/v1/prefetch', { keys, ...(toHbm ? { tier: 'hbm' } : {}) });
   }
 
   /** The key is to come to SSD. */

@@ -61,7 +61,7 @@ export class SimWorkload {
       tick: () => oracle.begin().begin,
       fail: (problem) => agent.fail(problem),
     });
-    listener.judgesLeases = this.#world.keepsFiles && this.keep?.isDamaged !== true;
+    listener.judgesLeases = this.#world.keepsFiles && this.keep?.isDamaged !== true && (options.deviceFaults ?? 0) === 0;
     if (listener.judgesLeases) listener.expect(this.#pinned);
     this.#pinned = [];
     this.#world.listener = listener;
@@ -97,6 +97,7 @@ export class SimWorkload {
       jump: perThousand(options.jumps),
       hang: perThousand(options.hangs),
       stop: perThousand(options.stops),
+      device: perThousand(options.deviceFaults),
     });
     if (this.#startFailed) return this.kill();
     if (action === 'network') return void (agent.stepNetwork() || this.commands.one());
@@ -113,6 +114,7 @@ export class SimWorkload {
     if (action === 'fault') return this.#mischief.fault();
     if (action === 'hang') return this.#mischief.hang();
     if (action === 'stop') return this.#stop();
+    if (action === 'device') return this.#mischief.deviceFault();
     const powerCut = action === 'powerCut';
     if (options.compactionBytes !== undefined && this.#rng.chance(0.3)) return this.#killInCompaction(powerCut);
     this.kill(powerCut);

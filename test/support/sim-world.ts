@@ -40,6 +40,8 @@ export interface SimWorldOptions extends SimAgentOptions {
   readonly stops?: number;
   /** Jumps of the wall clock, a thousand steps. */
   readonly jumps?: number;
+  /** Copies of devices that fail, and devices that are lost, a thousand steps. */
+  readonly deviceFaults?: number;
   /** Power cuts, a thousand steps. */
   readonly powerCuts?: number;
   /** Invariants are checked every so many steps. */
