@@ -52,7 +52,7 @@ describe('an injected error', () => {
     emulated.control.inject('cuMemAlloc_v2', 999, { nth: 2, times: 2 });
     const codes = Array.from({ length: 5 }, () => emulated.driver.cu.cuMemAlloc_v2(new BigUint64Array(1), 4096));
     expect(codes).toEqual([0, 999, 999, 0, 0]);
-    expect(emulated.report().alive).toMatchObject({ allocations: 3 });
+    expect(emulated.report().alive).toEqual({ contexts: 1, allocations: 3 });
   });
 
   test('at any call counts all calls', () => {
@@ -73,7 +73,7 @@ describe('an injected error', () => {
     emulated.control.inject('cuDevicePrimaryCtxRelease_v2', 999);
     expect([cu.cuMemFree_v2(pointer), cu.cuMemFree_v2(pointer)]).toEqual([999, INVALID_VALUE]);
     expect(cu.cuDevicePrimaryCtxRelease_v2(0)).toBe(999);
-    expect(emulated.report()).toMatchObject({ alive: {}, leaks: {}, violations: { 'double-free': 1 } });
+    expect(emulated.counted('alive', 'leaks', 'violations')).toEqual({ alive: {}, leaks: {}, violations: { 'double-free': 1 } });
   });
 
   test('that is sticky stays', () => {
@@ -120,7 +120,14 @@ describe('a device that is lost', () => {
     emulated.driver.open(0);
     expect(emulated.driver.allocate(4096)).toBeGreaterThan(0);
     // What was on it could not be given back, and is not held against anybody.
-    expect(emulated.report()).toMatchObject({ violations: { 'over-release': 1 }, leaks: {} });
+    expect(emulated.counted('violations', 'leaks')).toEqual({ violations: { 'over-release': 1 }, leaks: {} });
+  });
+
+  test('before anybody has a context on it cannot be opened', () => {
+    emulated.control.start('');
+    succeed(emulated.driver.cu.cuInit(0));
+    emulated.control.loseDevice(0, ECC_UNCORRECTABLE);
+    expect(emulated.driver.cu.cuDevicePrimaryCtxRetain(new BigUint64Array(1), 0)).toBe(ECC_UNCORRECTABLE);
   });
 
   test('while nobody is in a call is found by the next one', () => {

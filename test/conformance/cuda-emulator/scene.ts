@@ -12,6 +12,8 @@ export interface Scene {
   /** Ends all that is in flight in a stream, and gives the code that its query gives then. */
   finish(stream: number): number;
   report(): EmulatorReport;
+  /** Some of the report, to be compared whole: with toMatchObject `{}` would match any counts. */
+  counted<Name extends keyof EmulatorReport>(...names: readonly Name[]): Pick<EmulatorReport, Name>;
 }
 
 /** Registers the hooks of a file; everything in it is there from the first test on. */
@@ -48,6 +50,10 @@ export function scene(options: { readonly batchCopies?: boolean } = {}): Scene {
     },
     report() {
       return this.control.report();
+    },
+    counted(...names) {
+      const report = this.report();
+      return Object.fromEntries(names.map((name) => [name, report[name]])) as Pick<EmulatorReport, (typeof names)[number]>;
     },
   };
 }
