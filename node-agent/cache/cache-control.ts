@@ -71,6 +71,7 @@ export class CacheControlPart implements CacheControl {
       state: parts.state,
       matches: (selector) => this.#matches(selector),
       persist: (entry) => parts.writer.persist(entry),
+      bring: (entry) => parts.hbm?.reader.load(entry, 'prefetch') ?? Promise.resolve(),
     });
   }
 

@@ -21,6 +21,8 @@ export interface PinOrderParts {
   readonly matches: (selector: Selector) => Promise<readonly Found[]>;
   /** Writes a chunk to SSD and syncs it; false where it cannot be. */
   readonly persist: (entry: EntryIndex) => Promise<boolean>;
+  /** Copies what HBM has into RAM, where that has room. */
+  readonly bring: (entry: EntryIndex) => Promise<unknown>;
 }
 
 /** Chunks between two turns of the event loop, and in one record of the journal. */
@@ -85,6 +87,7 @@ export class PinOrders {
 class PinRun {
   readonly #state: CacheState;
   readonly #persist: (entry: EntryIndex) => Promise<boolean>;
+  readonly #bring: (entry: EntryIndex) => Promise<unknown>;
   readonly #mode: PinMode;
   readonly #taken: { readonly ref: Found; readonly former: PinMode | undefined; readonly sizeBytes: number }[] = [];
   #journaled = 0;
@@ -92,8 +95,9 @@ class PinRun {
   readonly #refused = { ram: sum(), ssd: sum(), count: sum(), unwritten: sum() };
   #gone = 0;
 
-  constructor({ state, persist }: PinOrderParts, mode: PinMode) {
+  constructor({ state, persist, bring }: PinOrderParts, mode: PinMode) {
     this.#state = state;
+    this.#bring = bring;
     this.#persist = persist;
     this.#mode = mode;
   }
@@ -102,8 +106,11 @@ class PinRun {
     const state = this.#state;
     const { pins, index } = state;
     const { entry } = ref;
+    // What only HBM has comes to RAM first: a hard pin holds no memory of a device.
+    if (this.#mode === 'hard' && state.isSame(ref) && state.hbm?.strays.has(entry) === true) await this.#bring(entry);
     if (!state.isSame(ref)) return void (this.#gone += 1);
     const sizeBytes = index.sizeBytes(entry);
+    if (this.#mode === 'hard' && state.hbm?.strays.has(entry) === true) return add(this.#refused.unwritten, sizeBytes);
     const former = pins.modeOf(entry);
     if (former === this.#mode) return add(this.#already, sizeBytes);
     const refusal = pins.refusal(entry, this.#mode);

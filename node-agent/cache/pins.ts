@@ -165,7 +165,10 @@ export class Pins {
   detached(entry: EntryIndex, tier: 'ram' | 'ssd'): void {
     this.#leftTier(entry, tier);
     const state = this.#state;
-    if (tier === 'ram' || !state.has(entry, PINNED_HARD) || state.index.ramSlot(entry) < 0) return;
+    if (!state.has(entry, PINNED_HARD)) return;
+    // Pins hold no memory of devices: what lives on in HBM alone is like any other.
+    if (state.isInHbm(entry) && state.index.ramSlot(entry) < 0 && state.index.ssdFolder(entry) < 0) return this.#lose(entry);
+    if (tier === 'ram' || state.index.ramSlot(entry) < 0) return;
     // Its file was lost or became too old: only RAM has it, and where RAM may not hold it, nothing keeps the promise.
     if (state.has(entry, HELD_IN_RAM)) this.#unwritten.add(entry);
     else if (!this.#hold(entry)) this.#lose(entry);
@@ -185,7 +188,7 @@ export class Pins {
   #lose(entry: EntryIndex): void {
     const { counters, logger } = this.#state;
     counters.lostPins += 1;
-    logger.warn('A hard pin was given up: its chunk is only in RAM now, where pins have no room left', {
+    logger.warn('A hard pin was given up: its file is gone, and RAM does not hold it or has no room left for pins', {
       sizeBytes: this.#state.index.sizeBytes(entry),
     });
     this.unpin(entry);
@@ -375,6 +378,7 @@ export class Pins {
       if (held) heldBytes += ram.classBytes(index.sizeBytes(entry));
       if (mode === 'hard') {
         hardFileBytes += ssd.fileBytes(index.sizeBytes(entry));
+        assert(this.#state.hbm?.strays.has(entry) !== true, `chunk ${entry} is pinned hard and in more than HBM`);
         assert(this.#unwritten.has(entry) === index.ssdFolder(entry) < 0, `chunk ${entry} waits to be written exactly if it is not on SSD`);
       }
     });

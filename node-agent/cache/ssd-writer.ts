@@ -396,7 +396,7 @@ export class SsdWriter {
     const ref = { entry, generation: state.index.generation(entry) };
     for (let attempt = 0; attempt < 1000 && state.clock.monotonicMs() < this.#drainedUntilMs; attempt += 1) {
       if (!state.isSame(ref)) return false;
-      if (!state.isDirty(entry)) return true;
+      if (!state.isDirty(entry)) return state.index.ssdFolder(entry) >= 0;
       if (state.has(entry, UNFIT) || !state.ssd.writable) return false;
       if (state.isWriting(entry) || this.#running >= state.limits.writesAtOnce) {
         await this.#nextWrite();

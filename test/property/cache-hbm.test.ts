@@ -11,20 +11,20 @@ const factor = Number(process.env['KVTIER_TEST_SEEDS'] ?? 1);
 async function runSeeds(count: number, options: (seed: number) => ModelOptions): Promise<Record<'hbm' | 'ram' | 'ssd', number>> {
   const hits = { hbm: 0, ram: 0, ssd: 0 };
   for (let seed = 1; seed <= count * factor; seed += 1) {
-    const model = await CacheModel.run({ checkEvery: 2, ...options(seed), seed });
+    const model = await CacheModel.run({ ...options(seed), seed });
     const own = model.sim.cache.control.stats().hits;
     for (const tier of ['hbm', 'ram', 'ssd'] as const) hits[tier] += own[tier];
   }
   return hits;
 }
 
-const small = { steps: 300, ramBytes: 256 * KiB, maxChunkBytes: 64 * KiB, hbmPieceBytes: 128 * KiB } as const;
+const small = { steps: 500, checkEvery: 4, ramBytes: 192 * KiB, maxChunkBytes: 64 * KiB, hbmPieceBytes: 128 * KiB } as const;
 
 describe('Cache with HBM, whatever happens to it', () => {
   it('explains every read while promotions, demotions and exports meet invalidations and overwrites, and serves from all three tiers', async () => {
     const hits = await runSeeds(30, (seed) => ({
       ...small,
-      hbmBytes: seed % 2 === 0 ? [512 * KiB] : [256 * KiB, 384 * KiB],
+      hbmBytes: seed % 2 === 0 ? [256 * KiB] : [128 * KiB, 256 * KiB],
       hbmPolicy: policyNames[seed % policyNames.length] ?? 'adaptive',
       hbmLimits: { promoteHits: 1 + (seed % 2) },
     }));
@@ -43,7 +43,7 @@ describe('Cache with HBM, whatever happens to it', () => {
   it('explains every read with two small folders that evict all the time, so that HBM alone has chunks', async () => {
     await runSeeds(30, (seed) => ({
       ...small,
-      hbmBytes: [512 * KiB],
+      hbmBytes: [256 * KiB],
       ssdBytes: [300 * KiB, 200 * KiB],
       crashes: 0.005,
       keyCount: 30,

@@ -104,7 +104,8 @@ export class CacheModel {
     }
     this.#checkLeases();
     if (this.#options.faults !== true) {
-      const { io } = this.sim.cache.control.stats();
+      const { io, hbm } = this.sim.cache.control.stats();
+      if (hbm !== undefined && hbm.checksumMismatches > 0) throw new Error('HBM had wrong bytes without a fault');
       if (io.checksumMismatches + io.quarantinedFiles + io.readErrors + io.writeErrors > 0) {
         throw new Error(`Trouble without a fault: ${JSON.stringify(io)} ${this.sim.log.slice(-3).join('; ')}`);
       }
@@ -201,10 +202,12 @@ export class CacheModel {
     if (action === 'hbmPrefetch')
       return this.#inBackground('prefetch to hbm', this.sim.cache.control.prefetch([this.#key().name, this.#key().name], { tier: 'hbm' }));
     if (action === 'hbmEvict') return this.#inBackground('evict from hbm', this.sim.cache.control.evict('hbm', this.#broadSelector()));
+    if (action === 'ramEvict')
+      return this.#inBackground('evict from ram', this.sim.cache.control.evict('ram', { keys: [this.#key().name, this.#key().name] }));
     if (action === 'export') return void this.#hbm.open(this.#key());
     if (action === 'copyExport') return this.#hbm.copy();
     if (action === 'releaseExport') return this.#hbm.release();
-    if (action === 'deviceFault') return this.#note(this.#hbm.fault());
+    if (action === 'deviceFault') return this.#note(faults > 0 && rng.chance(0.5) ? this.#hbm.rot() : this.#hbm.fault());
     if (action === 'loseDevice') {
       this.#note(this.#hbm.lose());
       return this.#leases.clear();

@@ -186,7 +186,9 @@ export class SimDevice implements Device {
   /** The next copy of a batch that chance picks. False where none is under way. */
   step(rng: SimRng): boolean {
     if (this.#batches.length === 0) return false;
-    const batch = rng.pick(this.#batches);
+    // What has failed late stays late for a while.
+    const prompt = this.#batches.filter((candidate) => !candidate.told);
+    const batch = rng.pick(prompt.length > 0 && rng.chance(0.9) ? prompt : this.#batches);
     if (batch.fails && !batch.told) {
       batch.told = true;
       const late = new Promise<boolean>((resolve) => (batch.settleLate = resolve));

@@ -54,7 +54,7 @@ export class SimHbm {
   /** A step of the devices, as often as they have more to do than the other `busy` jobs. Chance is asked only where they have any. */
   stepAmong(rng: SimRng, busy: number): boolean {
     const own = this.devices.activeCount;
-    return own > 0 && rng.chance(own / (own + busy)) && this.devices.step(rng);
+    return own > 0 && (busy === 0 || rng.chance(own / (own + busy + 1))) && this.devices.step(rng);
   }
 
   /** A copy that will fail, or a device that is lost. Says which. */

@@ -1,0 +1,175 @@
+/** What HBM promises, one thing at a time: leases, strays, wrong bytes, exports, lost devices. The property tests mix them. */
+import { describe, expect, it } from 'vitest';
+import { KiB } from '#core/bytes.ts';
+import { drainIterable } from '#testsupport/cache-mischief.ts';
+import { isPayload, payloadOf, SimCache } from '#testsupport/sim-cache.ts';
+import type { SimCacheOptions } from '#testsupport/sim-cache.ts';
+
+const SIZE = 16 * KiB;
+const KEY = 'opaque-0';
+
+/** A cache with one chunk in HBM, beside what it has elsewhere. */
+async function withChunkInHbm(options: SimCacheOptions = {}): Promise<SimCache> {
+  const sim = await SimCache.start({ ramBytes: 256 * KiB, hbmBytes: [256 * KiB], hbmPieceBytes: 128 * KiB, ...options });
+  await sim.put(KEY, payloadOf(0, SIZE));
+  expect(await sim.run(sim.cache.control.prefetch([KEY], { tier: 'hbm' }))).toMatchObject({ promoted: 1 });
+  return sim;
+}
+
+/** Other chunks fill RAM until it has given the first one up. */
+async function pushOutOfRam(sim: SimCache): Promise<void> {
+  for (let id = 1; sim.tiersOf(KEY).includes('ram'); id += 1) await sim.put(`opaque-${id}`, payloadOf(id, SIZE));
+}
+
+/** A chunk that only HBM has, since its file was lost; SSD may take it again. */
+async function withStray(): Promise<SimCache> {
+  const sim = await withChunkInHbm();
+  await sim.quiet(5000, 500);
+  await sim.run(sim.cache.control.evict('ram', { keys: [KEY] }));
+  for (const path of sim.chunkFiles()) sim.disk.unlink(path);
+  await sim.run(drainIterable(sim.cache.control.verify()));
+  expect(sim.tiersOf(KEY)).toEqual(['hbm']);
+  expect(sim.tier('hbm').dirtyBytes).toBe(SIZE);
+  return sim;
+}
+
+describe('Cache with HBM', () => {
+  it('copies a chunk to HBM at its second hit within the window, and not before', async () => {
+    const sim = await SimCache.start({ hbmBytes: [256 * KiB] });
+    await sim.put(KEY, payloadOf(0, SIZE));
+    await sim.get(KEY);
+    await sim.drainIo();
+    expect(sim.tiersOf(KEY)).toEqual(['ram']);
+    await sim.clock.advance(700_000);
+    await sim.get(KEY);
+    await sim.drainIo();
+    expect(sim.tiersOf(KEY)).not.toContain('hbm');
+    await sim.get(KEY);
+    await sim.drainIo();
+    expect(sim.tiersOf(KEY)[0]).toBe('hbm');
+  });
+
+  it('writes what RAM gave up and SSD may take, so that kill -9 costs nothing', async () => {
+    const sim = await withStray();
+    await sim.quiet(5000, 500);
+    expect(sim.cache.control.stats().tiers.map(({ dirtyBytes }) => dirtyBytes)).toEqual([0, 0, 0]);
+    sim.crash();
+    await sim.restart();
+    await sim.drainIo();
+    expect(isPayload(await sim.get(KEY), 0, SIZE)).toBe(true);
+  });
+
+  it('brings what only HBM has to SSD before it stops', async () => {
+    const sim = await withStray();
+    expect(await sim.run(sim.cache.close(sim.clock.monotonicMs() + 10_000))).toBe(0);
+    sim.crash();
+    await sim.restart();
+    expect(isPayload(await sim.get(KEY), 0, SIZE)).toBe(true);
+  });
+
+  it('does not forget by order what only HBM has', async () => {
+    const sim = await withChunkInHbm({ admission: 'off' });
+    await pushOutOfRam(sim);
+    const answer = await sim.run(sim.cache.control.evict('hbm', { keys: [KEY] }));
+    expect(answer).toMatchObject({ evicted: 1, skipped: 0 });
+    expect(sim.tiersOf(KEY)).toEqual(['ram']);
+  });
+
+  it('keeps the HBM copy that a lease was given for, and RAM the one of its own', async () => {
+    const sim = await withChunkInHbm();
+    await sim.quiet(5000, 500);
+    await sim.run(sim.cache.control.evict('ram', { keys: [KEY] }));
+    expect(sim.tiersOf(KEY)).toEqual(['hbm', 'ssd']);
+    expect(sim.probe(KEY, 1)?.tier).toBe('hbm');
+    expect(await sim.run(sim.cache.control.evict('hbm', { keys: [KEY] }))).toMatchObject({ evicted: 0, skipped: 1 });
+    expect(sim.tiersOf(KEY)).toContain('hbm');
+    expect(isPayload(await sim.get(KEY, 1), 0, SIZE)).toBe(true);
+    expect(sim.cache.control.stats().hits).toEqual({ hbm: 1, ram: 0, ssd: 0 });
+    expect(sim.probe(KEY, 1)?.tier).toBe('ram');
+    expect(await sim.run(sim.cache.control.evict('ram', { keys: [KEY] }))).toMatchObject({ evicted: 0, skipped: 1 });
+  });
+
+  it('serves from SSD what has wrong bytes in HBM, and drops it there', async () => {
+    const sim = await withChunkInHbm();
+    await sim.quiet(5000, 500);
+    await sim.run(sim.cache.control.evict('ram', { keys: [KEY] }));
+    const found = sim.peek(KEY);
+    const read = found && sim.cache.openDevice(found.ref);
+    if (read === undefined) throw new Error('not exported');
+    sim.life.hbm.devices.exported(read.handle)[read.offsetBytes + 100]! ^= 1;
+    expect(read.release()).toBe(true);
+    expect(isPayload(await sim.get(KEY), 0, SIZE)).toBe(true);
+    expect(sim.cache.control.stats()).toMatchObject({ hits: { hbm: 0, ssd: 1 }, hbm: { checksumMismatches: 1 } });
+    expect(sim.tiersOf(KEY)).not.toContain('hbm');
+  });
+
+  it('answers with a miss what has wrong bytes and is nowhere else', async () => {
+    const sim = await withChunkInHbm({ admission: 'off' });
+    await pushOutOfRam(sim);
+    const found = sim.peek(KEY);
+    const read = found && sim.cache.openDevice(found.ref);
+    if (read === undefined) throw new Error('not exported');
+    sim.life.hbm.devices.exported(read.handle)[read.offsetBytes] = 99;
+    read.release();
+    expect(await sim.get(KEY)).toBeUndefined();
+    expect(sim.peek(KEY)).toBeUndefined();
+  });
+
+  it('holds the slot of an export, and says that a chunk did not hold which was deleted or whose device was lost', async () => {
+    const sim = await withChunkInHbm();
+    const open = (): NonNullable<ReturnType<typeof sim.cache.openDevice>> => {
+      const found = sim.peek(KEY);
+      const read = found && sim.cache.openDevice(found.ref);
+      if (read === undefined) throw new Error('not exported');
+      return read;
+    };
+    expect(open().release()).toBe(true);
+    const deleted = open();
+    sim.delete(KEY);
+    expect(sim.life.hbm.tier?.usedSlots()).toBe(1);
+    expect(deleted.release()).toBe(false);
+    expect(sim.life.hbm.tier?.usedSlots()).toBe(0);
+    await sim.put(KEY, payloadOf(0, SIZE));
+    await sim.run(sim.cache.control.prefetch([KEY], { tier: 'hbm' }));
+    const lost = open();
+    expect(sim.probe(KEY, 3)?.tier).toBe('ram');
+    sim.life.hbm.devices.opened[0]?.lose();
+    expect(lost.release()).toBe(false);
+    expect(sim.tiersOf(KEY)).toEqual(['ram']);
+    expect(sim.tier('hbm').state).toBe('off');
+    expect(sim.tier('hbm').reasons.join()).toContain('CUDA_ERROR_ILLEGAL_ADDRESS');
+    sim.check();
+  });
+
+  it('ends the leases on what a lost device had, and serves the rest', async () => {
+    const sim = await withChunkInHbm();
+    await sim.quiet(5000, 500);
+    await sim.run(sim.cache.control.evict('ram', { keys: [KEY] }));
+    sim.probe(KEY, 1);
+    expect(sim.cache.holdings().leases).toBe(1);
+    sim.life.hbm.devices.opened[0]?.lose();
+    expect(sim.cache.holdings().leases).toBe(0);
+    expect(sim.peek(KEY)?.tier).toBe('ssd');
+    expect(isPayload(await sim.get(KEY), 0, SIZE)).toBe(true);
+  });
+
+  it('brings to RAM what only HBM has before it is pinned hard', async () => {
+    const sim = await withStray();
+    expect(await sim.run(sim.cache.control.pin({ keys: [KEY] }, 'hard'))).toMatchObject({ pinned: { chunks: 1 } });
+    expect(sim.tiersOf(KEY)).toEqual(['hbm', 'ram', 'ssd']);
+    sim.check();
+  });
+
+  it('gives a hard pin up where only HBM is left of its chunk, and serves the chunk still', async () => {
+    const sim = await withChunkInHbm();
+    await sim.quiet(5000, 500);
+    await sim.run(sim.cache.control.evict('ram', { keys: [KEY] }));
+    expect(await sim.run(sim.cache.control.pin({ keys: [KEY] }, 'hard'))).toMatchObject({ pinned: { chunks: 1 } });
+    for (const path of sim.chunkFiles()) sim.disk.unlink(path);
+    await sim.run(drainIterable(sim.cache.control.verify()));
+    sim.check();
+    expect(sim.tiersOf(KEY)).toEqual(['hbm']);
+    expect(sim.cache.control.stats().pins).toMatchObject({ chunks: 0, lost: 1 });
+    expect(isPayload(await sim.get(KEY), 0, SIZE)).toBe(true);
+  });
+});
