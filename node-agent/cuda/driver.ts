@@ -55,16 +55,18 @@ export class CudaDriver {
   hasBatch: boolean;
   readonly #symbols: DriverSymbols;
   #current = 0;
-  // Out parameters: addresses are taken once, the arrays live as long as this.
-  readonly #words = new BigUint64Array(2);
+  // Out parameters, whose addresses are taken once. Each is a view of an ArrayBuffer: the bytes of a small array without one lie in the heap
+  // of the collector until somebody asks for its buffer (`subarray` does), and then move.
+  readonly #words = new BigUint64Array(new ArrayBuffer(16));
   readonly #word: Pointer = ptr(this.#words);
   readonly #secondWord = (this.#word + 8) as Pointer;
-  readonly #ints = new Int32Array(1);
+  readonly #ints = new Int32Array(new ArrayBuffer(4));
   readonly #int: Pointer = ptr(this.#ints);
-  readonly #floats = new Float32Array(1);
+  readonly #floats = new Float32Array(new ArrayBuffer(4));
   readonly #float: Pointer = ptr(this.#floats);
-  readonly #text = new Uint8Array(TEXT_BYTES);
+  readonly #text = new Uint8Array(new ArrayBuffer(TEXT_BYTES));
   readonly #textAddress: Pointer = ptr(this.#text);
+  // These are handed over as arrays, so that their addresses are taken at the call.
   readonly #targets = new BigUint64Array(BATCH_LIMIT);
   readonly #sources = new BigUint64Array(BATCH_LIMIT);
   readonly #sizes = new BigUint64Array(BATCH_LIMIT);

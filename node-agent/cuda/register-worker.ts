@@ -4,17 +4,31 @@
  * the main thread lets a context go only when nothing is under way here.
  */
 import type { Address } from '#core/brand.ts';
+import type { DeviceFailure } from '#ports/device-memory.ts';
 import { CudaDriver, type Context } from './driver.ts';
 import type { RegisterReply, RegisterRequest } from './register-messages.ts';
 import { CUDA_SUCCESS, ownFailure } from './status.ts';
 
 declare const self: Worker;
 
-let driver: CudaDriver | string = 'The registration worker has not loaded the driver';
+let path = '';
+let loaded: CudaDriver | undefined;
+
+/** Tried again by the next request where it fails. */
+function load(): CudaDriver | DeviceFailure {
+  if (loaded !== undefined) return loaded;
+  const driver = CudaDriver.load(path);
+  if (typeof driver === 'string') return ownFailure('KVTIER_NO_DRIVER', driver);
+  const status = driver.initialize();
+  if (status !== CUDA_SUCCESS) return driver.failure(status, 'cuInit(0) in the registration worker');
+  loaded = driver;
+  return driver;
+}
 
 function run(request: Exclude<RegisterRequest, { readonly kind: 'load' }>): RegisterReply {
   const { id } = request;
-  if (typeof driver === 'string') return { id, failure: ownFailure('KVTIER_NO_DRIVER', driver), elapsedMs: 0 };
+  const driver = load();
+  if ('ok' in driver) return { id, failure: driver, elapsedMs: 0 };
   const startedAtMs = performance.now();
   const current = driver.setCurrent(request.context as Context);
   if (current !== CUDA_SUCCESS) return { id, failure: driver.failure(current, 'cuCtxSetCurrent()'), elapsedMs: 0 };
@@ -34,12 +48,6 @@ function run(request: Exclude<RegisterRequest, { readonly kind: 'load' }>): Regi
 
 self.onmessage = (event: MessageEvent<RegisterRequest>): void => {
   const request = event.data;
-  if (request.kind !== 'load') {
-    self.postMessage(run(request));
-    return;
-  }
-  driver = CudaDriver.load(request.path);
-  if (typeof driver === 'string') return;
-  const status = driver.initialize();
-  if (status !== CUDA_SUCCESS) driver = driver.failure(status, 'cuInit(0) in the registration worker').message;
+  if (request.kind === 'load') path = request.path;
+  else self.postMessage(run(request));
 };

@@ -4,8 +4,8 @@
  */
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import type { Address, DevicePtr } from '#core/brand.ts';
-import { deviceFailed } from '#core/errors.ts';
 import type { CopyDone, Device, DeviceCopy, DeviceFailure, DeviceMemory } from '#ports/device-memory.ts';
+import { okay, same } from './device-results.ts';
 import { HostMemory } from './host-memory.ts';
 
 export interface DeviceMemoryUnderTest {
@@ -34,18 +34,11 @@ const MiB = 1024 * KiB;
 const OUT_OF_MEMORY = 2;
 const ILLEGAL_ADDRESS = 700;
 
-export function okay<T extends { readonly ok: true }>(result: T | DeviceFailure): T {
-  if (!result.ok) throw deviceFailed(result);
-  return result;
-}
-
 /** Turns of the event loop, so that whatever would happen too early has had its chance. */
-export async function turns(count = 50): Promise<void> {
+async function turns(count = 50): Promise<void> {
   for (let turn = 0; turn < count; turn += 1) await new Promise((resolve) => setImmediate(resolve));
 }
 
-/** Not `toEqual`, which takes seconds for MiB. */
-const same = (left: Uint8Array, right: Uint8Array): boolean => Buffer.compare(left, right) === 0;
 const at = (pointer: DevicePtr, offset: number): DevicePtr => (pointer + offset) as DevicePtr;
 
 export function describeDeviceMemory(name: string, begin: () => Promise<DeviceMemoryUnderTest>, options: ContractOptions): void {
