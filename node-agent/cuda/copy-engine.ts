@@ -17,7 +17,7 @@ import { assert } from '#core/assert.ts';
 import type { CopyDone, DeviceCopy, DeviceFailure } from '#ports/device-memory.ts';
 import { BATCH_LIMIT, type Context, type CudaDriver, type Stream } from './driver.ts';
 import { EventPool, type EventPair } from './event-pool.ts';
-import { CUDA_ERROR_NOT_READY, CUDA_ERROR_NOT_SUPPORTED, CUDA_SUCCESS, ownFailure, twice } from './status.ts';
+import { CUDA_ERROR_NOT_READY, CUDA_ERROR_NOT_SUPPORTED, CUDA_SUCCESS, ownFailure } from './status.ts';
 import type { Polled } from './completion-poller.ts';
 
 type Direction = DeviceCopy['direction'];
@@ -384,7 +384,7 @@ export class CopyEngine implements Polled, Disposable {
   /** With the context current and nothing in flight. */
   [Symbol.dispose](): void {
     this.#events[Symbol.dispose]();
-    for (const lane of this.#all.splice(0)) twice(() => this.#driver.destroyStream(lane.stream));
+    for (const lane of this.#all.splice(0)) this.#driver.destroyStream(lane.stream);
     for (const lanes of Object.values(this.#lanes)) lanes.splice(0);
   }
 }

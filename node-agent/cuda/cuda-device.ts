@@ -11,7 +11,7 @@ import type { CompletionPoller } from './completion-poller.ts';
 import { CopyEngine } from './copy-engine.ts';
 import type { Context, CudaDriver, DeviceNumber } from './driver.ts';
 import { IPC_HANDLE_BYTES } from './ipc-open.ts';
-import { CUDA_SUCCESS, ownFailure, twice } from './status.ts';
+import { CUDA_SUCCESS, ownFailure } from './status.ts';
 
 const MiB = 1024 ** 2;
 /**
@@ -79,7 +79,7 @@ export class CudaDevice implements Device {
       return device;
     }
     device.#engine[Symbol.dispose]();
-    twice(() => driver.releasePrimary(identity.number));
+    driver.releasePrimary(identity.number);
     return failure;
   }
 
@@ -116,7 +116,7 @@ export class CudaDevice implements Device {
       this.#allocations.add(pointer);
       return { ok: true, pointer };
     }
-    twice(() => this.#driver.free(pointer));
+    this.#driver.free(pointer);
     return ownFailure(
       'KVTIER_MISALIGNED',
       `cuMemAlloc(${roundedBytes}) gave 0x${pointer.toString(16)}: not a multiple of ${ALIGNMENT_BYTES}`,
@@ -126,12 +126,13 @@ export class CudaDevice implements Device {
   free(pointer: DevicePtr): { readonly ok: true } | DeviceFailure {
     assert(this.#allocations.has(pointer), 'only what was allocated here is freed');
     const failure = this.#call(
-      () => this.#driver.free(pointer),
+      () => {
+        this.#allocations.delete(pointer);
+        return this.#driver.free(pointer);
+      },
       () => `cuMemFree(0x${pointer.toString(16)})`,
     );
-    if (failure !== undefined) return failure;
-    this.#allocations.delete(pointer);
-    return { ok: true };
+    return failure ?? { ok: true };
   }
 
   copy(copies: readonly DeviceCopy[]): Promise<CopyDone | DeviceFailure> {
@@ -167,13 +168,14 @@ export class CudaDevice implements Device {
     const opens = this.#imports.get(pointer);
     assert(opens !== undefined, 'only a handle that was opened here is closed');
     const failure = this.#call(
-      () => this.#driver.ipcClose(pointer),
+      () => {
+        if (opens === 1) this.#imports.delete(pointer);
+        else this.#imports.set(pointer, opens - 1);
+        return this.#driver.ipcClose(pointer);
+      },
       () => `cuIpcCloseMemHandle(0x${pointer.toString(16)})`,
     );
-    if (failure !== undefined) return failure;
-    if (opens === 1) this.#imports.delete(pointer);
-    else this.#imports.set(pointer, opens - 1);
-    return { ok: true };
+    return failure ?? { ok: true };
   }
 
   close(): Promise<void> {
@@ -190,13 +192,14 @@ export class CudaDevice implements Device {
     const pinAgain = await this.#options.onClose(this.context);
     if (this.#engine.stuck > 0) return;
     this.#options.poller.remove(this.#engine);
-    twice(() => this.#driver.setCurrent(this.context));
-    for (const pointer of this.#allocations) twice(() => this.#driver.free(pointer));
+    // Nobody else gives back what is here, so that one refusal is not the last word.
+    if (this.#driver.setCurrent(this.context) !== CUDA_SUCCESS) this.#driver.setCurrent(this.context);
+    for (const pointer of this.#allocations) this.#driver.free(pointer);
     this.#allocations.clear();
-    for (const [pointer, opens] of this.#imports) for (let open = 0; open < opens; open += 1) twice(() => this.#driver.ipcClose(pointer));
+    for (const [pointer, opens] of this.#imports) for (let open = 0; open < opens; open += 1) this.#driver.ipcClose(pointer);
     this.#imports.clear();
     this.#engine[Symbol.dispose]();
-    twice(() => this.#driver.releasePrimary(this.#number));
+    this.#driver.releasePrimary(this.#number);
     await pinAgain();
   }
 

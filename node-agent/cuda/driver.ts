@@ -5,6 +5,9 @@
  * A context is current per thread. An instance belongs to the thread that made it and remembers what it made current there, so that
  * `setCurrent` costs a comparison where nothing changes. Nobody else in this process calls the driver on our threads.
  *
+ * A call that gives something back has done so whatever it answers: the reference says of each that it may report an error of work before
+ * it. So none is asked twice, which would give back what is somebody else's by then, and none fails without its effect.
+ *
  * Counted: what is alive of each kind, so that tests can say that nothing leaked.
  */
 import { CString, ptr, type Pointer } from 'bun:ffi';
@@ -42,11 +45,6 @@ const SOURCE_IN_STREAM_ORDER = 1;
 const TEXT_BYTES = 256;
 /** Copies of one call of the batch function. */
 export const BATCH_LIMIT = 256;
-
-/** Whether a thing is gone after a call that takes it back: with a context that is lost everything in it is. */
-function isGone(status: number): boolean {
-  return status === CUDA_SUCCESS || isSticky(status);
-}
 
 export class CudaDriver {
   readonly path: string;
@@ -178,7 +176,7 @@ export class CudaDriver {
   releasePrimary(device: DeviceNumber): number {
     this.#current = 0;
     const status = this.#symbols.cuDevicePrimaryCtxRelease_v2(device);
-    if (isGone(status)) this.alive.contexts -= 1;
+    this.alive.contexts -= 1;
     return status;
   }
 
@@ -207,7 +205,7 @@ export class CudaDriver {
   /** Waits for the device where copies are in flight. */
   free(pointer: DevicePtr): number {
     const status = this.#symbols.cuMemFree_v2(pointer);
-    if (isGone(status)) this.alive.allocations -= 1;
+    this.alive.allocations -= 1;
     return status;
   }
 
@@ -219,7 +217,7 @@ export class CudaDriver {
 
   unregisterHost(address: Address): number {
     const status = this.#symbols.cuMemHostUnregister(address);
-    if (isGone(status)) this.alive.registrations -= 1;
+    this.alive.registrations -= 1;
     return status;
   }
 
@@ -242,7 +240,7 @@ export class CudaDriver {
 
   ipcClose(pointer: DevicePtr): number {
     const status = this.#symbols.cuIpcCloseMemHandle(pointer);
-    if (isGone(status)) this.alive.imports -= 1;
+    this.alive.imports -= 1;
     return status;
   }
 
@@ -257,7 +255,7 @@ export class CudaDriver {
 
   destroyStream(stream: Stream): number {
     const status = this.#symbols.cuStreamDestroy_v2(stream);
-    if (isGone(status)) this.alive.streams -= 1;
+    this.alive.streams -= 1;
     return status;
   }
 
@@ -274,7 +272,7 @@ export class CudaDriver {
 
   destroyEvent(event: Event): number {
     const status = this.#symbols.cuEventDestroy_v2(event);
-    if (isGone(status)) this.alive.events -= 1;
+    this.alive.events -= 1;
     return status;
   }
 

@@ -4,7 +4,7 @@
  */
 import type { DeviceFailure } from '#ports/device-memory.ts';
 import type { CudaDriver, Event } from './driver.ts';
-import { CUDA_SUCCESS, twice } from './status.ts';
+import { CUDA_SUCCESS } from './status.ts';
 
 export interface EventPair {
   readonly start: Event;
@@ -29,7 +29,7 @@ export class EventPool implements Disposable {
     const second = this.#driver.createEvent();
     if (second === CUDA_SUCCESS) return { start, end: this.#driver.value as Event };
     const failure = this.#driver.failure(second, 'cuEventCreate(0)');
-    twice(() => this.#driver.destroyEvent(start));
+    this.#driver.destroyEvent(start);
     return failure;
   }
 
@@ -40,8 +40,8 @@ export class EventPool implements Disposable {
 
   [Symbol.dispose](): void {
     for (const { start, end } of this.#idle.splice(0)) {
-      twice(() => this.#driver.destroyEvent(start));
-      twice(() => this.#driver.destroyEvent(end));
+      this.#driver.destroyEvent(start);
+      this.#driver.destroyEvent(end);
     }
   }
 }

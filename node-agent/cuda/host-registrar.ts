@@ -85,20 +85,14 @@ export class HostRegistrar {
     // First of all: a copy that is submitted meanwhile is a pageable one.
     this.#ranges.splice(index, 1);
     const { failure } = await this.#ask((id) => ({ kind: 'unregister', id, context: range.context, address }));
-    if (failure === undefined || failure.lost) return failure ?? { ok: true };
-    // Pinned still, as far as anybody knows.
-    this.#ranges.splice(this.#find(address) + 1, 0, range);
-    return failure;
+    return failure ?? { ok: true };
   }
 
   /** A context is about to be let go. Call the result when it is gone: then another one pins what this one had pinned. */
   async release(context: Context): Promise<() => Promise<void>> {
     const ranges = await this.#inOrder(async () => {
       const pinned = this.#ranges.filter((range) => range.context === context);
-      for (const range of pinned) {
-        const gone = await this.#unregister(range.address);
-        if (!gone.ok && !gone.lost) await this.#unregister(range.address);
-      }
+      for (const range of pinned) await this.#unregister(range.address);
       return pinned;
     });
     return () =>

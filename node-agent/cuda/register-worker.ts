@@ -30,7 +30,8 @@ function run(request: Exclude<RegisterRequest, { readonly kind: 'load' }>): Regi
   const driver = load();
   if ('ok' in driver) return { id, failure: driver, elapsedMs: 0 };
   const startedAtMs = performance.now();
-  const current = driver.setCurrent(request.context as Context);
+  let current = driver.setCurrent(request.context as Context);
+  if (current !== CUDA_SUCCESS && request.kind === 'unregister') current = driver.setCurrent(request.context as Context);
   if (current !== CUDA_SUCCESS) return { id, failure: driver.failure(current, 'cuCtxSetCurrent()'), elapsedMs: 0 };
   const address = request.address as Address;
   const status = request.kind === 'register' ? driver.registerHost(address, request.sizeBytes) : driver.unregisterHost(address);

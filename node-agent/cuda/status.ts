@@ -44,9 +44,3 @@ export function isSticky(code: number): boolean {
 export function ownFailure(name: `KVTIER_${string}`, message: string, lost = false): DeviceFailure {
   return { ok: false, code: OWN_FAILURE, name, message, lost };
 }
-
-/** What gives something back is tried again once: nobody else will. A context that is lost has nothing to give back. */
-export function twice(call: () => number): void {
-  const status = call();
-  if (status !== CUDA_SUCCESS && !isSticky(status)) call();
-}

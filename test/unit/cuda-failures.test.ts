@@ -3,7 +3,7 @@
  * is leaked, nothing is misused, and a copy that says that it is done has brought the right bytes.
  */
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
-import type { Address, DevicePtr } from '#core/brand.ts';
+import type { DevicePtr } from '#core/brand.ts';
 import { isSticky } from '#cuda/status.ts';
 import { openCudaMemory, type CudaMemory } from '#cuda/open-cuda-memory.ts';
 import type { Device, DeviceCopy } from '#ports/device-memory.ts';
@@ -81,7 +81,7 @@ async function roundTrip(device: Device, { first, second, source, target, note }
   const up = await each((offset) => ({
     direction: 'to-host',
     from: (second + offset) as DevicePtr,
-    to: target.at(offset) as Address,
+    to: target.at(offset),
     sizeBytes: PIECE,
   }));
   return down.ok && across.ok && up.every((done) => done) ? same(target.bytes, source.bytes) : undefined;
