@@ -69,13 +69,17 @@ export class SimWorkload {
 
   /** The next thing; where the process ends in the middle of it, the start of the next process. */
   one(): void {
-    const { data } = this.#world.agent.disk;
+    this.alive(() => this.#one());
+  }
+
+  /** Runs what makes the process work; where that ends it (`stopDuring`), the next one starts. */
+  alive(work: () => void): void {
     try {
-      this.#one();
+      work();
     } catch (problem) {
       if (!(problem instanceof SimStop)) throw problem;
     }
-    if (data.isStopped) this.kill(this.#stopCutsPower);
+    if (this.#world.agent.disk.data.isStopped) this.kill(this.#stopCutsPower);
   }
 
   #one(): void {

@@ -218,7 +218,8 @@ export class SimWorld {
     for (let index = 0; index < count; index += 1) {
       this.step += 1;
       this.#workload.one();
-      this.#judge();
+      // Whoever looks for a chunk may find it expired, and then the agent writes.
+      this.#workload.alive(() => this.#judge());
     }
   }
 
