@@ -66,6 +66,9 @@ interface Asked {
   readonly answer: string;
 }
 
+/** The last answers that differed: what a cell that is not as it should be is about. */
+let difference = '';
+
 async function cell(owner: Tenant, ask: (present: boolean) => Promise<Asked>): Promise<Cell> {
   const constant: Tenant = owner === 'a' ? 'b' : 'a';
   await root.send('FLUSHALL');
@@ -76,7 +79,11 @@ async function cell(owner: Tenant, ask: (present: boolean) => Promise<Asked>): P
   const before = await found(owner);
   const present = await ask(true);
   expect(present.refused).toBe(without.refused);
-  if (present.answer !== without.answer || (await found(owner)) !== before) return 'x';
+  const after = await found(owner);
+  if (present.answer !== without.answer || after !== before) {
+    difference = `without: ${without.answer}\nwith: ${present.answer}\nthe owner found ${before}, then ${after}`;
+    return 'x';
+  }
   return present.refused ? '-' : '.';
 }
 
@@ -102,7 +109,7 @@ function runCommand(name: RespCommandName, owner: Tenant, caller: Caller): () =>
 
 describe.each(tenants)('RESP, object of tenant %s', (owner) => {
   test.each(Object.keys(commandRows) as RespCommandName[])('%s', async (name) => {
-    expect(await cellsOf(owner, (caller) => runCommand(name, owner, caller))).toBe(commandRows[name].cells);
+    expect(await cellsOf(owner, (caller) => runCommand(name, owner, caller)), difference).toBe(commandRows[name].cells);
   });
 });
 
@@ -151,7 +158,7 @@ function runRoute(name: RouteName, owner: Tenant, caller: Caller): (present: boo
 
 describe.each(tenants)('REST, object of tenant %s', (owner) => {
   test.each(Object.keys(routeRows) as RouteName[])('%s', async (name) => {
-    expect(await cellsOf(owner, (caller) => runRoute(name, owner, caller))).toBe(routeRows[name].cells);
+    expect(await cellsOf(owner, (caller) => runRoute(name, owner, caller)), difference).toBe(routeRows[name].cells);
     await call({ method: 'DELETE', path: `/v1/tenants/@${owner}/quota` }, tokens.admin);
   });
 });
