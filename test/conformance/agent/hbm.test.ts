@@ -6,7 +6,6 @@ import { Redis } from 'ioredis';
 import { afterEach, expect, test } from 'vitest';
 import { runCli } from '#testsupport/cli-process.ts';
 import { startAgent } from '#testsupport/agent.ts';
-import { until } from '#testsupport/agent-probes.ts';
 import type { AgentStart, RunningAgent } from '#testsupport/agent.ts';
 import { privateEmulator } from '#testsupport/cuda-emulator.ts';
 import type { PrivateEmulator } from '#testsupport/cuda-emulator.ts';
@@ -184,7 +183,7 @@ test('kill -9 in the middle of copies loses nothing of what dirtyBytes did not c
   await Promise.all(reads);
   const second = await agent(options);
   // What the catalog had not got yet is adopted by its header, behind the start.
-  await until('adoption', async () => (await second.client.stats()).recovery.done);
+  await until(async () => (await second.client.stats()).recovery.done);
   const again = redis(second);
   for (const index of range(0, 60)) await expectRight(again, index);
   expect((await second.client.devices()).devices).toMatchObject([{ state: 'ok' }]);
