@@ -10,7 +10,7 @@ import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { startAgent, type RunningAgent } from '#testsupport/agent.ts';
 import { ByteClient, command, concat } from '#testsupport/byte-client.ts';
-import { fill, throughput } from './lib/blocking-client.ts';
+import { fill, throughput, warmUp } from './lib/blocking-client.ts';
 import type { BlockingTarget } from './lib/blocking-client.ts';
 import { parseFlags } from './lib/flags.ts';
 import { compare, publish } from './lib/report.ts';
@@ -127,6 +127,7 @@ const sides = {
 };
 const cases: BenchCase[] = [];
 try {
+  if (!flags.smoke) await warmUp([sides.ours.resp.port, sides.peer.resp.port], flags.seed);
   cases.push(...(await values(sides)), await probes(sides));
 } finally {
   await sides.ours.stop();

@@ -31,6 +31,7 @@ import type { Logger } from '#core/logger.ts';
 import { hostClock, hostRng } from '#host/clock.ts';
 import { lowestFreeDescriptor, raiseDescriptorLimit } from '#host/descriptors.ts';
 import { HostFileSystem } from '#host/file-system.ts';
+import { GarbageWatch, heapBytes } from '#host/garbage-watch.ts';
 import { listenHttp } from '#host/http-listener.ts';
 import type { HttpListener } from '#host/http-listener.ts';
 import { HostIoPool } from '#host/io-pool.ts';
@@ -104,6 +105,7 @@ class Agent {
   readonly #logger: Logger;
   readonly #metrics = new Metrics();
   readonly #lag = new EventLoopLag(hostClock);
+  readonly #garbage = new GarbageWatch(hostClock);
   #watch: MachineWatch | undefined;
   #maxConnections: number;
   readonly #startedAtMs = Date.now();
@@ -168,6 +170,7 @@ class Agent {
     this.#writeAgentFile();
     this.#state = 'ready';
     this.#lag.start();
+    this.#garbage.start();
     this.#watch?.start();
     const readyMs = performance.now() - startedAt;
     const warnings = [...this.#findings, ...(this.#ram?.reasons ?? []), ...(this.#gpus?.reasons() ?? [])];
@@ -346,14 +349,15 @@ class Agent {
     this.#readiness = new Readiness(this.#options.onBug);
     const tls = this.#tls;
     // lm:// has no TLS: it is loopback's.
-    const transport = new TcpTransport(this.#readiness);
+    const onBuffer = this.#garbage.leave;
+    const transport = new TcpTransport({ readiness: this.#readiness, onBuffer });
     if (config.resp.listen !== undefined) {
       const front = this.#takeOver(this.#readiness);
       const authenticate = createAuthenticate(config.tokens);
       this.#resp = new RespServer({
         cache,
         sockets: pool.sockets,
-        transport: front ?? (tls === undefined ? transport : new TcpTransport(this.#readiness, tls)),
+        transport: front ?? (tls === undefined ? transport : new TcpTransport({ readiness: this.#readiness, tls, onBuffer })),
         resumption: front === undefined ? undefined : createResumption(config.tokens, front.key),
         clock: hostClock,
         logger: this.#log.room('resp'),
@@ -416,7 +420,7 @@ class Agent {
         doors: () => this.#doorStats(),
         health: () => this.#health(cache),
         residentBytes: () => process.memoryUsage.rss(),
-        heapBytes: () => process.memoryUsage().heapUsed,
+        heapBytes,
         eventLoopLag: () => this.#lag.summary(),
         ...(this.#gpus === undefined ? {} : { gpu: () => (this.#gpus as Gpus).info() }),
         ...(this.#watch === undefined ? {} : { watch: () => (this.#watch as MachineWatch).counts() }),
@@ -545,6 +549,7 @@ class Agent {
     await Promise.all([this.#resp?.settle(settledAtMs), this.#lm?.settle(settledAtMs)]);
     const lostBytes = await this.#close(startedAtMs + drainMs);
     this.#lag.stop();
+    this.#garbage.stop();
     this.#watch?.stop();
     if (lostBytes > 0 && this.#ram?.keeps === true)
       this.#logger.warn(`Stopped: ${lostBytes} bytes are only in RAM, where the next agent finds them unless the machine is booted`, {

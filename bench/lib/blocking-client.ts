@@ -68,3 +68,18 @@ export async function throughput(target: BlockingTarget, connections: number, ru
 export async function fill(target: BlockingTarget): Promise<void> {
   await throughput(target, 1, { command: 'SET', requests: target.keys, seed: 1, sequential: true });
 }
+
+/**
+ * What a server that has run for a while has behind it, on each port: a runtime that compiles as it goes gets faster for its first twenty
+ * thousand requests. Moves 16 GiB in and 4 GiB out of each.
+ */
+export async function warmUp(ports: readonly number[], seed: number): Promise<void> {
+  const MiB = 1024 ** 2;
+  for (const port of ports) {
+    const target = { port, sizeBytes: MiB, keys: 256 };
+    await fill(target);
+    await throughput(target, 1, { command: 'SET', requests: 12 * 1024, seed, sequential: false });
+    await throughput(target, 4, { command: 'SET', requests: 4 * 1024, seed, sequential: false });
+    await throughput(target, 4, { command: 'GET', requests: 4 * 1024, seed, sequential: false });
+  }
+}

@@ -28,8 +28,7 @@ export interface PutTicket {
   readonly address: Address;
   readonly sizeBytes: number;
   /**
-   * The payload's memory as a view, or its first `prefixBytes`; for what is copied on the main thread. Ask for no more than that: a
-   * view counts as garbage of its size, and views of whole large values keep the collector busy.
+   * The payload's memory as a view, or its first `prefixBytes`; for what is looked at or copied on the main thread. Costs an object.
    */
   view(prefixBytes?: number): Uint8Array;
 }

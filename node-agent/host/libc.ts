@@ -48,6 +48,7 @@ const library = dlopen('libc.so.6', {
   getrlimit: { args: ['i32', 'ptr'], returns: 'i32' },
   setrlimit: { args: ['i32', 'ptr'], returns: 'i32' },
   setpriority: { args: ['i32', 'i32', 'i32'], returns: 'i32' },
+  sched_yield: { args: [], returns: 'i32' },
 });
 
 export const libc = library.symbols;
@@ -97,6 +98,7 @@ export const O_EXCL = 0o200;
 export const O_TRUNC = 0o1000;
 export const O_APPEND = 0o2000;
 export const O_CLOEXEC = 0o2000000;
+export const O_NONBLOCK = 0o4000;
 export const O_DIRECT = process.arch === 'arm64' ? 0o200000 : 0o40000;
 export const PROT_READ = 1;
 export const PROT_WRITE = 2;

@@ -61,6 +61,11 @@ class HostArena implements Arena {
   readonly sizeBytes: number;
   readonly #onRemoved: () => void;
   #closed = false;
+  /**
+   * All of it, at most the 4 GiB that an ArrayBuffer of Bun holds. To the collector an ArrayBuffer is memory of its size that it is
+   * responsible for: with one for each value that is looked at it would collect after every hundred MiB (garbage-watch.ts).
+   */
+  #bytes: Uint8Array | undefined;
 
   /** Takes over the descriptor, which is locked. */
   constructor(
@@ -88,17 +93,30 @@ class HostArena implements Arena {
 
   view(offsetBytes: number, lengthBytes: number): Uint8Array {
     assert(offsetBytes >= 0 && offsetBytes + lengthBytes <= this.sizeBytes, `view [${offsetBytes}, +${lengthBytes}) lies in the arena`);
-    return viewOf(this.address + offsetBytes, lengthBytes);
+    if (this.#bytes === undefined) {
+      this.#bytes = viewOf(this.address, this.sizeBytes);
+      viewed += this.sizeBytes;
+    }
+    return this.#bytes.subarray(offsetBytes, offsetBytes + lengthBytes);
   }
 
   close(options: { readonly keep: boolean } = { keep: false }): void {
     if (this.#closed) return;
     this.#closed = true;
+    if (this.#bytes !== undefined) viewed -= this.sizeBytes;
+    this.#bytes = undefined;
     libc.munmap(asPointer(this.address), this.sizeBytes);
     if (!options.keep) libc.unlink(addressOf(cString(this.path)));
     libc.close(this.fd);
     if (!options.keep) this.#onRemoved();
   }
+}
+
+let viewed = 0;
+
+/** Bytes of this thread's open arenas that it looks at: memory that its collector takes for its own. */
+export function viewedBytes(): number {
+  return viewed;
 }
 
 export class HostSharedMemory implements SharedMemory {

@@ -36,6 +36,7 @@ export class HostSocket implements TransportSocket {
   #armed = false;
   #lookMs = 0;
   #looking = false;
+  #lookUntilMs = 0;
   #left = false;
 
   /** Undefined where the connection ends with the process. */
@@ -113,19 +114,22 @@ export class HostSocket implements TransportSocket {
   /** Waits for bytes: first by looking, where that was asked for, then asleep. */
   #arm(): void {
     if (this.#armed || this.#looking) return;
-    if (this.#lookMs > 0) this.#look(performance.now() + this.#lookMs);
-    else this.#sleep();
+    if (this.#lookMs === 0) return this.#sleep();
+    this.#looking = true;
+    this.#lookUntilMs = performance.now() + this.#lookMs;
+    setImmediate(this.#look);
   }
 
-  #look(untilMs: number): void {
+  /** A property, so that no look makes a function of its own. */
+  readonly #look = (): void => {
+    this.#looking = false;
+    if (this.#closed || this.#paused || this.#sipBytes === 0 || this.#take() > 0) return;
+    if (performance.now() >= this.#lookUntilMs) return this.#sleep();
+    // The peer may wait for the processor that this thread keeps by looking.
+    libc.sched_yield();
     this.#looking = true;
-    setImmediate(() => {
-      this.#looking = false;
-      if (this.#closed || this.#paused || this.#sipBytes === 0 || this.#take() > 0) return;
-      if (performance.now() < untilMs) this.#look(untilMs);
-      else this.#sleep();
-    });
-  }
+    setImmediate(this.#look);
+  };
 
   #sleep(): void {
     this.#armed = this.#readiness?.arm(this.#readinessId, this.#fdNumber(), () => this.#sip()) ?? false;
@@ -210,16 +214,28 @@ export class TcpTransport implements Transport {
   readonly #readiness: Readiness | undefined;
 
   readonly #tls: TlsFiles | undefined;
+  readonly #onBuffer: (bytes: number) => void;
 
-  /** Without `readiness` sockets do not sip; with `tls` they are not direct. */
-  constructor(readiness?: Readiness, tls?: TlsFiles) {
-    this.#readiness = readiness;
-    this.#tls = tls;
+  /**
+   * Without `readiness` sockets do not sip; with `tls` they are not direct. `onBuffer` is told of each buffer that Bun made for what it
+   * read, once it is garbage.
+   */
+  constructor(
+    options: {
+      readonly readiness?: Readiness | undefined;
+      readonly tls?: TlsFiles | undefined;
+      readonly onBuffer?: (bytes: number) => void;
+    } = {},
+  ) {
+    this.#readiness = options.readiness;
+    this.#tls = options.tls;
+    this.#onBuffer = options.onBuffer ?? (() => {});
   }
 
   listen(address: { readonly host: string; readonly port: number }, accept: (socket: TransportSocket) => ConnectionHandler): Listener {
     const readiness = this.#readiness;
     const tls = this.#tls;
+    const onBuffer = this.#onBuffer;
     try {
       const listenOn = (port: number): TCPSocketListener<Connection> =>
         Bun.listen<Connection>({
@@ -235,7 +251,10 @@ export class TcpTransport implements Transport {
               socket.data = { host };
               host.attach(accept(host));
             },
-            data: (socket, chunk) => socket.data.host.handler?.onData(chunk),
+            data(socket, chunk) {
+              socket.data.host.handler?.onData(chunk);
+              onBuffer(chunk.length);
+            },
             drain: (socket) => socket.data.host.handler?.onDrain(),
             close: (socket) => socket.data.host.onClose(),
             end: (socket) => void socket.end(),

@@ -187,7 +187,7 @@ const agentMetrics: readonly MetricDefinition[] = [
     read: ({ residentBytes }) => residentBytes,
   }),
   plain('gauge', 'kvtier_process_heap_bytes', {
-    help: "JavaScript heap of the main thread in use; no chunk's bytes are in it",
+    help: "JavaScript heap of the main thread as its last collection found it; no chunk's bytes are in it",
     read: ({ heapBytes }) => heapBytes,
   }),
   {

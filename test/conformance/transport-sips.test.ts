@@ -52,7 +52,7 @@ async function connect(transport: TcpTransport, prepare: (seen: Seen) => void = 
   seen = await accepted.promise;
 }
 
-beforeEach(() => connect(new TcpTransport(readiness)));
+beforeEach(() => connect(new TcpTransport({ readiness })));
 afterEach(() => {
   client.destroy();
   listener.stop();
@@ -86,7 +86,7 @@ test('a socket that goes from sips to gulps and back loses nothing', async () =>
 /** Something went through the kernel and the readiness thread since: had another socket been read, that would be seen by now. */
 async function roundOfAnother(): Promise<void> {
   const mine = { client, listener, seen };
-  await connect(new TcpTransport(readiness));
+  await connect(new TcpTransport({ readiness }));
   seen.socket.sip(1);
   client.write('x');
   await received(1);
@@ -122,7 +122,7 @@ test('a socket that is paused while it waits for a sip is not read', async () =>
 
 test('a peer that ends, or resets, while the socket sips is told of exactly once', async () => {
   for (const leave of ['destroy', 'reset'] as const) {
-    if (leave === 'reset') await connect(new TcpTransport(readiness));
+    if (leave === 'reset') await connect(new TcpTransport({ readiness }));
     seen.socket.sip(10);
     client.write('abc');
     await received(3);
@@ -136,7 +136,7 @@ test('a peer that ends, or resets, while the socket sips is told of exactly once
 
 test('a socket that is closed from this side while it sips is closed for the peer', async () => {
   for (const close of ['end', 'terminate'] as const) {
-    if (close === 'terminate') await connect(new TcpTransport(readiness));
+    if (close === 'terminate') await connect(new TcpTransport({ readiness }));
     seen.socket.sip(10);
     seen.socket[close]();
     await client.closed;

@@ -100,6 +100,11 @@ export class RespConnection implements ConnectionHandler {
     this.commands = new CommandRunner(this);
   }
 
+  /** For transfers: what `#fill` found of this value. */
+  get streamsAlone(): boolean {
+    return this.#alone;
+  }
+
   /** For transfers: the peer is gone. */
   get isGone(): boolean {
     return this.#closed;
