@@ -173,7 +173,7 @@ class Agent {
     this.#garbage.start();
     this.#watch?.start();
     const readyMs = performance.now() - startedAt;
-    const warnings = [...this.#findings, ...(this.#ram?.reasons ?? []), ...(this.#gpus?.reasons() ?? [])];
+    const warnings = [...this.#findings, ...(this.#ram?.reasons ?? []), ...(this.#gpus?.warnings() ?? [])];
     if (this.#ram !== undefined) void this.#gpus?.registerRam(this.#ram);
     this.#options.stdout.write(
       renderStartScreen({

@@ -61,6 +61,8 @@ export class Gpus {
   constructor(config: AgentConfig, devices: HbmDevices, logger: Logger) {
     this.#config = config;
     this.#devices = devices;
+    const note = devices.memory?.note;
+    if (note !== undefined) logger.warn(`hbm: ${note}`, {});
     if (devices.opened.length === 0) return;
     this.#tier = new HbmTier({
       devices: devices.opened,
@@ -102,8 +104,16 @@ export class Gpus {
 
   /** What is so on purpose, and has to be known by whoever reads numbers. */
   notes(): readonly string[] {
-    const kind = this.#devices.memory?.kind;
-    return kind === undefined || kind === 'cuda' ? [] : [`hbm is ${kind}: there is no GPU, and its numbers say nothing of one`];
+    const { kind, note } = this.#devices.memory ?? {};
+    if (kind === undefined || kind === 'cuda') return [];
+    const because = note === undefined ? '' : ` (${note})`;
+    return [`hbm is ${kind}${because}: there is no GPU, and its numbers say nothing of one`];
+  }
+
+  /** Why the devices are not those that were asked for; for the start screen. */
+  warnings(): readonly string[] {
+    const note = this.#devices.memory?.note;
+    return note === undefined ? this.reasons() : [...this.reasons(), `hbm: ${note}`];
   }
 
   info(): GpuInfo {

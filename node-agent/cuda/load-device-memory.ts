@@ -1,9 +1,13 @@
-/** The device memory that the configuration names: the driver of this machine, or the emulator, compiled and given a machine of its own. */
+/**
+ * The device memory that the configuration names: the driver of this machine, or the emulator, compiled and given a machine of its own.
+ * Where the emulator cannot be compiled the simulation stands in for it, and its note says why.
+ */
 import { dlopen } from 'bun:ffi';
 import { MiB } from '#core/bytes.ts';
 import type { DeviceMemory, NoDeviceMemory } from '#ports/device-memory.ts';
 import { buildEmulator, EMULATOR_FILE_VARIABLE } from './emulator/build-emulator.ts';
 import { openCudaMemory } from './open-cuda-memory.ts';
+import { openSimulatedMemory } from './open-simulated-memory.ts';
 
 export interface EmulatedMachine {
   /** Where the compiled library stays. */
@@ -29,7 +33,11 @@ export interface DeviceMemoryChoice {
 export async function loadDeviceMemory({ driver, driverPath, emulator }: DeviceMemoryChoice): Promise<DeviceMemory | NoDeviceMemory> {
   if (driver === 'real') return openCudaMemory(driverPath === undefined ? {} : { driverPath });
   const built = await buildEmulator({ cacheFolder: emulator.cacheFolder });
-  if (!built.ok) return { reason: `the emulated driver is not there: ${built.reason}` };
+  if (!built.ok) {
+    const { devices, capacityBytes } = emulator;
+    const note = `the emulated driver cannot be had, a simulation stands in for it: ${built.reason}`;
+    return openSimulatedMemory({ devices, capacityBytes: capacityBytes + SPARE_BYTES }, note);
+  }
   const machine = startMachine(built.path, emulator);
   if ('reason' in machine) return machine;
   const memory = openCudaMemory({ driverPath: built.path, kind: 'emulated' });

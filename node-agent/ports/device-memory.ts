@@ -8,7 +8,7 @@
  */
 import type { Address, DevicePtr } from '#core/brand.ts';
 
-/** 'simulated': the twin of the tests; 'emulated': a driver without a card behind the same calls. Shown wherever numbers are. */
+/** 'simulated': the twin of the tests, and of a machine without a C compiler; 'emulated': a driver without a card behind the same calls. Shown wherever numbers are. */
 export type DeviceKind = 'cuda' | 'emulated' | 'simulated';
 
 export interface DeviceFacts {
@@ -82,6 +82,8 @@ export interface Device {
 
 export interface DeviceMemory {
   readonly kind: DeviceKind;
+  /** For people: why it is not what was asked for. Left out: it is. */
+  readonly note?: string | undefined;
   /** `12.4`, as the driver says. */
   readonly driverVersion: string;
   readonly devices: readonly DeviceFacts[];

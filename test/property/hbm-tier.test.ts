@@ -5,7 +5,7 @@ import { KiB, MiB } from '#core/bytes.ts';
 import type { Address, SlotIndex } from '#core/brand.ts';
 import { HbmTier } from '#tiers/hbm/hbm-tier.ts';
 import { settle, SimRng } from '#testsupport/sim-clock.ts';
-import { SimDeviceMemory } from '#testsupport/sim-device-memory.ts';
+import { SimDeviceMemory } from '#cuda/sim-device-memory.ts';
 
 const HOST = 2 ** 40;
 const logger = { debug: () => {}, info: () => {}, warn: () => {}, error: () => {} };

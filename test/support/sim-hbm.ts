@@ -6,7 +6,7 @@ import type { PolicyName } from '#policy/create-policy.ts';
 import type { EntryFacts } from '#policy/eviction-policy.ts';
 import { HbmTier } from '#tiers/hbm/hbm-tier.ts';
 import type { SimRng } from './sim-clock.ts';
-import { SimDeviceMemory } from './sim-device-memory.ts';
+import { SimDeviceMemory } from '#cuda/sim-device-memory.ts';
 
 export interface SimHbmOptions {
   /** Bytes of each simulated device; left out: there is no HBM tier. */

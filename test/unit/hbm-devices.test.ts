@@ -6,7 +6,7 @@ import type { DeviceMemory } from '#ports/device-memory.ts';
 import { HbmDevices } from '#tiers/hbm/hbm-devices.ts';
 import { settle } from '#testsupport/sim-clock.ts';
 import { runbookOf } from '#testsupport/runbooks.ts';
-import { SimDeviceMemory } from '#testsupport/sim-device-memory.ts';
+import { SimDeviceMemory } from '#cuda/sim-device-memory.ts';
 
 const OUT_OF_MEMORY = 2;
 

@@ -3,7 +3,7 @@ import { expect } from 'vitest';
 import { viewOf } from '#host/libc.ts';
 import { describeDeviceMemory } from '#testsupport/device-memory-contract.ts';
 import { SimRng } from '#testsupport/sim-clock.ts';
-import { SimDeviceMemory } from '#testsupport/sim-device-memory.ts';
+import { SimDeviceMemory } from '#cuda/sim-device-memory.ts';
 
 describeDeviceMemory(
   'SimDeviceMemory',

@@ -212,3 +212,31 @@ test('a pool that does not fit the device is refused with both numbers, and no c
   expect(reasons.join('\n')).toMatch(/^hbm: device 0 \(.*\) has .* free and 64 MiB is wanted: it gets no pool$/m);
   expect(machine.control.report().usedBytes[0]).toBe(0);
 });
+
+test('without a C compiler a simulation stands in for the emulated driver, really holds the bytes, and is called so wherever it shows', async () => {
+  // No compiler is found on such a path; nor is anything else.
+  const path = mkdtempSync(join(tmpdir(), 'kvtier-test-path-'));
+  undo.push(() => rmSync(path, { recursive: true, force: true }));
+  const kvtier = await agent({ flags: [...ENGINE_FLAGS, '--ssd', '32MiB'], env: { PATH: path } });
+  const client = redis(kvtier);
+  await until(async () => (await kvtier.client.devices()).registration.state === 'done');
+  await fill(kvtier, client, range(0, 40));
+  const inHbm = (await Promise.all(range(0, 40).map((index) => tiersOf(kvtier, index)))).flatMap((tiers, index) =>
+    tiers.includes('hbm') ? [index] : [],
+  );
+  expect(inHbm.length).toBeGreaterThan(20);
+  await kvtier.client.persist({ all: true });
+  await kvtier.client.evict({ tier: 'ram', selector: { all: true } });
+  const before = await hits(kvtier);
+  for (const index of inHbm) await expectRight(client, index);
+  expect((await hits(kvtier)).hbm - before.hbm).toBe(inHbm.length);
+  const why = 'the emulated driver cannot be had, a simulation stands in for it: no C compiler: none of cc, gcc, clang can be started';
+  expect(kvtier.output()).toMatch(/HBM +16 MiB +by --hbm; simulated: no GPU, host memory that behaves like one/);
+  expect(kvtier.output()).toContain(`!  hbm: ${why}`);
+  expect(kvtier.output()).toMatch(new RegExp(`warn.*tiers\\.hbm.*${why}`, 'i'));
+  const notes = [`hbm is simulated (${why}): there is no GPU, and its numbers say nothing of one`];
+  expect(await kvtier.client.readiness()).toMatchObject({ state: 'ready', notes });
+  expect(await kvtier.client.devices()).toMatchObject({ state: 'ok', driver: { kind: 'simulated' }, devices: [{ kind: 'simulated' }] });
+  expect(await (await fetch(`${kvtier.url}/metrics`)).text()).toMatch(/kvtier_device_pool_used_bytes\{.*kind="simulated".*\} [1-9]/);
+  expect(await kvtier.stop()).toBe(0);
+});

@@ -1,13 +1,22 @@
 /**
- * The simulated twin of DeviceMemory: devices with bytes, copies that complete when the test lets them. Copies of one batch happen in
- * order, those of different batches in any; bytes move at completion and not before, and the target of a copy under way holds garbage.
+ * The simulated twin of DeviceMemory: devices with bytes, copies that complete when somebody steps them: a test, or the event loop of an
+ * agent that has neither card nor emulator (open-simulated-memory.ts). Copies of one batch happen in order, those of different batches in
+ * any; bytes move at completion and not before, and the target of a copy under way holds garbage.
  *
  * What a driver punishes is a violation: memory that is freed, out of bounds or two copies' own, a source that changed or a host arena
- * that went while a copy was under way, a double free. Violations fail the test that calls `check`; nothing is thrown into the caller.
+ * that went while a copy was under way, a double free. Violations fail whoever calls `check`; nothing is thrown into the caller.
+ *
+ * Longer than 300 lines: a device and its memory know each other, and neither is of use alone.
  */
 import type { Address, DevicePtr } from '#core/brand.ts';
 import type { CopyDone, Device, DeviceCopy, DeviceFacts, DeviceFailure, DeviceMemory } from '#ports/device-memory.ts';
-import type { SimRng } from './sim-clock.ts';
+
+/** Which copy goes on. */
+export interface Lot {
+  /** Of a list that is not empty. */
+  pick<T>(items: readonly T[]): T;
+  chance(probability: number): boolean;
+}
 
 export type SimDeviceCall = 'open' | 'memory' | 'allocate' | 'free' | 'copy' | 'exportHandle' | 'openHandle' | 'registerHost';
 
@@ -28,6 +37,7 @@ interface Batch {
   readonly copies: readonly DeviceCopy[];
   /** Of the sources, as they were at submission. */
   readonly sums: readonly (number | bigint | undefined)[];
+  readonly submittedAtMs: number;
   next: number;
   readonly fails: boolean;
   told: boolean;
@@ -41,19 +51,33 @@ export interface SimDeviceOptions {
   /** Host memory as an engine of the device sees it; throws where nothing is mapped. */
   readonly host: (address: number, sizeBytes: number) => Uint8Array;
   /** Handles of all processes of the machine, so that two instances can be two processes. */
-  readonly handles?: Map<string, { readonly owner: SimDeviceMemory; readonly allocation: Uint8Array }>;
+  readonly handles?: Map<string, { readonly owner: SimDeviceMemory; readonly allocation: Uint8Array }> | undefined;
+  /** False: a real process, whose memory no other one can open. */
+  readonly exports?: boolean;
+  /** Memory of a device; throws a RangeError where there is none. Left out: filled with garbage, so that nobody takes it for zeroes. */
+  readonly allocate?: (sizeBytes: number) => Uint8Array;
+  /** Left out: no time passes, and a copy takes as long as it says in COPY_MS. */
+  readonly monotonicMs?: () => number;
+  /** A copy was submitted: somebody must step. */
+  readonly onWork?: () => void;
+  readonly note?: string;
 }
 
 const GAP_BYTES = 2 ** 20;
 const FIRST_POINTER = 2 ** 46;
 const OUT_OF_MEMORY = 2;
 const INVALID_VALUE = 1;
+const NOT_SUPPORTED = 801;
+/** Where no time passes. */
+const COPY_MS = 0.01;
+const REGISTER_MS = 1;
 const ILLEGAL_ADDRESS = 700;
 const names: Readonly<Record<number, string>> = {
   1: 'CUDA_ERROR_INVALID_VALUE',
   2: 'CUDA_ERROR_OUT_OF_MEMORY',
   214: 'CUDA_ERROR_ECC_UNCORRECTABLE',
   700: 'CUDA_ERROR_ILLEGAL_ADDRESS',
+  801: 'CUDA_ERROR_NOT_SUPPORTED',
 };
 
 export function simFailure(code: number, call: string, lost = false): DeviceFailure {
@@ -108,7 +132,9 @@ export class SimDevice implements Device {
     const failure = this.#failure('allocate');
     if (failure !== undefined) return failure;
     if (sizeBytes <= 0 || this.usedBytes + sizeBytes > this.facts.totalBytes) return simFailure(OUT_OF_MEMORY, `cuMemAlloc(${sizeBytes})`);
-    const allocation = { pointer: this.#nextPointer, bytes: new Uint8Array(sizeBytes).fill(0xdb), free: false };
+    const bytes = this.#memory.bytesOf(sizeBytes);
+    if (bytes === undefined) return simFailure(OUT_OF_MEMORY, `cuMemAlloc(${sizeBytes})`);
+    const allocation = { pointer: this.#nextPointer, bytes, free: false };
     this.#nextPointer += Math.ceil(sizeBytes / GAP_BYTES) * GAP_BYTES + GAP_BYTES;
     this.#allocations.push(allocation);
     return { ok: true, pointer: allocation.pointer as DevicePtr };
@@ -178,17 +204,19 @@ export class SimDevice implements Device {
     const sums = copies.map((copy) => sumOf(this.#side(copy, 'from')));
     // Whoever looks at a target too early must not find what he hopes for.
     if (copies.length === 1) for (const copy of copies) this.#side(copy, 'to')?.fill(0xee);
-    return new Promise((settle) => {
-      this.#batches.push({ copies, sums, next: 0, fails: fault !== undefined, told: false, settle, settleLate: undefined });
-    });
+    const { promise, resolve: settle } = Promise.withResolvers<CopyDone | DeviceFailure>();
+    const submittedAtMs = this.#memory.nowMs();
+    this.#batches.push({ copies, sums, submittedAtMs, next: 0, fails: fault !== undefined, told: false, settle, settleLate: undefined });
+    this.#memory.wake();
+    return promise;
   }
 
   /** The next copy of a batch that chance picks. False where none is under way. */
-  step(rng: SimRng): boolean {
+  step(lot: Lot): boolean {
     if (this.#batches.length === 0) return false;
     // What has failed late stays late for a while.
     const prompt = this.#batches.filter((candidate) => !candidate.told);
-    const batch = rng.pick(prompt.length > 0 && rng.chance(0.9) ? prompt : this.#batches);
+    const batch = lot.pick(prompt.length > 0 && lot.chance(0.9) ? prompt : this.#batches);
     if (batch.fails && !batch.told) {
       batch.told = true;
       const late = new Promise<boolean>((resolve) => (batch.settleLate = resolve));
@@ -201,7 +229,7 @@ export class SimDevice implements Device {
     if (batch.next < batch.copies.length) return true;
     this.#batches = this.#batches.filter((other) => other !== batch);
     if (batch.told) batch.settleLate?.(true);
-    else batch.settle({ ok: true, elapsedMs: 0.01 });
+    else batch.settle({ ok: true, elapsedMs: this.#memory.elapsedMs(batch.submittedAtMs, COPY_MS) });
     return true;
   }
 
@@ -233,6 +261,7 @@ export class SimDevice implements Device {
     if (failure !== undefined) return failure;
     const allocation = this.allocation(pointer);
     if (allocation === undefined) return simFailure(INVALID_VALUE, 'cuIpcGetMemHandle');
+    if (!this.#memory.exports) return simFailure(NOT_SUPPORTED, 'cuIpcGetMemHandle');
     return { ok: true, handle: this.#memory.handleOf(allocation) };
   }
 
@@ -266,6 +295,7 @@ export class SimDeviceMemory implements DeviceMemory {
   readonly kind = 'simulated';
   readonly driverVersion = '12.4';
   readonly devices: readonly DeviceFacts[];
+  readonly note: string | undefined;
   readonly violations: string[] = [];
   readonly faults: SimDeviceFault[] = [];
   readonly #opened = new Map<number, SimDevice>();
@@ -275,6 +305,7 @@ export class SimDeviceMemory implements DeviceMemory {
 
   constructor(options: SimDeviceOptions) {
     this.#options = options;
+    this.note = options.note;
     this.#handles = options.handles ?? new Map<string, { readonly owner: SimDeviceMemory; readonly allocation: Uint8Array }>();
     this.devices = options.deviceBytes.map((totalBytes, ordinal) => ({
       ordinal,
@@ -293,6 +324,33 @@ export class SimDeviceMemory implements DeviceMemory {
   takeFault(call: SimDeviceCall): SimDeviceFault | undefined {
     const at = this.faults.findIndex((fault) => fault.call === call);
     return at < 0 ? undefined : this.faults.splice(at, 1)[0];
+  }
+
+  get exports(): boolean {
+    return this.#options.exports ?? true;
+  }
+
+  /** Undefined where the machine has no such piece. */
+  bytesOf(sizeBytes: number): Uint8Array | undefined {
+    if (this.#options.allocate === undefined) return new Uint8Array(sizeBytes).fill(0xdb);
+    try {
+      return this.#options.allocate(sizeBytes);
+    } catch (problem) {
+      if (problem instanceof RangeError) return undefined;
+      throw problem;
+    }
+  }
+
+  nowMs(): number {
+    return this.#options.monotonicMs?.() ?? 0;
+  }
+
+  elapsedMs(sinceMs: number, withoutClockMs: number): number {
+    return this.#options.monotonicMs === undefined ? withoutClockMs : this.#options.monotonicMs() - sinceMs;
+  }
+
+  wake(): void {
+    this.#options.onWork?.();
   }
 
   hostAt(address: number, sizeBytes: number): Uint8Array {
@@ -339,9 +397,10 @@ export class SimDeviceMemory implements DeviceMemory {
   registerHost(address: Address, sizeBytes: number): ReturnType<DeviceMemory['registerHost']> {
     const fault = this.takeFault('registerHost');
     if (fault !== undefined) return Promise.resolve(simFailure(fault.code ?? 712, 'cuMemHostRegister'));
+    const startedAtMs = this.nowMs();
     if (this.#registered.has(address)) this.violate(`${address} is registered twice`);
     this.#registered.set(address, sizeBytes);
-    return Promise.resolve({ ok: true, elapsedMs: 1 });
+    return Promise.resolve({ ok: true, elapsedMs: this.elapsedMs(startedAtMs, REGISTER_MS) });
   }
 
   isRegistered(address: number, sizeBytes: number): boolean {
@@ -360,9 +419,9 @@ export class SimDeviceMemory implements DeviceMemory {
   }
 
   /** A copy on some device. False where none is under way. */
-  step(rng: SimRng): boolean {
+  step(lot: Lot): boolean {
     const busy = this.opened.filter((device) => device.pendingCount > 0);
-    return busy.length > 0 && rng.pick(busy).step(rng);
+    return busy.length > 0 && lot.pick(busy).step(lot);
   }
 
   get activeCount(): number {
