@@ -21,6 +21,17 @@ describe.each(tidyChecks)('$name', (check) => {
   });
 });
 
+test('the driver of GPUs is opened by the binding, and whoever hides its name is found by its functions', () => {
+  const check = tidyChecks.find(({ name }) => name.startsWith('only node-agent/cuda'));
+  const opened = ours.filter((path) => path.startsWith('node-agent/cuda/') && /\bdlopen\(/.test(readText(path)));
+  expect(opened).toContain('node-agent/cuda/driver-symbols.ts');
+  const find = (text: string): readonly string[] =>
+    check?.find({ path: 'bench/gpu.ts', text: text.replace('open(', 'dl' + 'open(') }) ?? [];
+  expect(find("open(process.argv[2], {\n  cuMemAlloc_v2: { args: ['ptr', 'u64'], returns: 'i32' },\n});\n")).toHaveLength(1);
+  expect(find('open(`libcuda.so`, {});\n')).toHaveLength(1);
+  expect(find("open('libc.so.6', { open: { args: [], returns: 'i32' } });\nconst shown = 'cuInit';\n")).toEqual([]);
+});
+
 test('the list of files is the repository and not a part of it', () => {
   expect(paths.length).toBeGreaterThan(100);
   for (const path of ['package.json', 'bun.lock', 'src/core/errors.ts', 'node-agent/bootstrap.mjs', '.gitignore'])

@@ -88,6 +88,19 @@ export const tidyChecks: readonly TidyCheck[] = [
     bad: { path: 'src/core/a.test.ts', text: '' },
   },
   {
+    name: 'only node-agent/cuda opens the driver of GPUs',
+    // The emulator's own tests call its library without the binding; what tests control beside the binding has another name and other symbols.
+    applies: (path) => isCode(path) && !/^(?:node-agent\/cuda|test\/conformance\/cuda-emulator)\//.test(path),
+    find: ({ path, text }) =>
+      /\blibcuda(?!-)|\bcu[A-Z]\w*['"]?\s*:\s*\{\s*(?:args|returns)\b/.test(text)
+        ? onLines(/\b(?:dlopen|linkSymbols|cc)\s*\(/, { code: true })({ path, text })
+        : [],
+    bad: {
+      path: 'node-agent/host/gpu.ts',
+      text: "const DRIVER = 'libcuda.so.1';\nexport const driver = dlopen(DRIVER, {});\n",
+    },
+  },
+  {
     name: 'no address in the lock file',
     applies: (path) => path === 'bun.lock',
     find: onLines(/https?:\/\//),
