@@ -64,7 +64,7 @@ export interface AgentOptions {
   readonly version: string;
   readonly hash: BlockHash;
   readonly stdout: Output;
-  readonly stderr: Output;
+  readonly stderr: Output & { lostWrites(): number };
   /** A bug of ours somewhere: ends the process. */
   readonly onBug: (problem: unknown) => void;
 }
@@ -422,6 +422,7 @@ class Agent {
         residentBytes: () => process.memoryUsage.rss(),
         heapBytes,
         eventLoopLag: () => this.#lag.summary(),
+        lostLogWrites: () => this.#options.stderr.lostWrites(),
         ...(this.#gpus === undefined ? {} : { gpu: () => (this.#gpus as Gpus).info() }),
         ...(this.#watch === undefined ? {} : { watch: () => (this.#watch as MachineWatch).counts() }),
       },

@@ -6,14 +6,16 @@ import { existsSync, readFileSync } from 'node:fs';
 import { runAgent } from './agent.ts';
 import { deviceChoice } from './gpus.ts';
 import packageJson from '#package.json' with { type: 'json' };
-import type { CliDeps, Output } from '#cli/deps.ts';
-import { EXIT_BUG } from '#cli/exit-codes.ts';
+import type { CliDeps } from '#cli/deps.ts';
+import { EXIT_BUG, EXIT_OK } from '#cli/exit-codes.ts';
 import { runCli } from '#cli/run-cli.ts';
 import type { BlockHash } from '#core/checksum.ts';
+import { errorTable } from '#core/errors.ts';
 import { findLibrary, lookAtFolder, readLimits, readPciLink, tryPort } from '#host/doctor-probes.ts';
 import { tryDevices } from '#cuda/try-devices.ts';
 import { HostIoPool } from '#host/io-pool.ts';
 import { dropKeptRam, listKeptRam } from '#host/kept-ram.ts';
+import { ProcessOutput } from '#host/process-output.ts';
 import { runFront } from '#host/run-front.ts';
 import { readMachineFacts } from '#host/machine-facts.ts';
 import { shownKey } from '#telemetry/shown-names.ts';
@@ -22,9 +24,8 @@ import { verifyOffline } from '#tiers/ssd/verify-offline.ts';
 /** Bun's xxHash3 takes a seed and answers an unsigned 64-bit bigint. */
 const hash: BlockHash = (block, seed) => Bun.hash.xxHash3(block, seed);
 
-function output(stream: NodeJS.WriteStream): Output {
-  return { write: (text) => void stream.write(text), isTerminal: stream.isTTY === true };
-}
+const stdout = new ProcessOutput(process.stdout);
+const stderr = new ProcessOutput(process.stderr);
 
 /** A bug: say what broke and end, so that the supervisor starts a process whose state is known. */
 function die(problem: unknown): never {
@@ -45,12 +46,12 @@ const deps: CliDeps = {
   version: packageJson.version,
   env: process.env,
   cwd: process.cwd(),
-  stdout: output(process.stdout),
-  stderr: output(process.stderr),
+  stdout,
+  stderr,
   readFile: (path) => (existsSync(path) ? readFileSync(path, 'utf8') : undefined),
   facts: readMachineFacts,
-  serve: (loaded) => runAgent({ loaded, version: packageJson.version, hash, stdout: deps.stdout, stderr: deps.stderr, onBug: die }),
-  front: (loaded) => runFront(loaded.config, (line) => deps.stdout.write(`${line}\n`), die),
+  serve: (loaded) => runAgent({ loaded, version: packageJson.version, hash, stdout, stderr, onBug: die }),
+  front: (loaded) => runFront(loaded.config, (line) => stdout.write(`${line}\n`), die),
   verifyOffline: async function* (folders) {
     const pool = await HostIoPool.start({ socketWorkers: 1, fileWorkers: 2, onCrash: die });
     try {
@@ -67,4 +68,18 @@ const deps: CliDeps = {
 
 process.on('uncaughtException', die);
 process.on('unhandledRejection', die);
-process.exit(await runCli(process.argv.slice(2), deps));
+
+const argv = process.argv.slice(2);
+const code = await runCli(argv, deps);
+// Both have ended as they were asked to; nobody waits for what they print, and a stuck reader of the log must not keep them.
+if (argv[0] === 'serve' || argv[0] === 'front') process.exit(code);
+process.exit(await afterOutput(code));
+
+/** A result is done when it has arrived. A reader that went has seen what it wanted, and is told nothing. */
+async function afterOutput(done: number): Promise<number> {
+  const failure = await stdout.settled();
+  if (failure === undefined) return done;
+  if (!('code' in failure && failure.code === 'EPIPE')) stderr.write(`kvtier: Cannot write the result: ${failure.message}\n`);
+  await stderr.settled();
+  return done === EXIT_OK ? errorTable.IO_FAILED.exit : done;
+}

@@ -40,6 +40,7 @@ export function bindAgentRoutes(app: ApiApp, { deps, guarded }: { readonly deps:
       heapBytes: agent.heapBytes(),
       eventLoopLag: agent.eventLoopLag(),
       watch: agent.watch?.(),
+      lostLogWrites: agent.lostLogWrites?.(),
       devices: devicesView(shown.stats().hbm, agent.gpu?.()),
     }));
     return context.text(text, 200, { 'content-type': metrics.contentType });

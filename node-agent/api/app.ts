@@ -39,7 +39,10 @@ export function createApi(deps: ApiDeps): ApiApp {
   app.notFound((context) => notFound(deps, { access, context }));
   app.openAPIRegistry.registerComponent('securitySchemes', 'bearer', { type: 'http', scheme: 'bearer' });
   const maxBodyBytes = deps.maxBodyBytes ?? restLimits.bodyBytes;
-  const guarded: Guarded = (name, definition) => ({ ...definition, middleware: middlewareOf(restRoutes[name], { access, maxBodyBytes }) });
+  const guarded: Guarded = (name, definition) => ({
+    ...definition,
+    middleware: middlewareOf(restRoutes[name], { access, maxBodyBytes, takesQuery: definition.request?.query !== undefined }),
+  });
   bindAgentRoutes(app, { deps, guarded });
   bindChunkRoutes(app, { deps, guarded });
   bindInvalidationRoutes(app, { deps, guarded });
@@ -47,19 +50,29 @@ export function createApi(deps: ApiDeps): ApiApp {
   return app;
 }
 
-/** In this order: the unknown are told nothing and their body is not read; then the kind of body, then its size. */
+/** In this order: the unknown are told nothing and their body is not read; then the query, the kind of body, its size. */
 function middlewareOf(
   route: RestRoute,
-  { access, maxBodyBytes }: { readonly access: Access; readonly maxBodyBytes: number },
+  { access, maxBodyBytes, takesQuery }: { readonly access: Access; readonly maxBodyBytes: number; readonly takesQuery: boolean },
 ): MiddlewareHandler<ApiEnv>[] {
   const authorize: MiddlewareHandler<ApiEnv> = async (context, next) => {
     context.set('route', route.path);
     context.set('credential', access.require(context, route));
     await next();
   };
+  const query = takesQuery || route.access === 'public' ? [] : [refuseQuery];
   const hasBody = route.method === 'POST' || route.method === 'PUT';
-  return hasBody ? [authorize, requireJson, limitBody(maxBodyBytes)] : [authorize];
+  return hasBody ? [authorize, ...query, requireJson, limitBody(maxBodyBytes)] : [authorize, ...query];
 }
+
+/** `POST /v1/invalidate?dryRun=true` that ignored its query would take away what the caller meant to count. */
+const refuseQuery: MiddlewareHandler<ApiEnv> = async (context, next) => {
+  const [name] = Object.keys(context.req.query());
+  if (name !== undefined) {
+    throw new KvtierError('BAD_REQUEST', `Cannot take the query parameter ${JSON.stringify(name.slice(0, 64))}: this route has none`);
+  }
+  await next();
+};
 
 /** Also for bodies that may be empty: a form of a foreign page cannot send this type unasked. */
 const requireJson: MiddlewareHandler<ApiEnv> = async (context, next) => {

@@ -22,6 +22,8 @@ export interface AgentInfo {
   eventLoopLag(): LagSummary;
   /** What the machine does to the agent; without it, nobody looks. */
   watch?(): WatchCounts;
+  /** Since the start: lines that the log did not take. */
+  lostLogWrites?(): number;
   /** Without it, there is no HBM tier. */
   gpu?(): GpuInfo;
 }

@@ -25,6 +25,7 @@ export interface MetricsSnapshot {
   readonly heapBytes: number;
   readonly eventLoopLag: LagSummary;
   readonly watch?: WatchCounts | undefined;
+  readonly lostLogWrites?: number | undefined;
   readonly devices?: Devices | undefined;
   /** Answers of the HTTP door by route template and status. */
   readonly httpResponses: readonly { readonly route: string; readonly status: number; readonly count: number }[];
@@ -425,6 +426,10 @@ const machineMetrics: readonly MetricDefinition[] = [
   plain('counter', 'kvtier_door_pauses_total', {
     help: 'Times that the doors stopped accepting because no descriptor was left',
     read: ({ watch }) => watch?.doorPauses ?? 0,
+  }),
+  plain('counter', 'kvtier_log_writes_lost_total', {
+    help: 'Writes to the log that failed, such as on a full disk',
+    read: ({ lostLogWrites }) => lostLogWrites ?? 0,
   }),
 ];
 

@@ -248,6 +248,28 @@ describe('paths and queries', () => {
     }
   });
 
+  test('a query on a route that has none is a 400, and changes nothing', async () => {
+    const { request, client, control } = createApiHarness();
+    putSampleChunks(control);
+    const before = (await client().chunks({ limit: 1000 })).chunks.length;
+    const response = await request('POST', '/v1/invalidate?dryRun=true', { json: { selector: { all: true } } });
+    const { status, detail } = await problemOf(response);
+    expect(status).toBe(400);
+    expect(detail).toContain('"dryRun"');
+    expect((await client().chunks({ limit: 1000 })).chunks).toHaveLength(before);
+    const listings = ['/v1/chunks', '/v1/namespaces', '/v1/tenants', '/v1/invalidations'];
+    for (const { method, path, access } of Object.values(restRoutes)) {
+      const wanted = access === 'public' ? [200, 503] : [400];
+      const answer = await request(
+        method,
+        `${path.replace(/\{\w+\}/, 'x')}?x=`,
+        method === 'GET' || method === 'DELETE' ? {} : { json: {} },
+      );
+      expect(wanted, `${method} ${path}`).toContain(answer.status);
+      if (access !== 'public' && !listings.includes(path)) expect((await problemOf(answer)).detail, path).toContain('"x"');
+    }
+  });
+
   test('a chunk id of any characters is a 404, or a 400 where it is too long', async () => {
     const { request } = createApiHarness();
     for (const id of ['x', '0-0', '%2e%2e%2fetc', '%00', '%ff', '%zz', encodeURIComponent('💥<script>')]) {
