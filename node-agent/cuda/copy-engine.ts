@@ -11,7 +11,9 @@
  *
  * A device that is lost by a sticky code does no copy any more: the driver has torn its channels down. So `late` is not given there.
  *
- * Invariants: a batch settles exactly once; its events are in no other batch's hands; `lively` counts those that are not settled.
+ * Invariants (checkInvariants): a batch settles exactly once; its events are in no other batch's hands; `lively` counts those that are not
+ * settled; a batch waits only while as many are with the driver as may be; nothing is stuck on a device that is well, nothing lively on one
+ * that is lost; what waits in a lane is the sum of its batches.
  */
 import { assert } from '#core/assert.ts';
 import type { CopyDone, DeviceCopy, DeviceFailure } from '#ports/device-memory.ts';
@@ -162,6 +164,7 @@ export class CopyEngine implements Polled, Disposable {
       }
       lane.batches.splice(0, lane.batches.length, ...kept);
       lane.head = 0;
+      lane.waitingBytes = kept.reduce((sum, batch) => sum + batch.sizeBytes, 0);
     }
     this.#withDriver = 0;
     this.#stuck = this.#all.reduce((sum, lane) => sum + lane.batches.length, 0);
@@ -379,6 +382,44 @@ export class CopyEngine implements Polled, Disposable {
     if (copy.direction === 'on-device') return;
     const address = copy.direction === 'to-device' ? copy.from : copy.to;
     if (!this.#options.isRegistered(address, copy.sizeBytes)) this.pageableCopies += 1;
+  }
+
+  /** What the driver keeps for it. */
+  get holds(): { readonly streams: number; readonly events: number } {
+    const pairs = this.#events.idle.length + this.#inLanes().filter((batch) => batch.events !== undefined).length;
+    return { streams: this.#all.length, events: pairs * 2 };
+  }
+
+  #inLanes(): Batch[] {
+    return this.#all.flatMap((lane) => lane.batches.slice(lane.head));
+  }
+
+  /** Throws an InvariantError. Between turns of the event loop; costs as much as there is in flight. */
+  checkInvariants(): void {
+    const waiting = this.#waiting.slice(this.#waitingHead);
+    const batches = this.#inLanes();
+    const settled = batches.filter((batch) => batch.late !== undefined);
+    assert(this.#withDriver === batches.length - settled.length, `${this.#withDriver} batches are counted as with the driver`);
+    assert(this.#stuck === settled.length, `${this.#stuck} batches are counted as stuck, ${settled.length} are`);
+    assert(this.#withDriver <= this.#options.inFlightLimit && waiting.length <= WAITING_LIMIT, 'what is in flight is bounded');
+    assert(waiting.length === 0 || this.#withDriver === this.#options.inFlightLimit, 'nobody waits while there is room');
+    assert(
+      this.#lost === undefined ? this.#stuck === 0 : this.lively === 0,
+      'stuck batches on a lost device, lively ones on one that is well',
+    );
+    assert(new Set([...waiting, ...batches]).size === waiting.length + batches.length, 'a batch is in one place');
+    assert(
+      waiting.every((batch) => batch.events === undefined && batch.late === undefined),
+      'a batch that waits has no events and no verdict',
+    );
+    const pairs = [...this.#events.idle, ...batches.flatMap((batch) => batch.events ?? [])];
+    const events = pairs.flatMap(({ start, end }) => [start, end]);
+    assert(new Set(events).size === events.length, 'an event is in one pair, and a pair in one hand');
+    for (const lane of this.#all) {
+      const own = lane.batches.slice(lane.head);
+      assert(lane.head <= lane.batches.length, 'the head of a lane is in it');
+      assert(lane.waitingBytes === own.reduce((sum, batch) => sum + batch.sizeBytes, 0), "a lane's bytes are a sum over its batches");
+    }
   }
 
   /** With the context current and nothing in flight. */

@@ -1,7 +1,7 @@
 /**
  * One open device: its primary context, copy engine and allocations. Main thread. Made by CudaMemory, which wires poller and registrations.
  *
- * Invariants: after `close` nothing of the device is alive, unless a copy is stuck (then context, streams and memory are left to the end of
+ * Invariants (checkInvariants): after `close` nothing of the device is alive, unless a copy is stuck (then context, streams and memory are left to the end of
  * the process, since the engine may still write); a device that is lost answers every call with why, without asking the driver.
  */
 import { assert } from '#core/assert.ts';
@@ -9,7 +9,7 @@ import type { DevicePtr } from '#core/brand.ts';
 import type { CopyDone, Device, DeviceCopy, DeviceFacts, DeviceFailure } from '#ports/device-memory.ts';
 import type { CompletionPoller } from './completion-poller.ts';
 import { CopyEngine } from './copy-engine.ts';
-import type { Context, CudaDriver, DeviceNumber } from './driver.ts';
+import type { Alive, Context, CudaDriver, DeviceNumber } from './driver.ts';
 import { IPC_HANDLE_BYTES } from './ipc-open.ts';
 import { CUDA_SUCCESS, ownFailure } from './status.ts';
 
@@ -44,6 +44,8 @@ export class CudaDevice implements Device {
   readonly #imports = new Map<DevicePtr, number>();
   #lost: DeviceFailure | undefined;
   #closed: Promise<void> | undefined;
+  /** The context is given back. */
+  #released = false;
 
   constructor(driver: CudaDriver, identity: { facts: DeviceFacts; number: DeviceNumber; context: Context }, options: CudaDeviceOptions) {
     this.#driver = driver;
@@ -200,7 +202,23 @@ export class CudaDevice implements Device {
     this.#imports.clear();
     this.#engine[Symbol.dispose]();
     this.#driver.releasePrimary(this.#number);
+    this.#released = true;
     await pinAgain();
+  }
+
+  get isReleased(): boolean {
+    return this.#released;
+  }
+
+  /** What the driver keeps for it. */
+  get holds(): Omit<Alive, 'registrations'> {
+    const imports = [...this.#imports.values()].reduce((sum, opens) => sum + opens, 0);
+    return { contexts: this.#released ? 0 : 1, allocations: this.#allocations.size, imports, ...this.#engine.holds };
+  }
+
+  checkInvariants(): void {
+    this.#engine.checkInvariants();
+    assert(!this.#released || Object.values(this.holds).every((count) => count === 0), 'a device that is given back holds nothing');
   }
 
   /** With the context current. A failure that says that the device is lost is told to whom it concerns before it is answered. */

@@ -38,6 +38,11 @@ export class EventPool implements Disposable {
     this.#idle.push(pair);
   }
 
+  /** Pairs that nobody has. */
+  get idle(): readonly EventPair[] {
+    return this.#idle;
+  }
+
   [Symbol.dispose](): void {
     for (const { start, end } of this.#idle.splice(0)) {
       this.#driver.destroyEvent(start);

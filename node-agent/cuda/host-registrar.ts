@@ -2,8 +2,8 @@
  * Which host memory is pinned, and the worker that pins it. Portable: done once, in the context of a device that is open, it counts for all
  * of them. When that device closes, what it pinned is pinned again through another one that is open, and copies go the slow way meanwhile.
  *
- * Invariants: a range is in `#ranges` only while it is pinned; ranges do not overlap and are sorted by address; a context that is let go is
- * used by nobody here.
+ * Invariants (checkInvariants): a range is in `#ranges` only while it is pinned, by a context that is alive; ranges are whole pages, do not
+ * overlap and are sorted by address; nobody waits for a worker that is gone.
  */
 import { assert } from '#core/assert.ts';
 import type { Address } from '#core/brand.ts';
@@ -102,6 +102,18 @@ export class HostRegistrar {
         // Where that fails copies go the slow way, and are counted.
         for (const range of ranges) await this.#register(range.address, range.sizeBytes, other);
       });
+  }
+
+  /** Throws an InvariantError. `isAlive`: of a context, whether it is not let go. */
+  checkInvariants(isAlive: (context: Context) => boolean): void {
+    let end = 0;
+    for (const { address, sizeBytes, context } of this.#ranges) {
+      assert(address >= end, `the range at 0x${address.toString(16)} begins where the one before it has ended`);
+      assert(sizeBytes > 0 && address % PAGE_BYTES === 0 && sizeBytes % PAGE_BYTES === 0, 'a range is whole pages');
+      assert(isAlive(context), `the range at 0x${address.toString(16)} is pinned by a context that is alive`);
+      end = address + sizeBytes;
+    }
+    assert(this.#waiters.size === 0 || this.#worker !== undefined, 'nobody waits for a worker that is gone');
   }
 
   async close(): Promise<void> {

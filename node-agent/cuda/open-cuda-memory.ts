@@ -31,6 +31,8 @@ export interface CudaMemory extends DeviceMemory {
   readonly alive: Readonly<Alive>;
   readonly poller: CompletionPoller;
   readonly driver: CudaDriver;
+  /** Throws an InvariantError: also where the driver keeps something that no device knows of. Not while a call is under way. */
+  checkInvariants(): void;
 }
 
 export function openCudaMemory(options: CudaMemoryOptions = {}): CudaMemory | NoDeviceMemory {
@@ -178,6 +180,17 @@ class OpenCudaMemory implements CudaMemory {
 
   unregisterHost(address: Address): Promise<{ readonly ok: true } | DeviceFailure> {
     return this.#registrar.unregister(address);
+  }
+
+  checkInvariants(): void {
+    const devices = [...this.#everOpen];
+    for (const device of devices) device.checkInvariants();
+    this.#registrar.checkInvariants((context) => devices.some((device) => device.context === context && !device.isReleased));
+    for (const kind of ['contexts', 'allocations', 'imports', 'streams', 'events'] as const) {
+      const held = devices.reduce((sum, device) => sum + device.holds[kind], 0);
+      assert(this.driver.alive[kind] === held, `the driver keeps ${this.driver.alive[kind]} ${kind}, and devices know of ${held}`);
+    }
+    for (const [ordinal, device] of this.#open) assert(!device.isReleased, `device ${ordinal} is open and not given back`);
   }
 
   close(): Promise<void> {

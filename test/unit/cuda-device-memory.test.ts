@@ -28,18 +28,27 @@ describeDeviceMemory(
     const ownHandle = ['own-handle'];
     const under: DeviceMemoryUnderTest = {
       memory,
-      pump: () => undefined,
+      // Its copies go on by themselves: after each submission there is nothing to do but to look.
+      pump: () => memory.checkInvariants(),
       hold: () => {
         control.options('manual=1');
-        return { step: () => void control.step(1) };
+        return {
+          step() {
+            control.step(1);
+            memory.checkInvariants();
+          },
+        };
       },
       lose: (ordinal, code) => {
         lost = true;
         control.loseDevice(ordinal, code);
+        memory.checkInvariants();
       },
       async dispose() {
         control.options('manual=0');
+        memory.checkInvariants();
         await memory.close();
+        memory.checkInvariants();
         const { violations, lint, leaks, alive } = control.report();
         control.stop();
         expect(Object.keys(violations).filter((kind) => !ownHandle.includes(kind))).toEqual([]);

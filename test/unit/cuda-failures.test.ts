@@ -39,6 +39,7 @@ async function useEverything(memory: CudaMemory): Promise<Outcome> {
   const failures: string[] = [];
   const note = <T extends { readonly ok: boolean }>(result: T): T => {
     if (!result.ok && 'message' in result) failures.push(String(result.message));
+    memory.checkInvariants();
     return result;
   };
   let right: boolean | undefined;
@@ -57,6 +58,7 @@ async function useEverything(memory: CudaMemory): Promise<Outcome> {
     note(await memory.unregisterHost(source.address));
   }
   await memory.close();
+  memory.checkInvariants();
   return { right, failures };
 }
 
@@ -162,6 +164,7 @@ describe('a device that does not answer', () => {
     host = new HostMemory(MiB).fillRandom();
   });
   afterEach(async () => {
+    memory.checkInvariants();
     emulator.control.options('manual=0');
     await memory.close();
     emulator.control.stop();
