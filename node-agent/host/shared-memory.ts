@@ -92,6 +92,7 @@ class HostArena implements Arena {
   }
 
   view(offsetBytes: number, lengthBytes: number): Uint8Array {
+    assert(!this.#closed, `arena ${this.path} is open`);
     assert(offsetBytes >= 0 && offsetBytes + lengthBytes <= this.sizeBytes, `view [${offsetBytes}, +${lengthBytes}) lies in the arena`);
     if (this.#bytes === undefined) {
       this.#bytes = viewOf(this.address, this.sizeBytes);

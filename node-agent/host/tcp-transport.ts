@@ -95,7 +95,8 @@ export class HostSocket implements TransportSocket {
 
   sip(maxBytes: number, lookMs = 0): void {
     if (this.#closed || this.#readiness === undefined) return;
-    this.#lookMs = lookMs;
+    // Where Bun never reads, 0 bytes are sips too, of a peer that is not waited for.
+    this.#lookMs = maxBytes === 0 ? 0 : lookMs;
     const sips = this.#sipBytes > 0;
     this.#sipBytes = maxBytes === 0 && this.#slot !== undefined ? sipBuffer.length : maxBytes;
     if (sips === this.#sipBytes > 0) return;

@@ -9,6 +9,7 @@ import type { PutTicket, ReadHandle } from '#cache/door.ts';
 import type { Address } from '#core/brand.ts';
 import { RunningChecksum } from '#core/checksum.ts';
 import type { BlockHash } from '#core/checksum.ts';
+import type { Clock } from '#core/clock.ts';
 import type { SendJob, SocketIo } from '#ports/io-pool.ts';
 import type { TransportSocket } from '#ports/transport.ts';
 
@@ -25,10 +26,16 @@ const ALONE_NOW_BYTES = 4 * 1024 * 1024;
 /** Each costs a microsecond and lets another thread have the processor, which may be the peer's; together less than a hand-over. */
 const EMPTY_LOOKS = 32;
 /**
- * For all of a value. A peer that is alone copies as fast as we do, so that every other look is empty; one that has stopped costs a
- * millisecond, once.
+ * A peer that is alone copies as fast as we do, so that every other look is empty: one for each so many bytes of the value, 1,024 for a
+ * MiB, which take a millisecond. By the value's size, so that a peer that stops in each has to send a MiB for each millisecond that it takes.
  */
+const ALONE_BYTES_PER_LOOK = 1024;
 const ALONE_EMPTY_LOOKS = 1024;
+/**
+ * After so long the pool goes on, whatever the looks found: a peer that trickles makes no empty look, and where processors are few, a
+ * thread that yields may get its own back milliseconds later.
+ */
+const NOW_MS = 4;
 const NOTHING = new Uint8Array(0);
 
 /** The parser of a door, in the middle of a value. */
@@ -84,6 +91,7 @@ export class ValueTransfer implements Transfers {
   readonly #socket: TransportSocket;
   readonly #sockets: SocketIo;
   readonly #hash: BlockHash;
+  readonly #clock: Clock;
   readonly #owner: TransferOwner;
   readonly #source: ValueSource;
   /** Bytes that follow every value on the wire. */
@@ -91,12 +99,13 @@ export class ValueTransfer implements Transfers {
 
   constructor(
     socket: TransportSocket,
-    io: { readonly sockets: SocketIo; readonly hash: BlockHash },
+    io: { readonly sockets: SocketIo; readonly hash: BlockHash; readonly clock: Clock },
     door: { readonly owner: TransferOwner; readonly source: ValueSource; readonly tailBytes: number },
   ) {
     this.#socket = socket;
     this.#sockets = io.sockets;
     this.#hash = io.hash;
+    this.#clock = io.clock;
     this.#owner = door.owner;
     this.#source = door.source;
     this.#tailBytes = door.tailBytes;
@@ -116,7 +125,9 @@ export class ValueTransfer implements Transfers {
     let budget = fits ? sizeBytes : isIdle ? NOW_BYTES : 0;
     // A peer that is sending fills the socket again while we copy; one that is not ends the loop after a few empty looks. What the pool
     // will fetch anyway is not looked for twice.
-    const emptyLooks = !fits ? 1 : isAlone ? ALONE_EMPTY_LOOKS : EMPTY_LOOKS;
+    const aloneLooks = Math.min(ALONE_EMPTY_LOOKS, Math.max(EMPTY_LOOKS, sizeBytes / ALONE_BYTES_PER_LOOK));
+    const emptyLooks = !fits ? 1 : isAlone ? aloneLooks : EMPTY_LOOKS;
+    const untilMs = this.#clock.monotonicMs() + NOW_MS;
     const sum = new RunningChecksum(sizeBytes, this.#hash, (offset, blockBytes) => memory.subarray(offset, offset + blockBytes));
     for (let looks = 0; looks < emptyLooks && budget > 0 && placed < sizeBytes && !this.#owner.isGone;) {
       const missing = sizeBytes - placed;
@@ -127,17 +138,17 @@ export class ValueTransfer implements Transfers {
         tail: missing <= budget ? tail : NOTHING,
       });
       // What failed fails again in the pool, which says so.
-      const taken = typeof moved === 'number' ? moved : 0;
-      if (taken === 0) {
-        looks += 1;
-        continue;
+      if (typeof moved !== 'number') break;
+      if (moved === 0) looks += 1;
+      else {
+        budget -= moved;
+        this.#owner.countReceived(moved);
+        this.#source.valueReceivedElsewhere(Math.min(moved, missing));
+        placed += Math.min(moved, missing);
+        tailBytes = Math.max(0, moved - missing);
+        if (fits) sum.advance(placed);
       }
-      budget -= taken;
-      this.#owner.countReceived(taken);
-      this.#source.valueReceivedElsewhere(Math.min(taken, missing));
-      placed += Math.min(taken, missing);
-      tailBytes = Math.max(0, taken - missing);
-      if (fits) sum.advance(placed);
+      if (this.#clock.monotonicMs() >= untilMs) break;
     }
     if (placed < sizeBytes || (tailBytes > 0 && tailBytes < tail.length)) {
       return this.#receiveRest(ticket, { placedBytes: placed, tail: tail.subarray(0, tailBytes) });

@@ -1,7 +1,9 @@
 /** TransportSocket.sip on real sockets: whoever reads, nothing is lost, nothing comes twice, an end is told once. */
 import { afterAll, afterEach, beforeEach, expect, test } from 'vitest';
+import type { FrontSlot } from '#host/front-state.ts';
 import { Readiness } from '#host/readiness.ts';
-import { TcpTransport } from '#host/tcp-transport.ts';
+import { HostSocket, TcpTransport } from '#host/tcp-transport.ts';
+import type { Connection } from '#host/tcp-transport.ts';
 import type { ConnectionHandler, Listener, TransportSocket } from '#ports/transport.ts';
 import { until } from '#testsupport/agent-probes.ts';
 import { ByteClient, pattern, same } from '#testsupport/byte-client.ts';
@@ -154,4 +156,38 @@ test('without a readiness thread a sip is only a hint', async () => {
   client.write('abc');
   await received(3);
   expect(String.fromCharCode(...seen.bytes)).toBe('abc');
+});
+
+test('back to whatever is there, a socket that Bun never reads is waited for asleep', async () => {
+  let takes = 0;
+  const slot: FrontSlot = { resumed: '', isAtRest: true, begin: () => (takes += 1) > 0, restAgain() {}, rest() {}, closed() {} };
+  const server = Bun.listen<Connection>({
+    hostname: '127.0.0.1',
+    port: 0,
+    socket: {
+      open(socket) {
+        socket.pause();
+        const host = new HostSocket(socket, { readiness, direct: true, slot });
+        socket.data = { host };
+        seen = new Seen(host);
+        host.attach(seen);
+        host.sip(10, 60_000);
+      },
+      data() {
+        throw new Error('Bun read it');
+      },
+      close: (socket) => socket.data.host.onClose(),
+    },
+  });
+  const peer = await ByteClient.connect({ host: '127.0.0.1', port: server.port });
+  await until('two looks', () => Promise.resolve(takes > 1));
+  seen.socket.sip(0, 60_000);
+  peer.write('x');
+  await received(1);
+  const before = takes;
+  await roundOfAnother();
+  expect(takes).toBe(before);
+  peer.destroy();
+  await until('the close', () => Promise.resolve(seen.closes > 0));
+  server.stop();
 });

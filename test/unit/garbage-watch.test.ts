@@ -2,7 +2,7 @@ import { fullGC } from 'bun:jsc';
 import { expect, test } from 'vitest';
 import { GarbageWatch, heapBytes } from '#host/garbage-watch.ts';
 import type { WatchedHeap } from '#host/garbage-watch.ts';
-import { HostSharedMemory } from '#host/shared-memory.ts';
+import { HostSharedMemory, viewedBytes } from '#host/shared-memory.ts';
 import { SimClock } from '#testsupport/sim-clock.ts';
 
 const MiB = 1024 ** 2;
@@ -86,4 +86,14 @@ test('an arena that is looked at is not counted as heap', () => {
   } finally {
     arena.close();
   }
+});
+
+test('an arena is not looked at once it is closed: its memory is gone', () => {
+  const arena = new HostSharedMemory('/dev/shm').create('garbage-watch-closed', 1 * MiB);
+  const before = viewedBytes();
+  expect(arena.view(4096, 10).length).toBe(10);
+  expect(viewedBytes() - before).toBe(1 * MiB);
+  arena.close();
+  expect(() => arena.view(4096, 10)).toThrow('is open');
+  expect(viewedBytes()).toBe(before);
 });

@@ -6,14 +6,23 @@ import { checksum } from '#core/checksum.ts';
 import type { IoFailure, ReceiveDone, ReceiveJob, SocketIo } from '#ports/io-pool.ts';
 import type { TransportSocket } from '#ports/transport.ts';
 import { ValueTransfer } from '#servers/value-transfer.ts';
+import { SimClock } from '#testsupport/sim-clock.ts';
 
 const KiB = 1024;
 const MiB = 1024 * KiB;
 const hash = (block: Uint8Array, seed: bigint): bigint => Bun.hash.xxHash3(block, seed);
 const CRLF = Uint8Array.of(13, 10);
 
-/** A peer that sends `value` and CRLF: each look finds the next of `steps` bytes, 0 of which are an empty look; then all that is left. */
-function transferOf(value: Uint8Array, options: { readonly alone: boolean; readonly steps: readonly number[]; readonly busy?: boolean }) {
+/**
+ * A peer that sends `value` and CRLF: each look finds the next of `steps` bytes, 0 of which are an empty look and -1 the end of the peer; then
+ * all that is left. A look takes `lookMs`.
+ */
+function transferOf(
+  value: Uint8Array,
+  options: { readonly alone: boolean; readonly steps: readonly number[]; readonly busy?: boolean; readonly lookMs?: number },
+) {
+  let nowMs = 0;
+  const clock = Object.assign(new SimClock(), { monotonicMs: () => nowMs });
   const memory = new Uint8Array(value.length);
   const wire = new Uint8Array(value.length + CRLF.length);
   wire.set(value);
@@ -24,7 +33,9 @@ function transferOf(value: Uint8Array, options: { readonly alone: boolean; reado
   const sockets: SocketIo = {
     activeCount: options.busy === true ? 1 : 0,
     receiveNow(job) {
+      nowMs += options.lookMs ?? 0;
       const step = options.steps[looks++] ?? wire.length;
+      if (step < 0) return { ok: false, errno: 104, step: 'receive' };
       const bytes = wire.subarray(sent, sent + Math.min(step, job.sizeBytes + job.tail.length));
       sent += bytes.length;
       memory.set(bytes.subarray(0, job.sizeBytes), job.address - 4096);
@@ -48,7 +59,7 @@ function transferOf(value: Uint8Array, options: { readonly alone: boolean; reado
     sizeBytes: value.length,
     view: (bytes = value.length) => memory.subarray(0, bytes),
   };
-  const transfer = new ValueTransfer(socket, { sockets, hash }, { owner, source, tailBytes: CRLF.length });
+  const transfer = new ValueTransfer(socket, { sockets, hash, clock }, { owner, source, tailBytes: CRLF.length });
   return { receive: () => transfer.receive(ticket), memory, handedOver, looks: () => looks };
 }
 
@@ -92,15 +103,50 @@ test('a value of more than 4 MiB begins on the main thread and goes on in the po
 });
 
 test.each([
-  { alone: true, most: 1024 },
-  { alone: false, most: 32 },
-])('a peer that sends nothing is looked for $most times (alone: $alone), then the pool waits for it', async ({ alone, most }) => {
-  const value = valueOf(512 * KiB);
+  { alone: true, sizeBytes: 4 * MiB, most: 1024 },
+  { alone: true, sizeBytes: MiB, most: 1024 },
+  { alone: true, sizeBytes: 64 * KiB, most: 64 },
+  { alone: true, sizeBytes: 20_000, most: 32 },
+  { alone: false, sizeBytes: 512 * KiB, most: 32 },
+])('a peer that sends nothing of $sizeBytes bytes is looked for $most times (alone: $alone), then the pool waits for it', async (peer) => {
+  const { alone, sizeBytes, most } = peer;
+  const value = valueOf(sizeBytes);
   const { receive, memory, handedOver, looks } = transferOf(value, { alone, steps: [1000, ...Array.from({ length: 2000 }, () => 0)] });
   expect(await receive()).toEqual({ checksum: checksum(value, hash), tail: CRLF });
   expect(Buffer.compare(memory, value)).toBe(0);
   expect(handedOver.map((job) => job.placedBytes)).toEqual([1000]);
   expect(looks()).toBe(most + 1);
+});
+
+test.each([
+  { alone: true, step: 1 },
+  { alone: false, step: 1 },
+  { alone: true, step: 0 },
+])('4 ms after the first look the pool goes on, with $step bytes in each (alone: $alone)', async ({ alone, step }) => {
+  const value = valueOf(1 * MiB);
+  const { receive, memory, handedOver, looks } = transferOf(value, {
+    alone,
+    steps: Array.from({ length: 2000 }, () => step),
+    lookMs: 0.25,
+  });
+  expect(await receive()).toEqual({ checksum: checksum(value, hash), tail: CRLF });
+  expect(Buffer.compare(memory, value)).toBe(0);
+  expect(looks()).toBe(16);
+  expect(handedOver.map((job) => job.placedBytes)).toEqual([16 * step]);
+});
+
+test('a value that is whole when its 4 ms are over stays on the main thread', () => {
+  const value = valueOf(1 * MiB);
+  const { receive, handedOver } = transferOf(value, { alone: true, steps: [512 * KiB], lookMs: 2 });
+  expect(receive()).toEqual({ checksum: checksum(value, hash), tail: CRLF });
+  expect(handedOver).toEqual([]);
+});
+
+test('a peer that is gone is not looked for again: the pool says so', async () => {
+  const { receive, handedOver, looks } = transferOf(valueOf(1 * MiB), { alone: true, steps: [1000, -1] });
+  await receive();
+  expect(looks()).toBe(2);
+  expect(handedOver.map((job) => job.placedBytes)).toEqual([1000]);
 });
 
 test('half of what follows the value is kept for the pool to complete', async () => {
