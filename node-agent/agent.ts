@@ -399,6 +399,7 @@ class Agent {
     if (path === undefined) return undefined;
     return new FrontTransport(path, {
       readiness,
+      onBuffer: this.#garbage.leave,
       onGone: () => {
         this.#findings.push('The front has ended: connections that are open stay, new ones do not come; start it, then restart the agent');
         this.#logger.error(this.#findings.at(-1) ?? '', {});

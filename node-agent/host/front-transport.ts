@@ -25,13 +25,18 @@ export class FrontTransport implements Transport {
   readonly #channel: FdChannel;
   readonly #address: { readonly host: string; readonly port: number };
   readonly #onGone: () => void;
+  readonly #onBuffer: (bytes: number) => void;
   #stopped = false;
 
-  /** Throws FRONT_UNAVAILABLE where there is no front. `onGone`: the front has ended, and takes all connections along. */
-  constructor(path: string, options: { readonly readiness: Readiness; readonly onGone: () => void }) {
+  /** Throws FRONT_UNAVAILABLE where there is no front. `onGone`: the front has ended, and takes all connections along. `onBuffer` as in HostSocket. */
+  constructor(
+    path: string,
+    options: { readonly readiness: Readiness; readonly onGone: () => void; readonly onBuffer: (bytes: number) => void },
+  ) {
     this.#path = path;
     this.#readiness = options.readiness;
     this.#onGone = options.onGone;
+    this.#onBuffer = options.onBuffer;
     const { channel, address } = this.#connect();
     this.#channel = channel;
     this.#address = address;
@@ -117,6 +122,7 @@ export class FrontTransport implements Transport {
   ): void {
     const slot = new Slot(this.#state, name.slot, () => void this.#channel.send({ type: 'closed', slot: name.slot, serial: name.serial }));
     const readiness = this.#readiness;
+    const onBuffer = this.#onBuffer;
     const options = {
       fd,
       socket: {
@@ -124,7 +130,7 @@ export class FrontTransport implements Transport {
           // Before Bun has read anything.
           socket.pause();
           socket.setNoDelay(true);
-          const host = new HostSocket(socket, { readiness, direct: true, slot });
+          const host = new HostSocket(socket, { readiness, direct: true, slot, onBuffer });
           socket.data = { host };
           host.attach(accept(host));
           host.sip(0);

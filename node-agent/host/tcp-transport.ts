@@ -42,13 +42,20 @@ export class HostSocket implements TransportSocket {
   /** Undefined where the connection ends with the process. */
   readonly #slot: FrontSlot | undefined;
   readonly resumed: string | undefined;
+  readonly #onBuffer: (bytes: number) => void;
 
-  /** Without `readiness` it does not sip; under TLS nobody but Bun may read it. */
+  /** Without `readiness` it does not sip; under TLS nobody but Bun may read it. `onBuffer` as in TcpTransport, for what is written. */
   constructor(
     socket: Socket<Connection>,
-    options: { readonly readiness: Readiness | undefined; readonly direct: boolean; readonly slot?: FrontSlot },
+    options: {
+      readonly readiness: Readiness | undefined;
+      readonly direct: boolean;
+      readonly slot?: FrontSlot;
+      readonly onBuffer: (bytes: number) => void;
+    },
   ) {
     const { readiness, direct } = options;
+    this.#onBuffer = options.onBuffer;
     this.#slot = options.slot;
     this.resumed = options.slot?.resumed;
     this.direct = direct;
@@ -77,7 +84,10 @@ export class HostSocket implements TransportSocket {
   }
 
   write(bytes: Uint8Array): number {
-    return this.#closed ? bytes.length : Math.max(0, this.#socket.write(bytes));
+    if (this.#closed) return bytes.length;
+    const written = Math.max(0, this.#socket.write(bytes));
+    this.#onBuffer(written);
+    return written;
   }
 
   pause(): void {
@@ -219,7 +229,7 @@ export class TcpTransport implements Transport {
 
   /**
    * Without `readiness` sockets do not sip; with `tls` they are not direct. `onBuffer` is told of each buffer that Bun made for what it
-   * read, once it is garbage.
+   * read, once it is garbage, and of what was written: replies are made in memory that is garbage when they have left.
    */
   constructor(
     options: {
@@ -248,7 +258,7 @@ export class TcpTransport implements Transport {
               socket.setNoDelay(true);
               // A peer whose machine is gone is noticed although nobody waits for its bytes.
               socket.setKeepAlive(true, KEEP_ALIVE_MS);
-              const host = new HostSocket(socket, { readiness, direct: tls === undefined });
+              const host = new HostSocket(socket, { readiness, direct: tls === undefined, onBuffer });
               socket.data = { host };
               host.attach(accept(host));
             },

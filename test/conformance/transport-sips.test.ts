@@ -158,6 +158,18 @@ test('without a readiness thread a sip is only a hint', async () => {
   expect(String.fromCharCode(...seen.bytes)).toBe('abc');
 });
 
+test('what goes through JavaScript in either direction is counted: it leaves buffers behind', async () => {
+  let buffers = 0;
+  client.destroy();
+  listener.stop();
+  await connect(new TcpTransport({ readiness, onBuffer: (bytes) => void (buffers += bytes) }));
+  client.write('abc');
+  await received(3);
+  await until('the count', () => Promise.resolve(buffers === 3));
+  expect(seen.socket.write(Uint8Array.of(1, 2, 3, 4))).toBe(4);
+  expect(buffers).toBe(7);
+});
+
 test('back to whatever is there, a socket that Bun never reads is waited for asleep', async () => {
   let takes = 0;
   const slot: FrontSlot = { resumed: '', isAtRest: true, begin: () => (takes += 1) > 0, restAgain() {}, rest() {}, closed() {} };
@@ -167,7 +179,7 @@ test('back to whatever is there, a socket that Bun never reads is waited for asl
     socket: {
       open(socket) {
         socket.pause();
-        const host = new HostSocket(socket, { readiness, direct: true, slot });
+        const host = new HostSocket(socket, { readiness, direct: true, slot, onBuffer: () => {} });
         socket.data = { host };
         seen = new Seen(host);
         host.attach(seen);
