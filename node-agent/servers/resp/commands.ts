@@ -119,6 +119,7 @@ export class CommandRunner {
     const refusal = this.#refusal(name);
     if (refusal !== undefined) {
       abort();
+      this.#noticeKeys(name, args);
       this.#refuse(name, refusal);
       return undefined;
     }
@@ -135,6 +136,15 @@ export class CommandRunner {
     if (this.role === undefined && !openCommands.has(name)) return NO_AUTH;
     if (this.role === 'read' && writeCommands.has(name)) return NO_PERMISSION;
     return undefined;
+  }
+
+  /** A command that is refused unread still tells by its keys whose client sent it. */
+  #noticeKeys(name: string, args: readonly Uint8Array[]): void {
+    if (!this.looksLikeLmcache) return;
+    for (const key of name === 'SET' ? args.slice(1, 2) : args.slice(1)) {
+      const parsed = this.#connection.keys.parse(key);
+      if (parsed !== 'too-long' && !isLmcacheKey(parsed)) this.looksLikeLmcache = false;
+    }
   }
 
   /** An error in the length that the client of this profile reads. */

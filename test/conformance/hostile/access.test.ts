@@ -68,13 +68,26 @@ describe('before AUTH', () => {
     client.destroy();
   });
 
+  test('a first command with a key that LMCache does not write gets the error in words', async () => {
+    for (const args of [
+      ['SET', 'opaque', 'x'],
+      ['EXISTS', 'opaque'],
+      ['EXISTS', key, 'opaque'],
+      ['DEL', 'opaque'],
+    ]) {
+      const client = await ByteClient.connect(agent.resp);
+      expect(await client.send(...args), args.join(' ')).toBe('-NOAUTH Authentication required.');
+      client.destroy();
+    }
+  });
+
   test('values of 100 MiB are drained, not stored: no password, no room', async () => {
     const client = await ByteClient.connect(agent.resp);
     client.write(setHead('opaque', 100 * 1024 ** 2));
     const piece = pattern(1024 ** 2, 2);
     for (let index = 0; index < 100; index += 1) await client.written(piece);
     client.write('\r\n');
-    expect(await client.reply()).toBe('-NO');
+    expect(await client.reply()).toBe('-NOAUTH Authentication required.');
     expect((await agent.client.stats()).tiers[0]?.chunkCount).toBe(1);
     client.destroy();
   });
@@ -110,6 +123,18 @@ describe('with the read token', () => {
     expect(same((await client.send('GET', key)) as Uint8Array, value)).toBe(true);
     expect(await client.send('DBSIZE')).toBe(':1');
     client.destroy();
+  });
+
+  test('a first write with a key that LMCache does not write is refused in words', async () => {
+    for (const args of [
+      ['SET', 'opaque', 'x'],
+      ['DEL', 'opaque'],
+    ]) {
+      const client = await ByteClient.connect(agent.resp);
+      expect(await client.send('AUTH', reader)).toBe('+OK');
+      expect(await client.send(...args), args[0]).toMatch(/^-NOPERM /);
+      client.destroy();
+    }
   });
 
   test('in the lmcache profile: five bytes after SET, four after DEL, the connection in sync', async () => {
