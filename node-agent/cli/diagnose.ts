@@ -146,7 +146,7 @@ function missFindings(stats: Stats, namespaces: readonly Namespace[]): Finding[]
 
 const HASH_ADVICE =
   'If prompts do repeat, the engines hash them differently: set PYTHONHASHSEED to one value (0) for every engine and worker, and use one hash algorithm, ' +
-  'tokens per chunk and LMCache version. If no prompt was repeated yet, this is as it should be.';
+  'tokens per chunk and LMCache version. A cache_salt that is sent with one side only does the same. If no prompt was repeated yet, this is as it should be.';
 
 /** Several tenants explain it; one that is not the default may. */
 function tenantFinding(model: string, tenants: number): Finding {

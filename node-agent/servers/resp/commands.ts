@@ -254,9 +254,12 @@ export class CommandRunner {
     return this.#answerGet(opened, promised);
   }
 
+  /** Only of whole keys: halves are read by redis clients, which wait for no length and take an error line for an error. */
   #takePromise(key: Uint8Array): number | undefined {
+    const parsed = this.#parse(key);
+    if (parsed.part !== 'whole') return undefined;
     const { group, server } = this.#connection;
-    return group.promises.take(keyId(this.#parse(key)), server.options.clock.monotonicMs());
+    return group.promises.take(keyId(parsed), server.options.clock.monotonicMs());
   }
 
   /** A miss after a promise comes in the length that LMCache's client reads (promises.ts). */
@@ -332,7 +335,7 @@ export class CommandRunner {
     const outcome: ProbeOutcome | undefined = cache.probe(namespace, parsed.key, group.id);
     if (isLmcacheKey(parsed)) group.inference.noteProbe(namespace, connection.id, { key: parsed.key, ref: outcome?.ref });
     if (outcome === undefined) return false;
-    if (this.isLmcache) group.promises.keep(keyId(parsed), outcome.sizeBytes, connection.server.options.clock.monotonicMs());
+    if (this.isLmcache && parsed.part === 'whole') group.promises.keep(keyId(parsed), outcome.sizeBytes, connection.server.options.clock.monotonicMs());
     return true;
   }
 

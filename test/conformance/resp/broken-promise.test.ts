@@ -32,6 +32,18 @@ describe('a GET whose chunk went after EXISTS said yes', () => {
     expect(await call('EXISTS', key('a1'))).toBe(':0\r\n');
   });
 
+  it('is nil for the halves of a redis:// entry, whichever half was asked about', async () => {
+    const entry = (half: string): string => `llama@1@0@abcdef@bfloat16${half}`;
+    await call('SET', entry('kv_bytes'), 'x'.repeat(1000));
+    expect(await call('EXISTS', entry('kv_bytes'))).toBe(':1\r\n');
+    expect(await call('GET', entry('metadata'))).toBe('$-1\r\n');
+    await call('SET', entry('metadata'), 'm'.repeat(28));
+    expect(await call('EXISTS', entry('metadata'))).toBe(':1\r\n');
+    await call('DEL', entry('kv_bytes'));
+    expect(await call('GET', entry('metadata'))).toBe('$-1\r\n');
+    expect(await call('GET', entry('kv_bytes'))).toBe('$-1\r\n');
+  });
+
   it('is nil where nothing was promised', async () => {
     expect(await call('GET', key('a2'))).toBe('$-1\r\n');
   });
