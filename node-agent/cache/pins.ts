@@ -4,8 +4,8 @@
  *
  * Hard: the file on SSD is never evicted, and the RAM copy neither as far as pins fit into RAM_SHARE of RAM (HELD_IN_RAM); beyond that it
  * may be demoted, since the file stays. Pinned chunks take at most a quarter of each tier. What is only in RAM is written to SSD before
- * the pin counts, and an overwritten value soon, so that a restart finds it. Without an SSD tier a hard pin holds RAM alone and ends with
- * the process.
+ * the pin counts, and an overwritten value soon, so that a restart finds it. Without an SSD tier a hard pin holds RAM alone, and outlives
+ * the process where RAM does (ram.keep).
  *
  * Durable: the journal says which generations are pinned. A value that replaces a pinned one is journaled as pinned before its put is
  * acknowledged; a removal needs no record, since no later value has the same generation.

@@ -87,6 +87,21 @@ describe('A hard pin', () => {
     sim.check();
   });
 
+  it('without an SSD tier outlives the process where RAM does, and holds on', async () => {
+    const sim = await SimCache.start({ keep: true, ramBytes: 1 * MiB, maxChunkBytes: 256 * KiB, ssdBytes: [] });
+    await fill(sim, 'p', 6);
+    expect(await pin(sim, { all: true }, 'hard')).toMatchObject({ pinned: { chunks: 4 } });
+    const held = [0, 1, 2, 3, 4, 5].filter((n) => pinned(sim, `p${n}`) === 'hard');
+    for (let kill = 0; kill < 2; kill += 1) {
+      sim.crash();
+      await sim.restart();
+      await fill(sim, `x${kill}-`, 40);
+      expect(inRam(sim, 'p', 6)).toEqual(held);
+      expect(held.map((n) => pinned(sim, `p${n}`))).toEqual(held.map(() => 'hard'));
+      sim.check();
+    }
+  });
+
   it('is refused for what cannot be written, and then nothing is pinned', async () => {
     const sim = await SimCache.start({ ramBytes: 4 * MiB });
     await fill(sim, 'p', 1);
