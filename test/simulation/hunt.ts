@@ -3,7 +3,7 @@
  * of the mutants starts it in a copy of the sources that has a bug.
  */
 import { SimFailure, SimWorld } from '#testsupport/sim-world.ts';
-import { profiles } from './profiles.ts';
+import { weatherOf } from './profiles.ts';
 import type { ProfileName } from './profiles.ts';
 
 const [name = 'kills', limit = '200000', firstSeed = '1'] = process.argv.slice(2);
@@ -21,7 +21,7 @@ async function hunt(): Promise<Hunt> {
   let steps = 0;
   for (let seed = Number(firstSeed); steps < Number(limit); seed += 1) {
     try {
-      await SimWorld.run({ ...profiles[name as ProfileName], seed, steps: RUN_STEPS });
+      await SimWorld.run({ ...weatherOf(name as ProfileName, seed), seed, steps: RUN_STEPS });
       steps += RUN_STEPS;
     } catch (problem) {
       if (!(problem instanceof SimFailure)) throw problem;

@@ -7,7 +7,7 @@
  */
 import { availableParallelism } from 'node:os';
 import { SimWorld } from '#testsupport/sim-world.ts';
-import { profiles } from './profiles.ts';
+import { profiles, weatherOf } from './profiles.ts';
 import type { ProfileName } from './profiles.ts';
 
 const flag = (name: string, otherwise: number): number => {
@@ -45,7 +45,7 @@ async function work(): Promise<Sum> {
     const profile = names[run % names.length] as ProfileName;
     sum.runs += 1;
     try {
-      const report = await SimWorld.run({ ...profiles[profile], seed: (seed + run) >>> 0, steps });
+      const report = await SimWorld.run({ ...weatherOf(profile, (seed + run) >>> 0), seed: (seed + run) >>> 0, steps });
       sum.steps += report.steps;
       sum.commands += report.commands;
       sum.reads += report.reads;

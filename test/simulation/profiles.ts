@@ -1,5 +1,9 @@
-/** Kinds of weather, by name: what a seed decides on inside of each. */
+/** Kinds of weather, by name: what a seed decides on inside of each. Profile, seed and steps are all that makes a run. */
+import type { SsdAdmission } from '#cache/cache-state.ts';
+import { assert } from '#core/assert.ts';
 import { KiB, MiB } from '#core/bytes.ts';
+import { policyNames } from '#policy/create-policy.ts';
+import type { PolicyName } from '#policy/create-policy.ts';
 import type { SimWorldOptions } from '#testsupport/sim-world.ts';
 
 export type Profile = Omit<SimWorldOptions, 'seed' | 'steps'>;
@@ -9,7 +13,7 @@ export const profiles = {
   kills: { compactionBytes: 2 * KiB, kills: 3, resets: 5, delays: 3 },
   /** A RAM tier that is always full. */
   full: { ramBytes: 1 * MiB, maxChunkBytes: 256 * KiB, kills: 1, resets: 3, delays: 3 },
-  /** Two folders that evict all the time. */
+  /** Two folders that evict all the time; odd seeds by other policies, and with other admissions (`weatherOf`). */
   small: {
     compactionBytes: 2 * KiB,
     ramBytes: 1 * MiB,
@@ -95,3 +99,17 @@ export const profiles = {
 } as const satisfies Record<string, Profile>;
 
 export type ProfileName = keyof typeof profiles;
+
+const admissions = ['demote', 'through', 'idle', 'off', 'second-use'] as const satisfies readonly SsdAdmission[];
+
+/**
+ * What a run of this profile with this seed is: whoever starts one, in a lane or by hand, gets the same. Even seeds of `small` have what an
+ * agent has that nobody configured; odd ones have every admission with every policy, as they count up.
+ */
+export function weatherOf(name: ProfileName, seed: number): Profile {
+  assert(Number.isSafeInteger(seed) && seed >= 0, `Cannot make weather of seed ${seed}: want a whole number, 0 or more`);
+  if (name !== 'small' || seed % 2 === 0) return profiles[name];
+  const turn = (seed - 1) / 2;
+  const policy = policyNames[Math.floor(turn / admissions.length) % policyNames.length] as PolicyName;
+  return { ...profiles.small, admission: admissions[turn % admissions.length] as SsdAdmission, ramPolicy: policy, ssdPolicy: policy };
+}

@@ -27,6 +27,7 @@ import { createSqliteCatalogStore } from '#catalog/sqlite-catalog-store.ts';
 import type { SqliteCatalogLimits } from '#catalog/sqlite-catalog-store.ts';
 import type { CatalogStore } from '#ports/catalog-store.ts';
 import { createPolicy } from '#policy/create-policy.ts';
+import type { PolicyName } from '#policy/create-policy.ts';
 import { KeyParser, parseKey } from '#protocol/lmcache-key.ts';
 import { LmServer } from '#servers/lm/lm-server.ts';
 import { RespServer } from '#servers/resp/resp-server.ts';
@@ -61,6 +62,9 @@ export interface SimAgentOptions extends SimHbmOptions {
   readonly ssdBytes?: readonly number[];
   readonly floorBytes?: number;
   readonly admission?: SsdAdmission;
+  /** `adaptive` by default, as in the agent. */
+  readonly ramPolicy?: PolicyName;
+  readonly ssdPolicy?: PolicyName;
   readonly limits?: Partial<CacheLimits>;
   /** Size at which the journal is compacted first; 8 MiB by default, which no run reaches. */
   readonly compactionBytes?: number;
@@ -313,8 +317,8 @@ export class SimAgent {
         namespaces: new NamespaceTable(),
         ram,
         ssd,
-        ramOrder: createPolicy('adaptive', index.policyFacts),
-        ssdOrder: createPolicy('adaptive', index.policyFacts),
+        ramOrder: createPolicy(options.ramPolicy ?? 'adaptive', index.policyFacts),
+        ssdOrder: createPolicy(options.ssdPolicy ?? 'adaptive', index.policyFacts),
         ...life.hbm.parts(index.policyFacts),
         catalog,
         tombstones: opened.tombstones,
