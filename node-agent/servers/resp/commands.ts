@@ -335,7 +335,8 @@ export class CommandRunner {
     const outcome: ProbeOutcome | undefined = cache.probe(namespace, parsed.key, group.id);
     if (isLmcacheKey(parsed)) group.inference.noteProbe(namespace, connection.id, { key: parsed.key, ref: outcome?.ref });
     if (outcome === undefined) return false;
-    if (this.isLmcache && parsed.part === 'whole') group.promises.keep(keyId(parsed), outcome.sizeBytes, connection.server.options.clock.monotonicMs());
+    if (this.isLmcache && parsed.part === 'whole')
+      group.promises.keep(keyId(parsed), outcome.sizeBytes, connection.server.options.clock.monotonicMs());
     return true;
   }
 
