@@ -1,7 +1,7 @@
 /** The simulated twin of DeviceMemory keeps the contract of the port, as the binding does on the emulated driver. */
 import { expect } from 'vitest';
 import { viewOf } from '#host/libc.ts';
-import { describeDeviceMemory } from '#testsupport/device-memory-contract.ts';
+import { describeDeviceMemory } from '#testsupport/describe-device-memory.ts';
 import { SimRng } from '#testsupport/sim-clock.ts';
 import { SimDeviceMemory } from '#cuda/sim-device-memory.ts';
 
@@ -25,5 +25,5 @@ describeDeviceMemory(
       },
     });
   },
-  { canHold: true, canLose: true, waitsAtClose: false },
+  ['hold', 'lose'],
 );
