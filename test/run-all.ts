@@ -1,6 +1,6 @@
 /**
  * `bun run test:all [STAGE ...]`: everything there is to run on one machine, one stage after another, each to its end: the checks, the
- * fast lanes (`bun run test`), the slow lanes, every benchmark with `--smoke`, every end-to-end program. Counts single tests.
+ * fast lanes (`bun run test`), the slow lanes, every benchmark with `--smoke`, `check:gpu` on the emulated driver, every end-to-end program. Counts single tests.
  *
  * Invariants
  * - The last line is `N passed, N failed`; the exit code is 0 only where nothing failed and no stage was empty.
@@ -48,16 +48,20 @@ function stages(): readonly Stage[] {
       15 * minute,
     ),
     ...lanes.filter((lane) => !lane.fast).map((lane) => vitestStage(`test:${lane.name}`, [lane], 15 * minute)),
-    ...benches.map((name) => {
-      const reportPath = join(work, `${name.replaceAll(':', '-')}.json`);
-      return { ...stage(name, script(name, '--smoke', '--json', reportPath), { limitMs: 5 * minute, count: countBench }), reportPath };
-    }),
+    ...benches.map((name) => benchStage(name)),
+    benchStage('check:gpu', '--driver', 'emulated'),
     ...programs.map((path) => stage(path, [process.execPath, path], { limitMs: 25 * minute, count: countLastLine })),
   ];
 }
 
 function stage(name: string, command: readonly string[], options: Pick<Stage, 'limitMs' | 'count'>): Stage {
   return { name, command, reportPath: '', ...options };
+}
+
+function benchStage(name: string, ...flags: readonly string[]): Stage {
+  const reportPath = join(work, `${name.replaceAll(':', '-')}.json`);
+  const command = script(name, ...flags, '--smoke', '--json', reportPath);
+  return { ...stage(name, command, { limitMs: 5 * minute, count: countBench }), reportPath };
 }
 
 function vitestStage(name: string, expected: readonly Lane[], limitMs: number): Stage {

@@ -9,8 +9,11 @@ export interface BenchFlags {
 
 const defaultFlags: BenchFlags = { smoke: false, jsonPath: undefined, seed: 1 };
 
-/** Reads `--smoke`, `--json FILE` and `--seed N`; exits with 64 and the usage on anything else. `name` is the script's. */
-export function parseFlags(name: string, argv: readonly string[] = process.argv.slice(2)): BenchFlags {
+/**
+ * Reads `--smoke`, `--json FILE` and `--seed N`; exits with 64 and the usage on anything else. `name` is the script's, `own` its further flags,
+ * which are not in `argv` any more.
+ */
+export function parseFlags(name: string, argv: readonly string[] = process.argv.slice(2), own = ''): BenchFlags {
   let { smoke, jsonPath, seed }: BenchFlags = defaultFlags;
   for (let at = 0; at < argv.length; at += 1) {
     const flag = argv[at];
@@ -23,7 +26,7 @@ export function parseFlags(name: string, argv: readonly string[] = process.argv.
       seed = Number(value);
       at += 1;
     } else {
-      console.error(`Cannot use ${flag}: usage is bun run ${name} [--smoke] [--json FILE] [--seed N]`);
+      console.error(`Cannot use ${flag}: usage is bun run ${name} ${own}[--smoke] [--json FILE] [--seed N]`);
       process.exit(64);
     }
   }

@@ -26,6 +26,15 @@ export interface BenchReport {
   readonly cases: readonly BenchCase[];
 }
 
+/** What a program has beside its cases. */
+export interface FullReport {
+  readonly cases: readonly BenchCase[];
+  /** What was measured, where the machine does not say it: behind the machine in the first line. */
+  readonly subject?: string;
+  /** Beside the cases in the file. */
+  readonly fields?: Readonly<Record<string, unknown>>;
+}
+
 interface Measured {
   readonly case: string;
   readonly unit: string;
@@ -48,6 +57,10 @@ export function compare(measured: Measured): BenchCase {
 
 /** Prints the table and, where asked, writes the JSON file. */
 export function publish(name: string, flags: BenchFlags, cases: readonly BenchCase[]): BenchReport {
+  return publishFull(name, flags, { cases });
+}
+
+export function publishFull(name: string, flags: BenchFlags, { cases, subject, fields }: FullReport): BenchReport {
   const report: BenchReport = {
     name,
     commit: describeCommit(),
@@ -58,14 +71,14 @@ export function publish(name: string, flags: BenchFlags, cases: readonly BenchCa
     smoke: flags.smoke,
     cases,
   };
-  console.log(formatReport(report));
-  if (flags.jsonPath !== undefined) writeFileSync(flags.jsonPath, `${JSON.stringify(report, undefined, 2)}\n`);
+  console.log(formatReport(report, subject));
+  if (flags.jsonPath !== undefined) writeFileSync(flags.jsonPath, `${JSON.stringify({ ...report, ...fields }, undefined, 2)}\n`);
   return report;
 }
 
-function formatReport(report: BenchReport): string {
+function formatReport(report: BenchReport, subject?: string): string {
   const busy = report.loadAverage === undefined ? '' : `, load ${report.loadAverage}`;
-  const head = `${report.name}${report.smoke ? ' (smoke)' : ''}: ${report.machine}, Bun ${report.bun}, commit ${report.commit}, seed ${report.seed}${busy}`;
+  const head = `${report.name}${report.smoke ? ' (smoke)' : ''}: ${report.machine}${subject === undefined ? '' : `, ${subject}`}, Bun ${report.bun}, commit ${report.commit}, seed ${report.seed}${busy}`;
   const rows = report.cases.map((row) => [
     row.case,
     formatNumber(row.ours),
@@ -75,7 +88,7 @@ function formatReport(report: BenchReport): string {
     `${row.ratio.toFixed(2)}x`,
     row.roof === undefined ? '' : `${row.roof.percent.toFixed(0)} % of ${row.roof.name}`,
   ]);
-  return `${head}\n${formatTable(['case', 'ours', 'peer', 'unit', 'peer name', 'ratio', 'roof'], rows)}`;
+  return rows.length === 0 ? head : `${head}\n${formatTable(['case', 'ours', 'peer', 'unit', 'peer name', 'ratio', 'roof'], rows)}`;
 }
 
 /** Columns padded to their widest cell, numbers to the right; a column that is empty throughout is left out. */

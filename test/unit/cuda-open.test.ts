@@ -1,5 +1,4 @@
 /** Why there is no device memory, in a sentence for each cause; what is read of a device; the older driver; the second process. */
-import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { DevicePtr } from '#core/brand.ts';
 import { isSticky } from '#cuda/status.ts';
@@ -7,6 +6,7 @@ import { openCudaMemory, type CudaMemory } from '#cuda/open-cuda-memory.ts';
 import { privateEmulator, type PrivateEmulator } from '#testsupport/cuda-emulator.ts';
 import { okay, same } from '#testsupport/device-results.ts';
 import { HostMemory } from '#testsupport/host-memory.ts';
+import { shareWithSecondProcess } from '#testsupport/second-process.ts';
 
 let emulator: PrivateEmulator;
 let older: PrivateEmulator;
@@ -119,28 +119,11 @@ test('falls back to single copies when the driver says that it does not support 
 });
 
 test('shares an allocation with a second process, both ways', async () => {
-  const sizeBytes = 3 * 1024 ** 2 + 5;
   const memory = opened('devices=1,capacity=64M');
   const device = memory.open(0);
   if ('ok' in device) throw new Error(device.message);
-  using source = new HostMemory(sizeBytes).fillRandom();
-  using target = new HostMemory(sizeBytes);
-  for (const host of [source, target]) okay(await memory.registerHost(host.address, host.sizeBytes));
-  const { pointer } = okay(device.allocate(sizeBytes));
-  okay(await device.copy([{ direction: 'to-device', from: source.address, to: pointer, sizeBytes }]));
-  const { handle } = okay(device.exportHandle(pointer));
-  const program = join(import.meta.dirname, '../support/cuda-ipc-child.ts');
-  const child = Bun.spawn([process.execPath, program, emulator.control.libraryPath, handle.toHex(), String(sizeBytes)], {
-    env: { ...process.env, ...emulator.control.environment },
-    stdout: 'pipe',
-    stderr: 'inherit',
-  });
-  const answer = JSON.parse(await new Response(child.stdout).text()) as { readonly sum: string; readonly alive: unknown };
-  expect(answer.sum).toBe(String(Bun.hash.xxHash3(source.bytes.subarray(0, sizeBytes))));
-  expect(answer.alive).toMatchObject({ imports: 0, contexts: 0 });
-  okay(await device.copy([{ direction: 'to-host', from: pointer, to: target.address, sizeBytes }]));
-  for (let at = 0; at < sizeBytes; at += 1) source.bytes[at] = (source.bytes[at] ?? 0) + 1;
-  expect(same(target.bytes.subarray(0, sizeBytes), source.bytes.subarray(0, sizeBytes))).toBe(true);
+  const { libraryPath: driverPath, environment } = emulator.control;
+  await shareWithSecondProcess(memory, device, { driverPath, environment, sizeBytes: 3 * 1024 ** 2 + 5 });
   await memory.close();
   const { violations, leaks, reaped } = emulator.control.report();
   expect([violations, leaks, reaped]).toEqual([{}, {}, {}]);

@@ -26,6 +26,7 @@ const foreignFlags: Readonly<Record<string, readonly string[]>> = {
     '--faults',
     '--total',
     '--processes',
+    '--driver',
   ],
 };
 /** Variables that Kubernetes makes of a Service called kvtier; named where a page says that they are passed over. */
