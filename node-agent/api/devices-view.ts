@@ -57,6 +57,7 @@ function row(device: DeviceStats, kind: DeviceRow['kind'], gpu: GpuInfo): Device
       pieces: device.pieces.total,
       usedPieces: device.pieces.used,
     },
+    moves: { ...device.moves },
     copies: {
       toDevice: direction(copies.toDeviceBytes, copies.toDeviceCopies, copies.toDeviceMs),
       toHost: direction(copies.toHostBytes, copies.toHostCopies, copies.toHostMs),

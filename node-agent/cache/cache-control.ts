@@ -129,8 +129,8 @@ export class CacheControlPart implements CacheControl {
   }
 
   #hbmStats(): { hbm?: HbmStats } {
-    const { hbm, counters } = this.#state;
-    return hbm === undefined ? {} : { hbm: hbmStats(hbm, counters, this.#parts.hbm?.exports.count ?? 0) };
+    const { hbm } = this.#state;
+    return hbm === undefined ? {} : { hbm: hbmStats(hbm, this.#parts.hbm?.exports.count ?? 0) };
   }
 
   #ramStats(): TierStats {

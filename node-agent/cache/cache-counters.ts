@@ -23,11 +23,6 @@ export class CacheCounters {
   evictionsSsd = 0;
   demotions = 0;
   promotions = 0;
-  /** Copies from RAM to HBM that were attached; strays that left HBM for RAM; copies from HBM to RAM; of these, wrong ones. */
-  hbmPromotions = 0;
-  hbmDemotions = 0;
-  hbmLoads = 0;
-  hbmMismatches = 0;
   deletes = 0;
   invalidatedChunks = 0;
   expiredChunks = 0;

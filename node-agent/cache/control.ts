@@ -67,6 +67,12 @@ export interface DeviceStats {
   readonly freeInUsedPiecesBytes: number;
   readonly pieces: { readonly total: number; readonly used: number };
   readonly classes: readonly { readonly classBytes: number; readonly slotCount: number; readonly usedSlotCount: number }[];
+  readonly moves: {
+    readonly promotions: number;
+    readonly demotions: number;
+    readonly loads: number;
+    readonly checksumMismatches: number;
+  };
   readonly copies: {
     readonly toDeviceBytes: number;
     readonly toHostBytes: number;
@@ -80,7 +86,7 @@ export interface DeviceStats {
   };
 }
 
-/** What moved in and out of HBM. */
+/** What moved in and out of HBM, over all devices. */
 export interface HbmStats {
   readonly promotions: number;
   readonly demotions: number;

@@ -103,7 +103,7 @@ export class HbmPlacement {
     }
     column.forgetHits(entry);
     state.attachHbm(entry, to);
-    state.counters.hbmPromotions += 1;
+    this.#hbm.movesOf(to).promotions += 1;
     state.catalogReplicas(entry);
     return 'promoted';
   }
@@ -233,8 +233,8 @@ export class HbmPlacement {
     const outcome = await this.#reader.load(ref.entry, 'prefetch');
     if (!state.isSame(ref) || !this.#hbm.has(ref.entry) || !this.#isFree(ref.entry)) return;
     if (!this.#hbm.strays.has(ref.entry)) {
+      this.#hbm.movesOf(this.#hbm.slotOf(ref.entry) as SlotIndex).demotions += 1;
       this.drop(ref.entry);
-      state.counters.hbmDemotions += 1;
     } else if (outcome === 'refused') {
       state.counters.evictionsHbm += 1;
       state.counters.droppedDirtyChunks += 1;

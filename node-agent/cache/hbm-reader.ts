@@ -9,7 +9,7 @@ import { KiB } from '#core/bytes.ts';
 import { checksum } from '#core/checksum.ts';
 import type { IoPriority } from '#ports/io-pool.ts';
 import type { CacheState } from './cache-state.ts';
-import type { HbmReplicas } from './hbm-replicas.ts';
+import type { DeviceMoves, HbmReplicas } from './hbm-replicas.ts';
 import { LoadRooms } from './load-room.ts';
 import type { Room } from './load-room.ts';
 import { LoadTable } from './load-table.ts';
@@ -70,6 +70,7 @@ export class HbmReader {
       this.#rooms.giveBack(room);
       return this.#whereItIs(ref);
     }
+    const moves = this.#hbm.movesOf(from);
     const copied = await this.#hbm.tier.copyOut(from, ram.address(room.slot), room.sizeBytes);
     if (!copied.ok) {
       if (copied.late === undefined) this.#rooms.giveBack(room);
@@ -84,7 +85,7 @@ export class HbmReader {
     if (sum !== index.checksum(entry)) {
       this.#rooms.giveBack(room);
       if (sum === undefined) return 'refused';
-      if (this.#hbm.slotOf(entry) === from) this.#dropWrong(entry);
+      if (this.#hbm.slotOf(entry) === from) this.#dropWrong(entry, moves);
       return 'gone';
     }
     if (state.expiry.isOver(entry)) {
@@ -97,7 +98,7 @@ export class HbmReader {
     state.remember(entry);
     state.touch(entry, 'stored');
     state.catalogReplicas(entry);
-    state.counters.hbmLoads += 1;
+    moves.loads += 1;
     return 'loaded';
   }
 
@@ -107,9 +108,9 @@ export class HbmReader {
   }
 
   /** What HBM has is not what was put: nobody reads it again. The chunk lives on where another tier has it. */
-  #dropWrong(entry: EntryIndex): void {
+  #dropWrong(entry: EntryIndex, moves: DeviceMoves): void {
     const state = this.#state;
-    state.counters.hbmMismatches += 1;
+    moves.checksumMismatches += 1;
     state.logger.warn('A chunk in HBM has wrong bytes: dropped there', { generation: state.index.generation(entry) });
     state.dropHbm(entry);
   }

@@ -29,6 +29,18 @@ export interface HbmParts {
   readonly limits: HbmLimits;
 }
 
+/** What moved to and from one device. */
+export interface DeviceMoves {
+  /** Copies from RAM that were attached. */
+  promotions: number;
+  /** Chunks that only it had, and that left it for RAM. */
+  demotions: number;
+  /** Copies to RAM; a demotion begins with one. */
+  loads: number;
+  /** Copies to RAM whose bytes were wrong. */
+  checksumMismatches: number;
+}
+
 export class HbmReplicas {
   readonly tier: HbmTier;
   readonly limits: HbmLimits;
@@ -37,6 +49,8 @@ export class HbmReplicas {
   readonly #order: EvictionPolicy;
   readonly #settleTouches: () => void;
   #slotOwner = new Int32Array(1024).fill(-1);
+  /** By device, since the start; they stay when a device is lost. */
+  readonly moves: readonly DeviceMoves[];
   readonly strays = new Set<EntryIndex>();
   strayBytes = 0;
   bytes = 0;
@@ -50,6 +64,8 @@ export class HbmReplicas {
   constructor(parts: HbmParts, index: ChunkIndex, settleTouches: () => void) {
     this.tier = parts.tier;
     this.limits = parts.limits;
+    const none = (): DeviceMoves => ({ promotions: 0, demotions: 0, loads: 0, checksumMismatches: 0 });
+    this.moves = Array.from({ length: parts.tier.deviceCount }, none);
     this.#order = parts.order;
     this.#index = index;
     this.#settleTouches = settleTouches;
@@ -72,6 +88,13 @@ export class HbmReplicas {
   /** -1: not in HBM. */
   slotOf(entry: EntryIndex): SlotIndex | -1 {
     return this.column.slot(entry) as SlotIndex | -1;
+  }
+
+  /** Of the device that a slot is on. Ask while the slot is held: its number is given again. */
+  movesOf(slot: SlotIndex): DeviceMoves {
+    const moves = this.moves[this.tier.deviceOf(slot)];
+    if (moves === undefined) assert(false, `HBM slot ${slot} is on a device`);
+    return moves;
   }
 
   /** Chunk that owns a slot, or -1. */

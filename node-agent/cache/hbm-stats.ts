@@ -1,7 +1,6 @@
 /** What the HBM tier says of itself to operators. */
-import type { CacheCounters } from './cache-counters.ts';
 import type { DeviceStats, HbmStats, TierStats } from './control.ts';
-import type { HbmReplicas } from './hbm-replicas.ts';
+import type { DeviceMoves, HbmReplicas } from './hbm-replicas.ts';
 
 export function hbmTierStats(hbm: HbmReplicas, leasedBytes: number, alsoReasons: readonly string[]): TierStats {
   const reasons = [...hbm.tier.reasons, ...alsoReasons];
@@ -17,15 +16,17 @@ export function hbmTierStats(hbm: HbmReplicas, leasedBytes: number, alsoReasons:
   };
 }
 
-export function hbmStats(hbm: HbmReplicas, counters: CacheCounters, exports: number): HbmStats {
+export function hbmStats(hbm: HbmReplicas, exports: number): HbmStats {
+  const sum = (of: keyof DeviceMoves): number => hbm.moves.reduce((total, moves) => total + moves[of], 0);
   return {
-    promotions: counters.hbmPromotions,
-    demotions: counters.hbmDemotions,
-    loads: counters.hbmLoads,
-    checksumMismatches: counters.hbmMismatches,
+    promotions: sum('promotions'),
+    demotions: sum('demotions'),
+    loads: sum('loads'),
+    checksumMismatches: sum('checksumMismatches'),
     exports,
-    devices: hbm.tier.devices().map(({ use, copies, ...facts }): DeviceStats => ({
+    devices: hbm.tier.devices().map(({ use, copies, ...facts }, index): DeviceStats => ({
       ...facts,
+      moves: { ...(hbm.moves[index] as DeviceMoves) },
       capacityBytes: use.capacityBytes,
       slotBytes: use.slotBytes,
       freeInUsedPiecesBytes: use.freeInUsedPiecesBytes,

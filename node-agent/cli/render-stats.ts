@@ -42,24 +42,26 @@ function folders(stats: Stats): string {
 /** A device that is none says so before its numbers. */
 function devices(found: Devices | undefined): string {
   if (found === undefined) return '';
-  const rows = found.devices.map(({ name, uuid, kind, state, pool, copies, reason }) => [
+  const rows = found.devices.map(({ name, uuid, kind, state, pool, moves, copies, reason }) => [
     kind === 'cuda' ? name : `${name} (${kind})`,
     uuid,
     state,
     formatBytes(pool.usedBytes),
     formatBytes(pool.capacityBytes),
     formatBytes(pool.fragmentedBytes),
+    formatCount(moves.promotions),
+    formatCount(moves.demotions),
     `${formatBytes(copies.toDevice.bytesPerSecond)}/s`,
     `${formatBytes(copies.toHost.bytesPerSecond)}/s`,
     formatCount(copies.errors),
     reason,
   ]);
   const table = renderTable(
-    columns('DEVICE', 'UUID', 'STATE', '>USED', '>CAPACITY', '>FRAGMENTED', '>IN', '>OUT', '>ERRORS', 'REASON'),
+    columns('DEVICE', 'UUID', 'STATE', '>USED', '>CAPACITY', '>FRAGMENTED', '>PROMOTED', '>DEMOTED', '>IN', '>OUT', '>ERRORS', 'REASON'),
     rows,
   );
-  const moves = `  promoted ${formatCount(found.promotions)}, demoted ${formatCount(found.demotions)}, read ${formatCount(found.loads)}, wrong ${formatCount(found.checksumMismatches)}\n`;
-  return table === '' ? '' : table + moves;
+  const all = `  promoted ${formatCount(found.promotions)}, demoted ${formatCount(found.demotions)}, read ${formatCount(found.loads)}, wrong ${formatCount(found.checksumMismatches)}\n`;
+  return table === '' ? '' : table + all;
 }
 
 function traffic(stats: Stats): string {

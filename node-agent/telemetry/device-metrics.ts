@@ -123,6 +123,22 @@ export const deviceMetrics: readonly MetricDefinition[] = [
     label: 'quantile',
     read: ({ copies: { latencyMs } }) => ({ '0.5': latencyMs.p50 / 1000, '0.99': latencyMs.p99 / 1000 }),
   }),
+  perDevice('counter', 'kvtier_device_promotions_total', {
+    help: 'Copies of chunks from RAM to the device',
+    read: ({ moves }) => moves.promotions,
+  }),
+  perDevice('counter', 'kvtier_device_demotions_total', {
+    help: 'Chunks that left the device for RAM, since nothing else had them',
+    read: ({ moves }) => moves.demotions,
+  }),
+  perDevice('counter', 'kvtier_device_loads_total', {
+    help: 'Copies of chunks from the device to RAM',
+    read: ({ moves }) => moves.loads,
+  }),
+  perDevice('counter', 'kvtier_device_checksum_mismatches_total', {
+    help: 'Bytes from the device that were not those that were put',
+    read: ({ moves }) => moves.checksumMismatches,
+  }),
   perDevice('gauge', 'kvtier_device_copies_in_flight', { help: 'Copies submitted and not done', read: ({ copies }) => copies.inFlight }),
   perDevice('counter', 'kvtier_device_copy_errors_total', { help: 'Copies that failed', read: ({ copies }) => copies.errors }),
   perDevice('counter', 'kvtier_device_pageable_copies_total', {

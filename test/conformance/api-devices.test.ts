@@ -49,6 +49,7 @@ describe('GET /v1/devices', () => {
         state: 'ok',
         reason: '',
         pool: { capacityBytes: 2 ** 30, usedBytes: 2 ** 28, fragmentedBytes: 2 ** 20, pieces: 8, usedPieces: 3 },
+        moves: { promotions: 31, demotions: 32, loads: 33, checksumMismatches: 34 },
         copies: {
           toDevice: { bytes: 4_000_000, copies: 21, bytesPerSecond: 2e9 },
           toHost: { bytes: 9_000_000, copies: 22, bytesPerSecond: 3e9 },
@@ -91,6 +92,17 @@ describe('numbers of a device that is no GPU', () => {
     const text = renderStats(await harness.client().stats(), answer);
     expect(text).toContain('Test card (emulated)');
     expect(renderStats(await harness.client().stats(), devicesView(sampleHbm, sampleGpu('cuda')))).not.toContain('emulated');
+  });
+
+  test('what moved is told of each device, by metrics and by kvtier stats', async () => {
+    const harness = harnessWith(sampleGpu('cuda'));
+    const series = await harness.client().metrics();
+    for (const [name, value] of Object.entries({ promotions: 31, demotions: 32, loads: 33, checksum_mismatches: 34 }))
+      expect(series).toContain(`kvtier_device_${name}_total{device="${sampleUuid}",kind="cuda"} ${value}\n`);
+    const row = renderStats(await harness.client().stats(), await harness.client().devices())
+      .split('\n')
+      .find((line) => line.includes(sampleUuid));
+    expect(row).toMatch(/ 31 +32 /);
   });
 
   test('GET /v1/stats counts what moved, without the devices', async () => {

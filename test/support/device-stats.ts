@@ -23,6 +23,7 @@ export const sampleHbm: HbmStats = {
       freeInUsedPiecesBytes: 2 ** 20,
       pieces: { total: 8, used: 3 },
       classes: [],
+      moves: { promotions: 31, demotions: 32, loads: 33, checksumMismatches: 34 },
       copies: {
         toDeviceBytes: 4_000_000,
         toHostBytes: 9_000_000,

@@ -172,4 +172,58 @@ describe('Cache with HBM', () => {
     expect(sim.cache.control.stats().pins).toMatchObject({ chunks: 0, lost: 1 });
     expect(isPayload(await sim.get(KEY), 0, SIZE)).toBe(true);
   });
+
+  it('counts promotions, demotions, loads and wrong bytes for the device where they happened', async () => {
+    const sim = await SimCache.start({ ramBytes: 256 * KiB, hbmBytes: [128 * KiB, 128 * KiB], hbmPieceBytes: 128 * KiB, admission: 'off' });
+    const devices = (): NonNullable<ReturnType<typeof sim.cache.control.stats>['hbm']>['devices'] =>
+      sim.cache.control.stats().hbm?.devices ?? [];
+    const key = (id: number): string => `opaque-${id}`;
+    // One on each device, in turn.
+    for (const id of [0, 1, 2]) {
+      await sim.put(key(id), payloadOf(id, SIZE));
+      await sim.run(sim.cache.control.prefetch([key(id)], { tier: 'hbm' }));
+    }
+    expect(devices().map(({ moves }) => moves.promotions)).toEqual([2, 1]);
+    // RAM gives everything up for others, which then want the devices: what only these have comes back to RAM.
+    for (let id = 3; id < 16; id += 1) {
+      await sim.put(key(id), payloadOf(id, SIZE));
+      await sim.run(sim.cache.control.prefetch([key(id)], { tier: 'hbm' }));
+    }
+    for (let id = 16; id < 32; id += 1) await sim.put(key(id), payloadOf(id, SIZE));
+    for (let id = 16; id < 24; id += 1) await sim.run(sim.cache.control.prefetch([key(id)], { tier: 'hbm' }));
+    for (const { moves, copies } of devices())
+      expect(moves).toMatchObject({
+        promotions: copies.toDeviceCopies,
+        demotions: copies.toHostCopies,
+        loads: copies.toHostCopies,
+        checksumMismatches: 0,
+      });
+    const of = (what: 'promotions' | 'demotions'): number[] => devices().map(({ moves }) => moves[what]);
+    expect(new Set(of('promotions')).size).toBe(2);
+    expect(of('demotions').toSorted((a, b) => a - b)).toEqual([0, 1]);
+    const sum = (counts: readonly number[]): number => counts.reduce((total, count) => total + count, 0);
+    expect(sim.cache.control.stats().hbm).toMatchObject({ promotions: sum(of('promotions')), demotions: 1 });
+    // Wrong bytes on the second device alone.
+    const stray = Array.from({ length: 40 }, (_, id) => id).find(
+      (id) => sim.tiersOf(key(id)).join() === 'hbm' && deviceOf(sim, key(id)) === 1,
+    );
+    if (stray === undefined) throw new Error('no chunk is on the second device alone');
+    const found = sim.peek(key(stray));
+    const read = found && sim.cache.openDevice(found.ref);
+    if (read === undefined) throw new Error('not exported');
+    sim.life.hbm.devices.exported(read.handle)[read.offsetBytes] = 99;
+    read.release();
+    expect(await sim.get(key(stray))).toBeUndefined();
+    expect(devices().map(({ moves }) => moves.checksumMismatches)).toEqual([0, 1]);
+    sim.life.hbm.devices.opened[1]?.lose();
+    expect(devices()[1]?.moves.checksumMismatches).toBe(1);
+    sim.check();
+  });
 });
+
+function deviceOf(sim: SimCache, key: string): number {
+  const found = sim.peek(key);
+  const read = found && sim.cache.openDevice(found.ref);
+  read?.release();
+  return sim.life.hbm.devices.devices.findIndex(({ uuid }) => uuid === read?.deviceUuid);
+}

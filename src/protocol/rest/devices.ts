@@ -14,6 +14,13 @@ const directionSchema = z.object({
   bytesPerSecond: z.number().meta({ description: 'Bytes by the time that the device spent on them; 0 before the first' }),
 });
 
+const movesSchema = z.object({
+  promotions: countSchema,
+  demotions: countSchema.meta({ description: 'Chunks that left for RAM, since nothing else had them' }),
+  loads: countSchema.meta({ description: 'Copies to RAM because somebody asked, or for a demotion' }),
+  checksumMismatches: countSchema,
+});
+
 const deviceSchema = z
   .object({
     ordinal: countSchema.meta({ description: "Number in the driver's order" }),
@@ -32,6 +39,7 @@ const deviceSchema = z
       pieces: countSchema,
       usedPieces: countSchema,
     }),
+    moves: movesSchema.meta({ description: 'Of chunks, to and from this device' }),
     copies: z.object({
       toDevice: directionSchema,
       toHost: directionSchema,
