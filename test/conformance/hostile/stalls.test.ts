@@ -78,7 +78,9 @@ test.each([
     const best = (values: readonly number[]): number => Math.min(...values);
     // Half a millisecond is a turn of the scheduler, whatever the ratio.
     const fine = (): boolean => best(beside) < 2 * best(without) + 0.5;
-    for (let turn = 0; turn < 2 || (turn < 6 && !fine()); turn += 1) {
+    // At a load of 18 on two cores one side alone gives a p99 of 9 to 38 ms: turns go on until both sides have met a quiet one.
+    const startedAt = performance.now();
+    for (let turn = 0; turn < 2 || (performance.now() - startedAt < 40_000 && !fine()); turn += 1) {
       without.push(await latency(client, sizeBytes, rounds));
       const stalled = await stallEverywhere(agent);
       beside.push(await latency(client, sizeBytes, rounds));
