@@ -20,12 +20,16 @@ export function listenHttp(
   tls?: TlsFiles,
 ): HttpListener {
   try {
+    const base = `${tls === undefined ? 'http' : 'https'}://${address.host.includes(':') ? `[${address.host}]` : address.host}`;
     const serve = (port: number): ReturnType<typeof Bun.serve> =>
       Bun.serve({
         hostname: address.host,
         port,
         idleTimeout: 0,
-        fetch: handle,
+        fetch: (request) => {
+          const whole = withWholeUrl(request, base);
+          return whole === undefined ? new Response(null, { status: 400 }) : handle(whole);
+        },
         ...(tls === undefined ? {} : { tls: { cert: tls.cert, key: tls.key } }),
       });
     let server = serve(address.port);
@@ -57,4 +61,14 @@ export function listenHttp(
       cause: problem,
     });
   }
+}
+
+/**
+ * Where no Host header makes a URL of the target, as HTTP/1.0 allows (load balancers ask for health so), `request.url` is the bare
+ * path, which is no URL: then it is that of the door. The header stays as it came, for whoever judges it. Undefined: no URL at all.
+ */
+function withWholeUrl(request: Request, base: string): Request | undefined {
+  if (URL.canParse(request.url)) return request;
+  const url = request.url.startsWith('/') ? URL.parse(`${base}${request.url}`) : null;
+  return url === null || request.method === 'TRACE' || request.method === 'CONNECT' ? undefined : new Request(url, request);
 }

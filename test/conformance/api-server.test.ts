@@ -1,17 +1,18 @@
 import { afterEach, describe, expect, test } from 'vitest';
 import { KvtierClient } from '#client/kvtier-client.ts';
+import { listenHttp, type HttpListener } from '#host/http-listener.ts';
 import { createApiHarness, putSampleChunks, type ApiHarness } from '#testsupport/api-harness.ts';
 
-const servers: { stop(closeActive: boolean): unknown }[] = [];
+const servers: HttpListener[] = [];
 afterEach(() => {
-  for (const server of servers.splice(0)) server.stop(true);
+  for (const server of servers.splice(0)) server.stop();
 });
 
 /** The API behind a real listener on a free port of loopback. */
 function listen(harness: ApiHarness): number {
-  const server = Bun.serve({ port: 0, hostname: '127.0.0.1', idleTimeout: 0, fetch: (request) => harness.app.fetch(request) });
-  servers.push(server);
-  return server.port ?? 0;
+  const listener = listenHttp({ host: '127.0.0.1', port: 0 }, (request) => harness.app.fetch(request));
+  servers.push(listener);
+  return listener.port;
 }
 
 /** Sends bytes as they are and reads until the other side closes. */
@@ -49,6 +50,31 @@ describe('the API behind a listener', () => {
     expect((await client.lookup(keys)).hitCount).toBe(3);
     expect((await client.bumpEpoch('meta/llama-3')).matchedChunks).toBe(3);
     await expect(new KvtierClient({ baseUrl: client.baseUrl }).stats()).rejects.toMatchObject({ code: 'UNAUTHORIZED' });
+  });
+
+  test('a request without a Host, or with one that is none, is answered and is no bug', async () => {
+    for (const tokens of [undefined, { admin: 'a' }]) {
+      const harness = createApiHarness(tokens === undefined ? {} : { tokens });
+      const port = listen(harness);
+      const end = 'Connection: close\r\n\r\n';
+      for (const path of ['/healthz', '/readyz']) expect(statusOf(await raw(port, `GET ${path} HTTP/1.0\r\n${end}`)), path).toBe(200);
+      const wanted = tokens === undefined ? 200 : 401;
+      expect(statusOf(await raw(port, `GET /v1/stats HTTP/1.0\r\n${end}`))).toBe(wanted);
+      const body = '{"keys":["a"]}';
+      const head = `Content-Type: application/json\r\nContent-Length: ${body.length}\r\n`;
+      expect(statusOf(await raw(port, `POST /v1/lookup HTTP/1.0\r\n${head}${end}${body}`))).toBe(wanted);
+      for (const method of ['GET', 'POST', 'PUT', 'DELETE', 'OPTIONS', 'HEAD', 'TRACE', 'CONNECT', 'PATCH']) {
+        for (const path of ['/', '//', '/v1/stats', '/v1/invalidate', '/%zz?%zz', '/nope']) {
+          const plain = await raw(port, `${method} ${path} HTTP/1.0\r\nOrigin: http://evil\r\n${end}`);
+          expect(plain === '' || (statusOf(plain) >= 200 && statusOf(plain) < 500), `${method} ${path}: ${plain}`).toBe(true);
+          for (const host of ['', 'a b', '[::1', 'localhost:99999', 'localhost/x?', '\u00ff', 'localhost, evil']) {
+            const answer = await raw(port, `${method} ${path} HTTP/1.1\r\nHost: ${host}\r\n${end}`);
+            expect(answer === '' || (statusOf(answer) >= 400 && statusOf(answer) < 500), `${method} ${path} ${host}: ${answer}`).toBe(true);
+          }
+        }
+      }
+      expect(harness.bugs).toEqual([]);
+    }
   });
 
   test('a reader that leaves verify ends the run, and the next one may start', async () => {
