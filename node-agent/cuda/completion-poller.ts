@@ -4,7 +4,8 @@
  *
  * Adaptive. After work came or something was done, a turn looks a few times in a row (a copy of a few KiB takes as long), then again in the
  * next turn of the event loop, which serves sockets in between; when nothing has been done for IMMEDIATE_MS, by timers of 1 ms. A turn
- * completes at most TURN_BUDGET copies before it lets the loop go on. Nothing in flight: nothing runs.
+ * completes at most TURN_BUDGET copies before it lets the loop go on; a device that used that up is asked last in the next turn, so that
+ * others come to theirs however many it has. Nothing in flight: nothing runs.
  */
 
 /** Something that has copies in flight. */
@@ -65,7 +66,15 @@ export class CompletionPoller {
       // Something was done: perhaps more is. Nothing was, twice: the loop has others to serve.
       if (done === 0 && spin > 0) break;
     }
+    if (left === 0) this.#putFirstLast();
     this.#scheduleNext(left < TURN_BUDGET);
+  }
+
+  #putFirstLast(): void {
+    const [first] = this.#sources;
+    if (first === undefined) return;
+    this.#sources.delete(first);
+    this.#sources.add(first);
   }
 
   #scheduleNext(progress: boolean): void {
