@@ -6,9 +6,10 @@
  *   difference is what the agent does to itself. Rounds alternate.
  * - Heap: kvtier_process_heap_bytes over 2,000 SETs of 16 MiB, the least in their last quarter less the least in their first.
  */
-import { spawn } from 'node:child_process';
 import { LoadClient, payload, stamp } from './lib/load-client.ts';
 import { parseFlags } from './lib/flags.ts';
+import { lagBesideBurners, lagMs, metric } from './lib/lag-probe.ts';
+import type { Load } from './lib/lag-probe.ts';
 import { compare, publish } from './lib/report.ts';
 import { median } from './lib/stats.ts';
 import { startAgent } from '#testsupport/agent.ts';
@@ -26,16 +27,6 @@ const heapSets = flags.smoke ? 200 : 2000;
 const keys = 32;
 const TARGET_LAG_MS = 5;
 const TARGET_HEAP_MIB = 20;
-
-async function metric(agent: RunningAgent, name: string): Promise<number> {
-  const text = await agent.client.metrics();
-  const line = text.split('\n').find((candidate) => candidate.startsWith(`${name} `));
-  if (line === undefined) throw new Error(`The agent has no metric ${name}`);
-  return Number(line.slice(name.length + 1));
-}
-
-const lagMs = async (agent: RunningAgent): Promise<number> =>
-  1000 * (await metric(agent, 'kvtier_event_loop_lag_seconds{quantile="0.99"}'));
 
 /** Runs SETs and GETs on every connection until `isOver`; answers how many SETs there were. */
 async function stream(agent: RunningAgent, isOver: (sets: number) => boolean, withGets: boolean): Promise<number> {
@@ -55,11 +46,8 @@ async function stream(agent: RunningAgent, isOver: (sets: number) => boolean, wi
   return sets;
 }
 
-interface Loaded {
+interface Loaded extends Load {
   readonly lagMs: number;
-  /** Cores kept busy by the agent, and by the client. */
-  readonly agentCores: number;
-  readonly clientCores: number;
   readonly gigabytesPerSecond: number;
 }
 
@@ -74,25 +62,6 @@ async function underLoad(agent: RunningAgent): Promise<Loaded> {
     clientCores: (cpuMs(process.pid) - before.client) / elapsedMs,
     gigabytesPerSecond: (2 * sets * sizeBytes) / elapsedMs / 1e6,
   };
-}
-
-/** The idle agent's lag while others burn: the agent's share below normal priority, as its threads run, the client's at it. */
-async function besideBurners(agent: RunningAgent, load: Loaded): Promise<number> {
-  const burners = [
-    { cores: load.agentCores, nice: 5 },
-    { cores: load.clientCores, nice: 0 },
-  ].flatMap(({ cores, nice }) => {
-    const count = Math.ceil(cores);
-    return Array.from({ length: count }, () =>
-      spawn(process.execPath, [new URL('./lib/burn.ts', import.meta.url).pathname, String(cores / count), String(nice)], {
-        stdio: 'ignore',
-      }),
-    );
-  });
-  await Bun.sleep(phaseMs);
-  const lag = await lagMs(agent);
-  for (const burner of burners) burner.kill('SIGKILL');
-  return lag;
 }
 
 /**
@@ -128,7 +97,7 @@ try {
   for (let round = 0; round < rounds; round += 1) {
     const load = await underLoad(busy);
     loads.push(load);
-    idleLags.push(await besideBurners(idle, load));
+    idleLags.push(await lagBesideBurners(idle, load, phaseMs));
   }
   const heap = await heapFloors(busy);
   const loaded = median(loads.map((load) => load.lagMs));

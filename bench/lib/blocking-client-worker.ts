@@ -22,6 +22,7 @@ const IPPROTO_TCP = 6;
 const TCP_NODELAY = 1;
 const MSG_WAITALL = 0x100;
 const MSG_NOSIGNAL = 0x4000;
+const NOTHING = '$-1\r\n';
 const KEY_DIGITS = 12;
 const encoder = new TextEncoder();
 const decoder = new TextDecoder('latin1');
@@ -49,8 +50,8 @@ function sendAll(fd: number, bytes: Uint8Array): void {
   }
 }
 
-/** Fills `bytes` with one reply; throws where the first bytes are not `head`. */
-function receiveReply(fd: number, bytes: Uint8Array, head: string): void {
+/** Fills `bytes` with one reply; false where the answer is that there is nothing. Throws where the first bytes are others than `head`. */
+function receiveReply(fd: number, bytes: Uint8Array, head: string): boolean {
   const base = Number(ptr(bytes));
   let got = 0;
   while (got < bytes.length) {
@@ -60,8 +61,10 @@ function receiveReply(fd: number, bytes: Uint8Array, head: string): void {
     if (count <= 0) throw new Error('The server closed the connection');
     got += count;
     const have = decoder.decode(bytes.subarray(0, Math.min(got, head.length)));
+    if (got === NOTHING.length && decoder.decode(bytes.subarray(0, got)) === NOTHING) return false;
     if (!head.startsWith(have)) throw new Error(`Unexpected answer: ${have}`);
   }
+  return true;
 }
 
 class BlockingClient {
@@ -91,17 +94,26 @@ class BlockingClient {
     for (let request = 0; request < run.requests; request += 1) {
       state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0;
       const key = (run.sequential ? request : Math.floor((state / 2 ** 32) * this.#target.keys)).toString().padStart(KEY_DIGITS, '0');
-      if (run.command === 'SET') {
-        encoder.encodeInto(key, this.#set.subarray(this.#setHead.lastIndexOf(36) - 2 - KEY_DIGITS));
-        stamp(this.#set.subarray(this.#setHead.length), run.seed * 1e6 + request);
-        sendAll(this.#fd, this.#set);
-        receiveReply(this.#fd, this.#ok, '+OK\r\n');
-      } else {
-        encoder.encodeInto(key, this.#get.subarray(this.#get.length - 2 - KEY_DIGITS));
-        sendAll(this.#fd, this.#get);
-        receiveReply(this.#fd, this.#reply, `$${this.#target.sizeBytes}\r\n`);
+      const id = run.seed * 1e6 + request;
+      if (run.command === 'SET') this.#store(key, id);
+      else if (!this.#find(key)) {
+        if (run.refill !== true) throw new Error(`Unexpected answer: there is no ${key}`);
+        this.#store(key, id);
       }
     }
+  }
+
+  #store(key: string, id: number): void {
+    encoder.encodeInto(key, this.#set.subarray(this.#setHead.lastIndexOf(36) - 2 - KEY_DIGITS));
+    stamp(this.#set.subarray(this.#setHead.length), id);
+    sendAll(this.#fd, this.#set);
+    receiveReply(this.#fd, this.#ok, '+OK\r\n');
+  }
+
+  #find(key: string): boolean {
+    encoder.encodeInto(key, this.#get.subarray(this.#get.length - 2 - KEY_DIGITS));
+    sendAll(this.#fd, this.#get);
+    return receiveReply(this.#fd, this.#reply, `$${this.#target.sizeBytes}\r\n`);
   }
 
   close(): void {

@@ -13,6 +13,8 @@ export interface BlockingRun {
   readonly seed: number;
   /** Keys in order instead of drawn: to fill. */
   readonly sequential: boolean;
+  /** A GET that finds nothing is followed by a SET of the key, as a cache is used; without it that is an error. */
+  readonly refill?: boolean;
 }
 
 export class BlockingLoad {
