@@ -4,7 +4,8 @@
  *
  * Invariants
  * - The last line is `N passed, N failed`; the exit code is 0 only where nothing failed and no stage was empty.
- * - Stages are found, not listed: lanes in support/lanes.ts, `bench:*` scripts in package.json, programs test/e2e/NAME/run.ts.
+ * - Stages are found, not listed: lanes in support/lanes.ts, `bench:*` scripts in package.json, programs test/e2e/NAME/run.ts. Only
+ *   `check:gpu` is named here, since it is told to do without a card.
  * - A stage that ends with an error, or beyond its time, without a failed test to show for it counts as one failure itself.
  */
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
