@@ -79,5 +79,5 @@ function isLoopback(hostname: string): boolean {
 /** `host:port` of an origin with the protocol of the door; undefined for `null` and anything else. */
 function originHost(origin: string, protocol: string | undefined): string | undefined {
   const url = URL.parse(origin);
-  return url?.protocol === protocol && url.origin === origin.toLowerCase() ? url.host : undefined;
+  return url !== null && url.protocol === protocol && url.origin === origin.toLowerCase() ? url.host : undefined;
 }

@@ -110,7 +110,7 @@ function exceptHealth(guard: MiddlewareHandler): MiddlewareHandler<ApiEnv> {
 }
 
 function failure({ logger, onBug }: ApiDeps, error: unknown, context: Context): Response {
-  const { problem, bug } = problemOfError(error);
+  const { problem, bug } = problemOfError(hasLeft(error, context) ? bodyCutOff(error) : error);
   if (bug) {
     logger.error('A request failed by a bug', {
       method: context.req.method,
@@ -119,6 +119,15 @@ function failure({ logger, onBug }: ApiDeps, error: unknown, context: Context): 
     onBug(error);
   }
   return problemResponse(context, problem);
+}
+
+/** The client closed its connection within the body; reading that throws, and there is nobody to answer. */
+function hasLeft(error: unknown, context: Context): boolean {
+  return error instanceof Error && error.name === 'AbortError' && context.req.raw.signal.aborted;
+}
+
+function bodyCutOff(cause: unknown): KvtierError {
+  return new KvtierError('BAD_REQUEST', 'Cannot read the body: the connection ended within it', { cause });
 }
 
 /** 405 with Allow where the path is one of ours under another method, else 404; both only for callers who may read. */

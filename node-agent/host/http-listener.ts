@@ -70,5 +70,5 @@ export function listenHttp(
 function withWholeUrl(request: Request, base: string): Request | undefined {
   if (URL.canParse(request.url)) return request;
   const url = request.url.startsWith('/') ? URL.parse(`${base}${request.url}`) : null;
-  return url === null || request.method === 'TRACE' || request.method === 'CONNECT' ? undefined : new Request(url, request);
+  return url === null || request.method === 'TRACE' || request.method === 'CONNECT' ? undefined : new Request(url.href, request);
 }

@@ -77,6 +77,27 @@ describe('the API behind a listener', () => {
     }
   });
 
+  test('a client that leaves within its body is no bug', async () => {
+    const harness = createApiHarness();
+    const port = listen(harness);
+    const head = 'POST /v1/lookup HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n';
+    const cut = [
+      'Content-Length: 100\r\n\r\n{"keys"',
+      'Transfer-Encoding: chunked\r\n\r\n5\r\n{"key\r\n',
+      'Transfer-Encoding: chunked\r\n\r\n5\r\n{"key\r\nzz\r\n',
+    ];
+    for (const [index, rest] of cut.entries()) {
+      const socket = await Bun.connect({ hostname: '127.0.0.1', port, socket: { data: () => undefined } });
+      socket.write(head + rest);
+      socket.end();
+      // Counted once it is over; the loop is bounded by the test's own limit.
+      const done = `kvtier_http_responses_total{route="/v1/lookup",status="400"} ${index + 1}`;
+      while (!(await (await harness.request('GET', '/metrics')).text()).includes(done))
+        await new Promise((resolve) => setTimeout(resolve, 5));
+    }
+    expect(harness.bugs).toEqual([]);
+  });
+
   test('a reader that leaves verify ends the run, and the next one may start', async () => {
     const harness = createApiHarness();
     putSampleChunks(harness.control);
