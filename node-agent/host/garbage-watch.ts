@@ -11,7 +11,7 @@ import { edenGC, fullGC, heapSize } from 'bun:jsc';
 import type { Clock } from '#core/clock.ts';
 import { viewedBytes } from './shared-memory.ts';
 
-const BUFFER_BYTES = 64 * 1024 ** 2;
+const BUFFER_BYTES = 32 * 1024 ** 2;
 const WATCH_MS = 1000;
 const GROWTH = 1.5;
 const SLACK_BYTES = 8 * 1024 ** 2;

@@ -51,7 +51,7 @@ test('buffers are collected by their bytes, as they pass', () => {
   const { leave } = new GarbageWatch(new SimClock(), heap);
   for (let buffer = 1; buffer <= 1024; buffer += 1) {
     leave(256 * 1024);
-    expect(heap.young).toBe(Math.floor(buffer / 256));
+    expect(heap.young).toBe(Math.floor(buffer / 128));
   }
   expect(heap.full).toBe(0);
 });
