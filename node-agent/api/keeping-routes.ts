@@ -11,8 +11,8 @@ export function bindKeepingRoutes(app: ApiApp, { deps, guarded }: { readonly dep
   const { clock } = deps;
 
   app.openapi(guarded('pin', definitions.pin), async (context) => {
-    const { selector, mode } = context.req.valid('json');
-    return context.json(await controlOf(deps, context).pin(toSelector(selector, clock.nowMs()), mode), 200);
+    const { selector, mode, tier } = context.req.valid('json');
+    return context.json(await controlOf(deps, context).pin(toSelector(selector, clock.nowMs()), mode, { tier }), 200);
   });
 
   app.openapi(guarded('unpin', definitions.unpin), async (context) => {

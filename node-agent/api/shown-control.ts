@@ -10,6 +10,8 @@ import type {
   KeyOwner,
   LookupAnswer,
   NamespaceStats,
+  PinMode,
+  PinOptions,
   PrefetchOptions,
   VerifyProgress,
 } from '#cache/control.ts';
@@ -68,8 +70,8 @@ export class ShownControl implements CacheControl {
     return this.#control.evict(tier, this.#meant(selector));
   }
 
-  pin(selector: Selector, mode: Parameters<CacheControl['pin']>[1]): ReturnType<CacheControl['pin']> {
-    return this.#control.pin(this.#meant(selector), mode);
+  pin(selector: Selector, mode: PinMode, options?: PinOptions): ReturnType<CacheControl['pin']> {
+    return this.#control.pin(this.#meant(selector), mode, options);
   }
 
   unpin(selector: Selector): ReturnType<CacheControl['unpin']> {

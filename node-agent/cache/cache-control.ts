@@ -17,6 +17,8 @@ import type {
   LookupAnswer,
   NamespaceStats,
   PinAnswer,
+  PinOptions,
+  PinSum,
   PrefetchAnswer,
   PrefetchOptions,
   TenantQuota,
@@ -414,8 +416,26 @@ export class CacheControlPart implements CacheControl {
     return true;
   }
 
-  pin(selector: Selector, mode: PinMode): Promise<PinAnswer> {
-    return this.#pinOrders.pin(selector, mode);
+  async pin(selector: Selector, mode: PinMode, { tier }: PinOptions = {}): Promise<PinAnswer> {
+    const answer = await this.#pinOrders.pin(selector, mode);
+    return tier === undefined ? answer : { ...answer, inHbm: await this.#bringPinned(selector, mode) };
+  }
+
+  /** Not more than the pools have altogether: beyond that each chunk would push another pinned one out. Counted at the end. */
+  async #bringPinned(selector: Selector, mode: PinMode): Promise<PinSum> {
+    const state = this.#state;
+    const { hbm, index } = state;
+    const isPinned = (ref: { readonly entry: EntryIndex; readonly generation: number }): boolean =>
+      state.isSame(ref) && state.pins.modeOf(ref.entry) === mode;
+    const found = (await this.#matches(selector)).filter(isPinned);
+    let leftBytes = hbm?.tier.capacityBytes ?? 0;
+    for (const ref of found) {
+      if (!isPinned(ref) || index.sizeBytes(ref.entry) > leftBytes) continue;
+      const outcome = state.isInHbm(ref.entry) ? 'loaded' : await this.#bring(ref.entry, 'hbm');
+      if (outcome === 'loaded' && state.isSame(ref)) leftBytes -= index.sizeBytes(ref.entry);
+    }
+    const there = found.filter((ref) => isPinned(ref) && state.isInHbm(ref.entry));
+    return { chunks: there.length, bytes: there.reduce((sum, { entry }) => sum + index.sizeBytes(entry), 0) };
   }
 
   unpin(selector: Selector): Promise<UnpinAnswer> {

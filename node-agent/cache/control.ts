@@ -156,8 +156,15 @@ export interface PinStats {
   readonly ssd: Readonly<Record<PinMode, PinSum>>;
 }
 
+export interface PinOptions {
+  /** Brings what is pinned into HBM as well, as far as that has room. A pin keeps it there longer than others, and holds no memory of a device. */
+  readonly tier?: 'hbm' | undefined;
+}
+
 export interface PinAnswer {
   readonly mode: PinMode;
+  /** Pinned chunks of the selector that HBM has at the end; only where that was asked for. */
+  readonly inHbm?: PinSum;
   /** By this order. */
   readonly pinned: PinSum;
   /** Of these, chunks whose RAM copy is held as well. */
@@ -283,7 +290,7 @@ export interface CacheControl {
   /** Frees a tier of matching chunks without forgetting those that a lower tier can take. */
   evict(tier: TierName, selector: Selector): Promise<{ readonly evicted: number; readonly bytes: number; readonly skipped: number }>;
   /** Pins what matches now. Durable when it resolves; see pins.ts for what a pin is worth. */
-  pin(selector: Selector, mode: PinMode): Promise<PinAnswer>;
+  pin(selector: Selector, mode: PinMode, options?: PinOptions): Promise<PinAnswer>;
   unpin(selector: Selector): Promise<UnpinAnswer>;
   /** Tenants that have a quota. */
   quotas(): readonly ({ readonly tenant: string } & TenantQuota)[];

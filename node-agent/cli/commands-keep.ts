@@ -27,6 +27,7 @@ export const pinCommand: Command = agentCommand({
   args: {
     ...selectorArgs,
     mode: { type: 'string', valueHint: modes.join('|'), description: 'How firmly; needed.' },
+    'into-hbm': { type: 'boolean', description: 'Copy them into HBM, too, as far as it has room.' },
     all: { type: 'boolean', description: 'Everything that is there now.' },
     ...agentArgs,
   },
@@ -34,13 +35,15 @@ export const pinCommand: Command = agentCommand({
   async ask(client, words, deps) {
     const mode = oneOf('--mode', words.text.get('mode'), modes);
     if (mode === undefined) throw badRequest('pin needs --mode soft or --mode hard');
-    const answer = await client.pin({ selector: selectorOf('pin', words), mode });
+    const answer = await client.pin({ selector: selectorOf('pin', words), mode, ...(words.on.has('into-hbm') ? { tier: 'hbm' } : {}) });
     const refused = Object.entries(answer.refused).filter(([, { chunks }]) => chunks > 0);
     if (words.on.has('json')) printJson(deps, answer);
     else {
       const held = mode === 'hard' ? `, ${formatCount(answer.heldInRam)} of them held in RAM too` : '';
       deps.stdout.write(`Pinned ${formatCount(answer.pinned.chunks)} chunks, ${formatBytes(answer.pinned.bytes)}${held}\n`);
       if (answer.alreadyPinned.chunks > 0) deps.stdout.write(`${formatCount(answer.alreadyPinned.chunks)} chunks were pinned so before\n`);
+      if (answer.inHbm !== undefined)
+        deps.stdout.write(`${formatCount(answer.inHbm.chunks)} chunks are in HBM, ${formatBytes(answer.inHbm.bytes)}\n`);
       if (answer.notFound > 0) deps.stdout.write(`${formatCount(answer.notFound)} are not there\n`);
       for (const [reason, { chunks, bytes }] of refused) {
         const why = refusals[reason as keyof typeof refusals];

@@ -109,8 +109,12 @@ export class KvtierClient {
     return this.#json(restRoutes.lookup, chunks.lookupResponseSchema, { ...options, body: { keys } });
   }
 
-  prefetch(keys: readonly string[], options: CallOptions = {}): Promise<chunks.PrefetchResponse> {
-    return this.#json(restRoutes.prefetch, chunks.prefetchResponseSchema, this.#long({ ...options, body: { keys } }));
+  /** Into RAM, or HBM where that is said. */
+  prefetch(
+    keys: readonly string[],
+    { tier, ...options }: CallOptions & { readonly tier?: 'ram' | 'hbm' } = {},
+  ): Promise<chunks.PrefetchResponse> {
+    return this.#json(restRoutes.prefetch, chunks.prefetchResponseSchema, this.#long({ ...options, body: { keys, tier } }));
   }
 
   persist(selector: WireSelector, options: CallOptions = {}): Promise<operations.PersistResponse> {

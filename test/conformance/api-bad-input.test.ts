@@ -88,7 +88,13 @@ describe('bodies', () => {
     const { request, control } = createApiHarness();
     putSampleChunks(control);
     const selector = { all: true };
-    for (const json of [{ selector }, { selector, mode: 'firm' }, { mode: 'hard' }, { selector, mode: 'hard', ttl: 5 }]) {
+    for (const json of [
+      { selector },
+      { selector, mode: 'hard', tier: 'ram' },
+      { selector, mode: 'firm' },
+      { mode: 'hard' },
+      { selector, mode: 'hard', ttl: 5 },
+    ]) {
       expect((await problemOf(await request('POST', '/v1/pin', { json }))).status, JSON.stringify(json)).toBe(400);
     }
     expect(control.stats().pins.chunks).toBe(0);

@@ -13,6 +13,7 @@ import type {
   LookupAnswer,
   NamespaceStats,
   PinAnswer,
+  PinOptions,
   TenantQuota,
   TierName,
   TierStats,
@@ -252,7 +253,7 @@ export class SimCacheControl implements CacheControl {
     return { evicted: free.length, bytes: free.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0), skipped: inTier.length - free.length };
   }
 
-  async pin(selector: Selector, mode: PinMode): Promise<PinAnswer> {
+  async pin(selector: Selector, mode: PinMode, { tier }: PinOptions = {}): Promise<PinAnswer> {
     await this.#step('pin');
     const matching = this.#matching(selector);
     const taken = matching.filter(({ pinned }) => pinned !== mode);
@@ -263,7 +264,14 @@ export class SimCacheControl implements CacheControl {
       if (mode === 'hard' && entry.tiers.has('ram')) answer.heldInRam += 1;
     }
     const none = { chunks: 0, bytes: 0 };
-    return { ...answer, refused: { ram: none, ssd: none, count: none, unwritten: none }, notFound: missingOf(selector, matching.length) };
+    if (tier !== undefined) for (const entry of matching) entry.tiers.add(tier);
+    const inHbm = tier === undefined ? {} : { inHbm: sumOf(matching) };
+    return {
+      ...answer,
+      ...inHbm,
+      refused: { ram: none, ssd: none, count: none, unwritten: none },
+      notFound: missingOf(selector, matching.length),
+    };
   }
 
   async unpin(selector: Selector): Promise<UnpinAnswer> {

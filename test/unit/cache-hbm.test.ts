@@ -153,6 +153,42 @@ describe('Cache with HBM', () => {
     expect(isPayload(await sim.get(KEY), 0, SIZE)).toBe(true);
   });
 
+  it('copies into HBM what a pin wants there, from RAM or from SSD, and says what is there', async () => {
+    const sim = await SimCache.start({ ramBytes: 256 * KiB, hbmBytes: [256 * KiB], hbmPieceBytes: 128 * KiB });
+    for (let id = 0; id < 4; id += 1) await sim.put(`opaque-${id}`, payloadOf(id, SIZE));
+    await sim.quiet(5000, 500);
+    await sim.run(sim.cache.control.evict('ram', { keys: ['opaque-1'] }));
+    expect([sim.tiersOf('opaque-0'), sim.tiersOf('opaque-1')]).toEqual([['ram', 'ssd'], ['ssd']]);
+    const keys = ['opaque-0', 'opaque-1', 'opaque-9'];
+    const plain = await sim.run(sim.cache.control.pin({ keys }, 'soft'));
+    expect(plain).not.toHaveProperty('inHbm');
+    expect(sim.tier('hbm').chunkCount).toBe(0);
+    const answer = await sim.run(sim.cache.control.pin({ keys }, 'soft', { tier: 'hbm' }));
+    expect(answer).toMatchObject({ alreadyPinned: { chunks: 2 }, notFound: 1, inHbm: { chunks: 2, bytes: 2 * SIZE } });
+    for (const id of [0, 1]) {
+      expect(sim.tiersOf(`opaque-${id}`)[0]).toBe('hbm');
+      expect(isPayload(await sim.get(`opaque-${id}`), id, SIZE)).toBe(true);
+    }
+    expect(sim.tiersOf('opaque-2')).not.toContain('hbm');
+    sim.check();
+  });
+
+  it('lets others leave HBM before what is pinned there, and does not push one pinned chunk out for another by the same order', async () => {
+    const sim = await SimCache.start({ ramBytes: 1024 * KiB, hbmBytes: [128 * KiB], hbmPieceBytes: 128 * KiB });
+    for (let id = 0; id < 20; id += 1) await sim.put(`opaque-${id}`, payloadOf(id, SIZE));
+    const pinned = ['opaque-0', 'opaque-1', 'opaque-2'];
+    await sim.run(sim.cache.control.pin({ keys: pinned }, 'soft', { tier: 'hbm' }));
+    const others = Array.from({ length: 12 }, (_, id) => `opaque-${id + 3}`);
+    expect(await sim.run(sim.cache.control.prefetch(others, { tier: 'hbm' }))).toMatchObject({ promoted: 12 });
+    for (const key of pinned) expect([key, sim.tiersOf(key)[0]]).toEqual([key, 'hbm']);
+    const before = sim.cache.control.stats().hbm?.promotions ?? 0;
+    const all = await sim.run(sim.cache.control.pin({ all: true }, 'hard', { tier: 'hbm' }));
+    const moved = (sim.cache.control.stats().hbm?.promotions ?? 0) - before;
+    expect(all.inHbm).toEqual({ chunks: 8, bytes: 8 * SIZE });
+    expect(moved).toBeLessThanOrEqual(8);
+    sim.check();
+  });
+
   it('brings to RAM what only HBM has before it is pinned hard', async () => {
     const sim = await withStray();
     expect(await sim.run(sim.cache.control.pin({ keys: [KEY] }, 'hard'))).toMatchObject({ pinned: { chunks: 1 } });

@@ -325,6 +325,7 @@ describe('kvtier pin, unpin and quota', () => {
       '"alreadyPinned": {\n    "chunks": 1',
     );
     expect((await cli.run('ls', 'chunks')).out).toContain('hard pin');
+    expect((await cli.run('pin', sample.keys[0] ?? '', '--mode', 'soft', '--into-hbm')).out).toContain('1 chunks are in HBM, 1000 B');
     expect((await cli.run('unpin', '--all')).out).toContain('Unpinned 3 chunks');
   });
 

@@ -34,6 +34,10 @@ export const pinRequestSchema = z
     mode: pinModeSchema.meta({
       description: 'soft: evicted last; hard: never for space, at most a quarter of a tier, and kept over a restart',
     }),
+    tier: z
+      .literal('hbm')
+      .optional()
+      .meta({ description: 'Copies what is pinned into HBM, too, as far as it has room. It leaves HBM last, and may leave it' }),
   })
   .meta({ id: 'PinRequest' });
 export type PinRequest = z.input<typeof pinRequestSchema>;
@@ -52,6 +56,9 @@ export const pinResponseSchema = z
       })
       .meta({ description: 'Not pinned, by reason' }),
     notFound: countSchema.meta({ description: 'Keys that are not there, and chunks that went meanwhile' }),
+    inHbm: pinSumSchema
+      .optional()
+      .meta({ description: 'Pinned chunks of the selector that HBM has at the end; where tier hbm was asked for' }),
   })
   .meta({ id: 'PinResponse' });
 export type PinResponse = z.infer<typeof pinResponseSchema>;
