@@ -102,7 +102,7 @@ interface Sum {
   readonly name: string;
   readonly namespaceCount: number;
   readonly chunkCount: number;
-  readonly bytes: { readonly ram: number; readonly ssd: number };
+  readonly bytes: NamespaceStats['bytes'];
 }
 
 /** Largest first, ties by name. */
@@ -115,11 +115,16 @@ function sums(namespaces: readonly NamespaceStats[], nameOf: (namespace: Namespa
       name,
       namespaceCount: (sum?.namespaceCount ?? 0) + 1,
       chunkCount: (sum?.chunkCount ?? 0) + namespace.chunkCount,
-      bytes: { ram: (sum?.bytes.ram ?? 0) + namespace.bytes.ram, ssd: (sum?.bytes.ssd ?? 0) + namespace.bytes.ssd },
+      bytes: addedBytes(sum?.bytes ?? { ram: 0, ssd: 0 }, namespace.bytes),
     });
   }
-  const size = ({ bytes }: Sum): number => bytes.ram + bytes.ssd;
+  const size = ({ bytes: { hbm = 0, ram, ssd } }: Sum): number => hbm + ram + ssd;
   return [...byName.values()].toSorted((a, b) => size(b) - size(a) || (a.name < b.name ? -1 : 1));
+}
+
+function addedBytes(a: NamespaceStats['bytes'], b: NamespaceStats['bytes']): NamespaceStats['bytes'] {
+  const hbm = a.hbm === undefined && b.hbm === undefined ? {} : { hbm: (a.hbm ?? 0) + (b.hbm ?? 0) };
+  return { ...hbm, ram: a.ram + b.ram, ssd: a.ssd + b.ssd };
 }
 
 function epochsByModel(control: CacheControl): ReadonlyMap<string, number> {

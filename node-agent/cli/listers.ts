@@ -3,7 +3,7 @@ import { formatBytes } from '#core/bytes.ts';
 import { formatDuration } from '#core/duration.ts';
 import type { Chunk, ChunkQuery } from '#protocol/rest/chunks.ts';
 import type { KvtierClient } from '#client/kvtier-client.ts';
-import { columns, formatCount, renderTable } from './table.ts';
+import { columns, formatCount, renderTable, tierColumns } from './table.ts';
 
 export const lsWhat = ['chunks', 'namespaces', 'tenants', 'invalidations'] as const;
 
@@ -78,19 +78,13 @@ const namespaceLister: Lister = lister(
     const { namespaces, cursor } = await client.namespaces(query);
     return { rows: namespaces, cursor };
   },
-  (rows) =>
-    renderTable(
-      columns('NAMESPACE', 'MODEL', 'TENANT', '>EPOCH', '>CHUNKS', '>RAM', '>SSD'),
-      rows.map((row) => [
-        row.label,
-        row.model,
-        row.tenant,
-        String(row.epoch),
-        formatCount(row.chunkCount),
-        formatBytes(row.bytes.ram),
-        formatBytes(row.bytes.ssd),
-      ]),
-    ),
+  (rows) => {
+    const { heads, cells } = tierColumns(rows);
+    return renderTable(
+      columns('NAMESPACE', 'MODEL', 'TENANT', '>EPOCH', '>CHUNKS', ...heads),
+      rows.map((row) => [row.label, row.model, row.tenant, String(row.epoch), formatCount(row.chunkCount), ...cells(row.bytes)]),
+    );
+  },
 );
 
 const tenantLister: Lister = lister(
@@ -98,18 +92,13 @@ const tenantLister: Lister = lister(
     const { tenants, cursor } = await client.tenants(query);
     return { rows: tenants, cursor };
   },
-  (rows) =>
-    renderTable(
-      columns('TENANT', 'DIGEST', '>NAMESPACES', '>CHUNKS', '>RAM', '>SSD'),
-      rows.map((row) => [
-        row.tenant,
-        row.digest,
-        formatCount(row.namespaceCount),
-        formatCount(row.chunkCount),
-        formatBytes(row.bytes.ram),
-        formatBytes(row.bytes.ssd),
-      ]),
-    ),
+  (rows) => {
+    const { heads, cells } = tierColumns(rows);
+    return renderTable(
+      columns('TENANT', 'DIGEST', '>NAMESPACES', '>CHUNKS', ...heads),
+      rows.map((row) => [row.tenant, row.digest, formatCount(row.namespaceCount), formatCount(row.chunkCount), ...cells(row.bytes)]),
+    );
+  },
 );
 
 function invalidationLister(nowMs: number): Lister {

@@ -4,7 +4,7 @@ import { formatDuration } from '#core/duration.ts';
 import { printable } from '#core/printable.ts';
 import type { Devices } from '#protocol/rest/devices.ts';
 import type { Stats } from '#protocol/rest/stats.ts';
-import { columns, formatCount, formatShare, renderTable } from './table.ts';
+import { columns, formatCount, formatShare, renderTable, tierColumns } from './table.ts';
 
 function tiers(stats: Stats): string {
   const rows = stats.tiers.map((tier) => [
@@ -145,25 +145,19 @@ function pins({ pins: stats }: Stats): string {
 }
 
 function owners(stats: Stats): string {
+  const tiersOf = tierColumns([...stats.models, ...stats.tenants]);
   const models = renderTable(
-    columns('MODEL', '>EPOCH', '>CHUNKS', '>RAM', '>SSD'),
+    columns('MODEL', '>EPOCH', '>CHUNKS', ...tiersOf.heads),
     stats.models.map((row) => [
       row.model === '' ? '(opaque keys)' : row.model,
       String(row.epoch),
       formatCount(row.chunkCount),
-      formatBytes(row.bytes.ram),
-      formatBytes(row.bytes.ssd),
+      ...tiersOf.cells(row.bytes),
     ]),
   );
   const tenants = renderTable(
-    columns('TENANT', '>CHUNKS', '>RAM', '>SSD', 'QUOTA'),
-    stats.tenants.map((row) => [
-      row.tenant,
-      formatCount(row.chunkCount),
-      formatBytes(row.bytes.ram),
-      formatBytes(row.bytes.ssd),
-      quotaText(row.quota),
-    ]),
+    columns('TENANT', '>CHUNKS', ...tiersOf.heads, 'QUOTA'),
+    stats.tenants.map((row) => [row.tenant, formatCount(row.chunkCount), ...tiersOf.cells(row.bytes), quotaText(row.quota)]),
   );
   return [
     models,

@@ -1,3 +1,4 @@
+import { formatBytes } from '#core/bytes.ts';
 import { printable } from '#core/printable.ts';
 
 export interface Column {
@@ -22,6 +23,24 @@ export function renderTable(heads: readonly Column[], rows: readonly (readonly s
       .join('  ')
       .trimEnd();
   return `${cells.map(line).join('\n')}\n`;
+}
+
+/** Heads and cells of bytes by tier: HBM where any row has such a tier. */
+export function tierColumns(rows: readonly { readonly bytes: TierBytes }[]): {
+  readonly heads: readonly string[];
+  readonly cells: (bytes: TierBytes) => readonly string[];
+} {
+  const hasHbm = rows.some(({ bytes }) => bytes.hbm !== undefined);
+  return {
+    heads: [...(hasHbm ? ['>HBM'] : []), '>RAM', '>SSD'],
+    cells: ({ hbm, ram, ssd }) => [...(hasHbm ? [formatBytes(hbm ?? 0)] : []), formatBytes(ram), formatBytes(ssd)],
+  };
+}
+
+interface TierBytes {
+  readonly hbm?: number | undefined;
+  readonly ram: number;
+  readonly ssd: number;
 }
 
 /** `1,234,567`. */

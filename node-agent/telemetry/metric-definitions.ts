@@ -106,6 +106,8 @@ function oneHot(states: readonly string[], state: string, labels: Readonly<Recor
 
 interface Group {
   chunkCount: number;
+  /** Undefined: there is no such tier. */
+  hbm?: number;
   ram: number;
   ssd: number;
 }
@@ -118,15 +120,17 @@ export function groupNamespaces(
   const groups = new Map<string, Group>();
   for (const namespace of namespaces) add(groups, label(namespace), { chunkCount: namespace.chunkCount, ...namespace.bytes });
   if (groups.size <= MAX_GROUP_LABELS) return groups;
-  const sorted = [...groups].toSorted(([a, left], [b, right]) => right.ram + right.ssd - left.ram - left.ssd || (a < b ? -1 : 1));
+  const size = ({ hbm = 0, ram, ssd }: Group): number => hbm + ram + ssd;
+  const sorted = [...groups].toSorted(([a, left], [b, right]) => size(right) - size(left) || (a < b ? -1 : 1));
   const kept = new Map(sorted.slice(0, MAX_GROUP_LABELS));
   for (const [, group] of sorted.slice(MAX_GROUP_LABELS)) add(kept, 'other', group);
   return kept;
 }
 
-function add(groups: Map<string, Group>, label: string, { chunkCount, ram, ssd }: Group): void {
+function add(groups: Map<string, Group>, label: string, { chunkCount, hbm, ram, ssd }: Group): void {
   const group = groups.get(label) ?? { chunkCount: 0, ram: 0, ssd: 0 };
-  groups.set(label, { chunkCount: group.chunkCount + chunkCount, ram: group.ram + ram, ssd: group.ssd + ssd });
+  const inHbm = hbm === undefined ? {} : { hbm: (group.hbm ?? 0) + hbm };
+  groups.set(label, { chunkCount: group.chunkCount + chunkCount, ...inHbm, ram: group.ram + ram, ssd: group.ssd + ssd });
 }
 
 /** As it is handed in: a digest, unless salts are to be shown. */
@@ -150,6 +154,7 @@ function perGroup(label: 'tenant' | 'model', key: (namespace: NamespaceStats) =>
       labels: [label, 'tier'],
       collect: (snapshot) =>
         groups(snapshot).flatMap(([name, group]) => [
+          ...(group.hbm === undefined ? [] : [{ labels: { [label]: name, tier: 'hbm' }, value: group.hbm }]),
           { labels: { [label]: name, tier: 'ram' }, value: group.ram },
           { labels: { [label]: name, tier: 'ssd' }, value: group.ssd },
         ]),

@@ -45,7 +45,8 @@ const tierStatsSchema = z
 
 const latencySchema = z.object({ p50: z.number(), p99: z.number() });
 const perTierSchema = z.object({ hbm: countSchema, ram: countSchema, ssd: countSchema });
-const tierBytesSchema = z.object({ ram: countSchema, ssd: countSchema });
+const lowerTiersSchema = z.object({ ram: countSchema, ssd: countSchema });
+const tierBytesSchema = lowerTiersSchema.extend({ hbm: countSchema.optional().meta({ description: 'Absent without an HBM tier' }) });
 
 export const doorSchema = z
   .object({
@@ -137,7 +138,7 @@ export const statsSchema = z
     storeAdmission: storeAdmissionSchema,
     leases: countSchema,
     pins: pinsSchema,
-    quotas: z.object({ tenants: countSchema, evictions: tierBytesSchema.meta({ description: 'Replicas given up for a quota' }) }),
+    quotas: z.object({ tenants: countSchema, evictions: lowerTiersSchema.meta({ description: 'Replicas given up for a quota' }) }),
     io: ioSchema,
     doors: z.array(doorSchema),
     modelCount: countSchema,
