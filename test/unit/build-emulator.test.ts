@@ -85,3 +85,21 @@ describe('buildEmulator', () => {
     expect(await buildEmulator({ cacheFolder: join(folder, 'cache'), compilers: [strict] })).toMatchObject({ ok: true });
   });
 });
+
+test('docs/testing.md lists the options of the emulator, with their defaults', () => {
+  const read = (path: string): string => readFileSync(new URL(`../../${path}`, import.meta.url), 'utf8');
+  const source = read('node-agent/cuda/emulator/cuda-emulator.c');
+  const names = [...source.matchAll(/\{"(\w+)", &options->\w+/g)].map(([, name]) => name ?? '').toSorted();
+  expect(names.length).toBeGreaterThan(10);
+  const defaults = /default_options = \{([^}]*)\}/.exec(source)?.[1] ?? '';
+  const words = new Map([...defaults.matchAll(/\.(\w+) = ([^,]+)/g)].map(([, name = '', value = '']) => [name, value]));
+  const spelled: Readonly<Record<string, string>> = { '1024 * MIB': '1G', '16 * MIB': '16M', CHECK_FULL: 'full' };
+  const page = read('docs/testing.md');
+  const table = page.slice(page.indexOf('| option | default |'), page.indexOf('Errors are injected'));
+  const rows = [...table.matchAll(/^\| (`[^|]+`) \| ([^|]+) \|/gm)].flatMap(([, listed = '', values = '']) => {
+    const shown = values.split(', ');
+    return listed.split(', ').map((name, index) => [name.replaceAll('`', ''), shown[index] ?? ''] as const);
+  });
+  expect(rows.map(([name]) => name).toSorted()).toEqual(names);
+  for (const [name, value] of rows) expect([name, value]).toEqual([name, spelled[words.get(name) ?? '0'] ?? words.get(name) ?? '0']);
+});
