@@ -80,6 +80,24 @@ async function tiersOf(of: RunningAgent, index: number): Promise<readonly string
   return chunks[0]?.tiers ?? [];
 }
 
+/** Brings chunks into HBM, takes them out of RAM, and reads each twice: from the device, then from RAM. In groups that have room in both. */
+async function expectFromHbmThenRam(of: RunningAgent, client: Redis, indexes: readonly number[]): Promise<void> {
+  for (let at = 0; at < indexes.length; at += 16) {
+    const group = indexes.slice(at, at + 16);
+    const keys = group.map(keyOf);
+    await until(async () => (await of.client.devices()).devices.every(({ copies }) => copies.inFlight === 0));
+    // Room for all of the group, which else could push out what of it is there already.
+    await of.client.evict({ tier: 'hbm', selector: { all: true } });
+    expect(await of.client.prefetch(keys, { tier: 'hbm' })).toMatchObject({ promoted: group.length, refused: 0, missing: 0 });
+    expect(await of.client.evict({ tier: 'ram', selector: { keys } })).toMatchObject({ skipped: 0 });
+    const start = await hits(of);
+    for (const index of group) await expectRight(client, index);
+    expect([at, await hits(of)]).toEqual([at, { ...start, hbm: start.hbm + group.length }]);
+    for (const index of group) await expectRight(client, index);
+    expect([at, await hits(of)]).toEqual([at, { ...start, hbm: start.hbm + group.length, ram: start.ram + group.length }]);
+  }
+}
+
 test('a seeded run that fills HBM, RAM and SSD in turn serves every chunk byte-identical from each tier, and the statistics show hits in all three', async () => {
   const machine = await emulator('devices=1,capacity=64M');
   const kvtier = await agent({ flags: [...ENGINE_FLAGS, '--ssd', '32MiB'], env: machine.control.environment });
@@ -121,6 +139,7 @@ test('a seeded run that fills HBM, RAM and SSD in turn serves every chunk byte-i
   const before = await hits(kvtier);
   for (const index of left) await expectRight(client, index);
   expect((await hits(kvtier)).ssd - before.ssd).toBe(left.length);
+  await expectFromHbmThenRam(kvtier, client, left);
   // A tier that was full forgot; it did not lie.
   for (const index of range(0, 200)) {
     const found = await client.getBuffer(keyOf(index));
