@@ -75,6 +75,35 @@ describe('Cache with HBM', () => {
     expect(sim.tiersOf(KEY)).toEqual(['ram']);
   });
 
+  it('looks at a bounded number of chunks for the room of one promotion, past any number that may not go', async () => {
+    // In each piece of four a chunk stays, so that no eviction makes room; the coldest 600 stay all.
+    const [held, count] = [600, 1000];
+    const stays = (id: number): boolean => id < held || id % 4 === 0;
+    const sizes = { ramBytes: 24_576 * KiB, ssdBytes: [65_536 * KiB], hbmBytes: [count * SIZE], hbmPieceBytes: 4 * SIZE };
+    const sim = await SimCache.start(sizes);
+    const keys = Array.from({ length: count }, (_, id) => `opaque-${id}`);
+    for (const [id, key] of keys.entries()) await sim.put(key, payloadOf(id, SIZE));
+    expect(await sim.run(sim.cache.control.prefetch(keys, { tier: 'hbm' }))).toMatchObject({ promoted: count });
+    await sim.quiet(5000, 500);
+    const staying = keys.filter((_, id) => stays(id));
+    await sim.run(sim.cache.control.evict('ram', { keys: staying }));
+    // Leased where only HBM can be meant.
+    for (const key of staying) expect(sim.probe(key, 1)?.tier).toBe('hbm');
+    await sim.put('large', payloadOf(count, 4 * SIZE));
+    const { tier } = sim.life.hbm;
+    if (tier === undefined) throw new Error('there is an HBM tier');
+    let looks = 0;
+    const useCount = tier.useCount.bind(tier);
+    tier.useCount = (slot) => {
+      looks += 1;
+      return useCount(slot);
+    };
+    void sim.cache.control.prefetch(['large'], { tier: 'hbm' });
+    await Promise.resolve();
+    expect(looks).toBeGreaterThan(held);
+    expect(looks).toBeLessThan(20_000);
+  });
+
   it('keeps the HBM copy that a lease was given for, and RAM the one of its own', async () => {
     const sim = await withChunkInHbm();
     await sim.quiet(5000, 500);
