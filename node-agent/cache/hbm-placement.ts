@@ -49,6 +49,8 @@ export class HbmPlacement {
   readonly #demotions = new Map<number, Promise<void>>();
   #running = 0;
   #looksLeft = 0;
+  /** Whether this search for room may still walk the whole order for a piece of another group: once in vain is enough. */
+  #mayWalk = true;
 
   constructor(parts: { readonly state: CacheState; readonly hbm: HbmReplicas; readonly reader: HbmReader; readonly space: RamSpace }) {
     this.#state = parts.state;
@@ -143,6 +145,7 @@ export class HbmPlacement {
     const { tier } = this.#hbm;
     this.#state.leases.expire(this.#state.clock.monotonicMs());
     this.#looksLeft = LOOKS_PER_CALL;
+    this.#mayWalk = true;
     for (let evictions = 0; evictions < EVICTIONS_PER_CALL; evictions += 1) {
       const slot = tier.allocate(sizeBytes, group);
       if (slot >= 0) return slot;
@@ -163,7 +166,11 @@ export class HbmPlacement {
     const sameClass = this.#victim((entry) => this.#mayDrop(entry) && isOurs(entry) && fits(entry));
     const own = sameClass >= 0 ? sameClass : this.#victim((entry) => this.#mayDrop(entry) && isOurs(entry));
     const isForeign = !isOurs(coldest as EntryIndex);
-    if (isForeign && this.#evictPiece(coldest as EntryIndex, own < 0 ? Number.POSITIVE_INFINITY : order.temperature(own))) return true;
+    if (isForeign && this.#mayWalk) {
+      // It goes through all of the order; what was warm, or in use, a moment ago is so still.
+      if (this.#evictPiece(coldest as EntryIndex, own < 0 ? Number.POSITIVE_INFINITY : order.temperature(own))) return true;
+      this.#mayWalk = false;
+    }
     if (own < 0) return false;
     this.drop(own as EntryIndex);
     return true;
