@@ -9,6 +9,7 @@ import { Tombstones } from '#cache/tombstones.ts';
 import { encodeHead, encodeRecords } from '#catalog/journal-file.ts';
 import { Journal } from '#catalog/journal.ts';
 import type { JournalRecord } from '#catalog/journal-record.ts';
+import { MAX_EPOCH } from '#core/epoch.ts';
 import type { NamespaceDescriptor } from '#core/namespace.ts';
 import type { Selector } from '#core/selector.ts';
 import { hash, journalRecords } from '#testsupport/journal-records.ts';
@@ -145,7 +146,8 @@ function live(fileSystem: SimFileSystem): Life | undefined {
   const records = replay.records.map((entry) => entry.record);
   const tombstones = new Tombstones(journal, records);
   tombstones.begin({ kind: 'start', epoch: replay.highestEpoch + 1, atMs: 0, bootId: '' });
-  journal.checkInvariants();
+  // After the last epoch there is none: the next run will take this file for damaged, and so does the check.
+  if (replay.highestEpoch < MAX_EPOCH) journal.checkInvariants();
   return { tombstones, records };
 }
 
