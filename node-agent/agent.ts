@@ -390,7 +390,7 @@ class Agent {
       this.#lmListener = this.#lm.listen(config.lm.listen);
     }
     const app = createApi(this.#apiDeps(cache));
-    this.#http = listenHttp(config.http.listen, (request) => app.fetch(request), tls);
+    this.#http = listenHttp(config.http.listen, (request) => app.fetch(request), { tls });
   }
 
   /** The front's connections, where there is one. */

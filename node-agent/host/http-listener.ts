@@ -13,11 +13,25 @@ export interface HttpListener {
   stop(): void;
 }
 
-/** `idleTimeout` is off: persist and invalidate wait for I/O without sending a byte. */
+/** Seconds in which a peer must send its request, and after which a connection that asks nothing more is closed. */
+const IDLE_SECONDS = 60;
+/** Sent bit by bit for as long as the work takes. */
+const STREAMS = 'application/x-ndjson';
+
+export interface HttpOptions {
+  readonly tls?: TlsFiles | undefined;
+  /** For tests; at most 255. */
+  readonly idleSeconds?: number;
+}
+
+/**
+ * Who does not send the whole of a request is closed after a while. Its answer may take as long as it likes: persist and invalidate wait
+ * for I/O without sending a byte.
+ */
 export function listenHttp(
   address: { readonly host: string; readonly port: number },
   handle: (request: Request) => Response | Promise<Response>,
-  tls?: TlsFiles,
+  { tls, idleSeconds = IDLE_SECONDS }: HttpOptions = {},
 ): HttpListener {
   try {
     const base = `${tls === undefined ? 'http' : 'https'}://${address.host.includes(':') ? `[${address.host}]` : address.host}`;
@@ -25,10 +39,18 @@ export function listenHttp(
       Bun.serve({
         hostname: address.host,
         port,
-        idleTimeout: 0,
-        fetch: (request) => {
+        idleTimeout: idleSeconds,
+        fetch: async (request, bun) => {
           const whole = withWholeUrl(request, base);
-          return whole === undefined ? new Response(null, { status: 400 }) : handle(whole);
+          if (whole === undefined) return new Response(null, { status: 400 });
+          const response = await handle(
+            whenWhole(whole, () => {
+              bun.timeout(request, 0);
+            }),
+          );
+          // Bun counts from here, and not from the last byte that is sent.
+          if (response.headers.get('content-type') !== STREAMS) bun.timeout(request, idleSeconds);
+          return response;
         },
         ...(tls === undefined ? {} : { tls: { cert: tls.cert, key: tls.key } }),
       });
@@ -61,6 +83,16 @@ export function listenHttp(
       cause: problem,
     });
   }
+}
+
+/** The same request, which says when all of it has been read. */
+function whenWhole(request: Request, tell: () => void): Request {
+  if (request.body === null) {
+    tell();
+    return request;
+  }
+  const body = request.body.pipeThrough(new TransformStream<Uint8Array, Uint8Array>({ flush: tell }));
+  return new Request(request, { body, duplex: 'half' } as RequestInit);
 }
 
 /**

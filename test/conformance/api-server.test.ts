@@ -159,3 +159,53 @@ describe('the API behind a listener', () => {
     expect(answer).toContain('PAYLOAD_TOO_LARGE');
   });
 });
+
+describe('peers that take their time', () => {
+  /** Answers after longer than a peer may be idle. */
+  function listenSlow(handle: (request: Request) => Promise<Response>): number {
+    const listener = listenHttp({ host: '127.0.0.1', port: 0 }, handle, { idleSeconds: 2 });
+    servers.push(listener);
+    return listener.port;
+  }
+  const patiently = async (request: Request): Promise<Response> => {
+    const text = await request.text();
+    await new Promise((resolve) => setTimeout(resolve, 6000));
+    return new Response(`late ${text}`);
+  };
+  const post = 'POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 3\r\n\r\n';
+
+  test('who sends half a request is closed, who waits for his answer is not', { timeout: 60_000 }, async () => {
+    const port = listenSlow(patiently);
+    const began = performance.now();
+    const [half, head, whole, bare] = await Promise.all([
+      raw(port, `${post}ab`),
+      raw(port, 'GET / HTTP/1.1\r\nHost: a'),
+      raw(port, `${post}abc`),
+      raw(port, 'GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n'),
+    ]);
+    expect([half, head]).toEqual(['', '']);
+    expect(whole).toContain('late abc');
+    expect(bare).toContain('late ');
+    expect(performance.now() - began).toBeLessThan(30_000);
+  });
+
+  test('a connection that asks nothing more is closed', { timeout: 60_000 }, async () => {
+    const port = listenSlow(() => Promise.resolve(new Response('done')));
+    expect(await raw(port, 'GET / HTTP/1.1\r\nHost: a\r\n\r\n')).toContain('done');
+  });
+
+  test('a stream that is slow is read to its end', { timeout: 60_000 }, async () => {
+    const lines = new ReadableStream<Uint8Array>({
+      async start(controller) {
+        for (let line = 0; line < 4; line += 1) {
+          controller.enqueue(new TextEncoder().encode(`line ${line}\n`));
+          await new Promise((resolve) => setTimeout(resolve, 1500));
+        }
+        controller.close();
+      },
+    });
+    const headers = { 'content-type': 'application/x-ndjson' };
+    const port = listenSlow(() => Promise.resolve(new Response(lines, { headers })));
+    expect(await raw(port, 'GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n')).toContain('line 3');
+  });
+});
