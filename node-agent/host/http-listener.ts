@@ -92,7 +92,7 @@ function whenWhole(request: Request, tell: () => void): Request {
     return request;
   }
   const body = request.body.pipeThrough(new TransformStream<Uint8Array, Uint8Array>({ flush: tell }));
-  return new Request(request, { body, duplex: 'half' });
+  return new Request(request, { method: request.method, body, duplex: 'half' });
 }
 
 /**
