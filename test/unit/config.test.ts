@@ -504,6 +504,7 @@ describe('config print', () => {
     [['-token=SECRET']],
     [['--tokn', 'half', 'SECRET']],
     [['--tenant-tokens', 'a=half', 'b=SECRET']],
+    [['--tenants-reveal', 'SECRET']],
     [['--invalidate-webhook', 'http://user:SECRET@host:99999/']],
     [['--invalidate-webhook', 'ftp://host/?key=SECRET']],
   ])('quotes nothing that may be a part of a secret: %j', (argv) => {
