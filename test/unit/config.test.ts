@@ -504,12 +504,19 @@ describe('config print', () => {
     [['-token=SECRET']],
     [['--tokn', 'half', 'SECRET']],
     [['--tenant-tokens', 'a=half', 'b=SECRET']],
-    [['--tenants-reveal', 'SECRET']],
     [['--invalidate-webhook', 'http://user:SECRET@host:99999/']],
     [['--invalidate-webhook', 'ftp://host/?key=SECRET']],
   ])('quotes nothing that may be a part of a secret: %j', (argv) => {
     expect(problemsOf({ argv }).length).toBeGreaterThan(0);
     expect(problemsOf({ argv }).join('\n')).not.toContain('SECRET');
+  });
+
+  it('quotes no token that stands where a tenant was meant', () => {
+    for (const source of ['tenants.reveal = "SECRET"', '[tenants]\nreveal = "SECRET"']) {
+      const said = problemsOf({ argv: ['--config', 'c.toml'], files: { '/srv/c.toml': source } }).join('\n');
+      expect(said).toContain('true or false is wanted');
+      expect(said).not.toContain('SECRET');
+    }
   });
 
   it('quotes nothing of a file that is no TOML', () => {
