@@ -1,7 +1,7 @@
 /**
  * `bun run bench:resp [--client threads|redis-benchmark]`: SET and GET of large values over RESP, the agent beside redis-server.
  *
- * Both sides run in one call, are warmed up alike, and take turns, five rounds, medians. Each side gets its own server process on loopback, the same
+ * Both sides run in one call, are warmed up alike, and take turns, nine rounds, medians. Each side gets its own server process on loopback, the same
  * number of keys and the same client: `threads` is a blocking socket a thread, as LMCache's native client has them;
  * `redis-benchmark` is redis' own, one thread for all connections, which at 16 MiB allocates each reply anew and is slower than
  * either server. A case whose peer is missing is an error, not a skip.
@@ -19,7 +19,7 @@ import { startRedisServer } from '#testsupport/redis-server.ts';
 const MiB = 1024 ** 2;
 const { client, rest } = takeClient(process.argv.slice(2));
 const flags = parseFlags('bench:resp', rest);
-const rounds = flags.smoke ? 1 : 5;
+const rounds = flags.smoke ? 1 : 9;
 /** Bytes moved by one measurement: long enough that the start of the client does not count. */
 const bytesPerRun = flags.smoke ? 64 * MiB : 1024 * MiB;
 const keyspaceBytes = 256 * MiB;
