@@ -166,7 +166,8 @@ async function killClean(agent: RunningAgent): Promise<Map<number, number>> {
   totals.expired += stats.expiredChunks;
   if (stats.droppedDirtyChunks + stats.evictions.ssd === 0) {
     for (let key = 0; key < keys.values; key += 1)
-      if (oracle.required(key) !== undefined) expect(there.get(key), `key ${key} before the kill`).toBe(oracle.required(key));
+      if (oracle.required(key) !== undefined)
+        expect(there.get(key), `key ${keys.names[key]} before the kill; ${JSON.stringify(stats)}`).toBe(oracle.required(key));
   }
   await compactJournal(agent);
   await untilClean(agent);
