@@ -19,6 +19,8 @@ export interface KnobMeta {
   /** Long name without dashes, where it is not the key in kebab case. */
   readonly flag?: string;
   readonly secret?: true;
+  /** What was refused is not quoted: it may hold a secret. That of a `secret` never is. */
+  readonly unquoted?: true;
   readonly repeatable?: true;
 }
 
@@ -161,6 +163,8 @@ export const configSchema = z.strictObject({
     shape: 'boolean',
     hint: '',
     flag: 'tenants-reveal',
+    // What stands among the tenants is most likely a token.
+    unquoted: true,
     defaultText: '`false`',
     description: 'Show cache salts as they are in logs, metrics, statistics and listings instead of their digests.',
   }),
@@ -407,6 +411,8 @@ export const configSchema = z.strictObject({
   }),
   'invalidate.webhook': optionalKnob(types.httpUrl(), {
     shape: 'url',
+    // A URL may hold a password, and one that is refused cannot be masked in parts.
+    unquoted: true,
     hint: 'url',
     defaultText: 'none',
     description: "URL posted to after an invalidation, such as LMCache's own clear, whose memory still holds what was taken away here.",

@@ -134,9 +134,8 @@ function parseValues(given: RawValues, problems: string[]): KnobValues {
   for (const issue of first.error.issues) {
     const key = String(issue.path[0]) as KnobKey;
     const entry = given.get(key);
-    // A URL may hold a password, and one that is refused cannot be masked in parts; what stands among the tenants is most likely a token.
-    const isHidden = knobOf(key).secret === true || key === 'invalidate.webhook' || key === 'tenants.reveal';
-    const shown = entry === undefined || isHidden ? '' : ` is ${showRaw(entry)}`;
+    const { secret, unquoted } = knobOf(key);
+    const shown = entry === undefined || secret === true || unquoted === true ? '' : ` is ${showRaw(entry)}`;
     problems.push(`${entry?.name ?? key}${shown}: ${issue.message}`);
     delete raw[key];
   }
