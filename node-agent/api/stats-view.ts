@@ -7,6 +7,8 @@ import type { Quota } from '#protocol/rest/quotas.ts';
 import type { Stats } from '#protocol/rest/stats.ts';
 import { digestShape } from '#telemetry/shown-names.ts';
 import { tenantDigest } from '#telemetry/tenant-digest.ts';
+import { addTierBytes, allTierBytes } from '#telemetry/tier-bytes.ts';
+import type { TierBytes } from '#telemetry/tier-bytes.ts';
 import type { AgentInfo } from './deps.ts';
 
 export function statsView(
@@ -102,7 +104,7 @@ interface Sum {
   readonly name: string;
   readonly namespaceCount: number;
   readonly chunkCount: number;
-  readonly bytes: NamespaceStats['bytes'];
+  readonly bytes: TierBytes;
 }
 
 /** Largest first, ties by name. */
@@ -115,16 +117,11 @@ function sums(namespaces: readonly NamespaceStats[], nameOf: (namespace: Namespa
       name,
       namespaceCount: (sum?.namespaceCount ?? 0) + 1,
       chunkCount: (sum?.chunkCount ?? 0) + namespace.chunkCount,
-      bytes: addedBytes(sum?.bytes ?? { ram: 0, ssd: 0 }, namespace.bytes),
+      bytes: addTierBytes(sum?.bytes ?? { ram: 0, ssd: 0 }, namespace.bytes),
     });
   }
-  const size = ({ bytes: { hbm = 0, ram, ssd } }: Sum): number => hbm + ram + ssd;
+  const size = ({ bytes }: Sum): number => allTierBytes(bytes);
   return [...byName.values()].toSorted((a, b) => size(b) - size(a) || (a.name < b.name ? -1 : 1));
-}
-
-function addedBytes(a: NamespaceStats['bytes'], b: NamespaceStats['bytes']): NamespaceStats['bytes'] {
-  const hbm = a.hbm === undefined && b.hbm === undefined ? {} : { hbm: (a.hbm ?? 0) + (b.hbm ?? 0) };
-  return { ...hbm, ram: a.ram + b.ram, ssd: a.ssd + b.ssd };
 }
 
 function epochsByModel(control: CacheControl): ReadonlyMap<string, number> {

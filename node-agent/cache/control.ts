@@ -52,6 +52,18 @@ export interface IoStats {
   readonly writeLatencyMs: { readonly p50: number; readonly p99: number };
 }
 
+/** Chunks that moved to and from a device, since the start. */
+export interface DeviceMoves {
+  /** Copies from RAM that were attached. */
+  readonly promotions: number;
+  /** Chunks that only it had, and that left it for RAM. */
+  readonly demotions: number;
+  /** Copies to RAM; a demotion begins with one. */
+  readonly loads: number;
+  /** Copies to RAM whose bytes were wrong. */
+  readonly checksumMismatches: number;
+}
+
 /** One device of the HBM tier. */
 export interface DeviceStats {
   readonly ordinal: number;
@@ -67,12 +79,7 @@ export interface DeviceStats {
   readonly freeInUsedPiecesBytes: number;
   readonly pieces: { readonly total: number; readonly used: number };
   readonly classes: readonly { readonly classBytes: number; readonly slotCount: number; readonly usedSlotCount: number }[];
-  readonly moves: {
-    readonly promotions: number;
-    readonly demotions: number;
-    readonly loads: number;
-    readonly checksumMismatches: number;
-  };
+  readonly moves: DeviceMoves;
   readonly copies: {
     readonly toDeviceBytes: number;
     readonly toHostBytes: number;
@@ -87,11 +94,7 @@ export interface DeviceStats {
 }
 
 /** What moved in and out of HBM, over all devices. */
-export interface HbmStats {
-  readonly promotions: number;
-  readonly demotions: number;
-  readonly loads: number;
-  readonly checksumMismatches: number;
+export interface HbmStats extends DeviceMoves {
   readonly exports: number;
   readonly devices: readonly DeviceStats[];
 }

@@ -9,7 +9,7 @@ import { KiB } from '#core/bytes.ts';
 import { checksum } from '#core/checksum.ts';
 import type { IoPriority } from '#ports/io-pool.ts';
 import type { CacheState } from './cache-state.ts';
-import type { DeviceMoves, HbmReplicas } from './hbm-replicas.ts';
+import type { HbmReplicas, MovesCount } from './hbm-replicas.ts';
 import { LoadRooms } from './load-room.ts';
 import type { Room } from './load-room.ts';
 import { LoadTable } from './load-table.ts';
@@ -108,7 +108,7 @@ export class HbmReader {
   }
 
   /** What HBM has is not what was put: nobody reads it again. The chunk lives on where another tier has it. */
-  #dropWrong(entry: EntryIndex, moves: DeviceMoves): void {
+  #dropWrong(entry: EntryIndex, moves: MovesCount): void {
     const state = this.#state;
     moves.checksumMismatches += 1;
     state.logger.warn('A chunk in HBM has wrong bytes: dropped there', { generation: state.index.generation(entry) });

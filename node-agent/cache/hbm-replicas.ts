@@ -12,6 +12,7 @@ import type { EntryIndex, SlotIndex } from '#core/brand.ts';
 import type { EvictionPolicy } from '#policy/eviction-policy.ts';
 import type { HbmTier } from '#tiers/hbm/hbm-tier.ts';
 import type { ChunkIndex } from './chunk-index.ts';
+import type { DeviceMoves } from './control.ts';
 import { IN_HBM } from './flags.ts';
 import { HbmColumn } from './hbm-column.ts';
 
@@ -29,17 +30,8 @@ export interface HbmParts {
   readonly limits: HbmLimits;
 }
 
-/** What moved to and from one device. */
-export interface DeviceMoves {
-  /** Copies from RAM that were attached. */
-  promotions: number;
-  /** Chunks that only it had, and that left it for RAM. */
-  demotions: number;
-  /** Copies to RAM; a demotion begins with one. */
-  loads: number;
-  /** Copies to RAM whose bytes were wrong. */
-  checksumMismatches: number;
-}
+/** As they are counted. */
+export type MovesCount = { -readonly [Kind in keyof DeviceMoves]: DeviceMoves[Kind] };
 
 export class HbmReplicas {
   readonly tier: HbmTier;
@@ -50,7 +42,7 @@ export class HbmReplicas {
   readonly #settleTouches: () => void;
   #slotOwner = new Int32Array(1024).fill(-1);
   /** By device, since the start; they stay when a device is lost. */
-  readonly moves: readonly DeviceMoves[];
+  readonly moves: readonly MovesCount[];
   readonly strays = new Set<EntryIndex>();
   strayBytes = 0;
   bytes = 0;
@@ -64,7 +56,7 @@ export class HbmReplicas {
   constructor(parts: HbmParts, index: ChunkIndex, settleTouches: () => void) {
     this.tier = parts.tier;
     this.limits = parts.limits;
-    const none = (): DeviceMoves => ({ promotions: 0, demotions: 0, loads: 0, checksumMismatches: 0 });
+    const none = (): MovesCount => ({ promotions: 0, demotions: 0, loads: 0, checksumMismatches: 0 });
     this.moves = Array.from({ length: parts.tier.deviceCount }, none);
     this.#order = parts.order;
     this.#index = index;
@@ -91,7 +83,7 @@ export class HbmReplicas {
   }
 
   /** Of the device that a slot is on. Ask while the slot is held: its number is given again. */
-  movesOf(slot: SlotIndex): DeviceMoves {
+  movesOf(slot: SlotIndex): MovesCount {
     const moves = this.moves[this.tier.deviceOf(slot)];
     if (moves === undefined) assert(false, `HBM slot ${slot} is on a device`);
     return moves;

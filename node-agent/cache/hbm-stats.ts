@@ -1,6 +1,6 @@
 /** What the HBM tier says of itself to operators. */
-import type { DeviceStats, HbmStats, TierStats } from './control.ts';
-import type { DeviceMoves, HbmReplicas } from './hbm-replicas.ts';
+import type { DeviceMoves, DeviceStats, HbmStats, TierStats } from './control.ts';
+import type { HbmReplicas } from './hbm-replicas.ts';
 
 export function hbmTierStats(hbm: HbmReplicas, leasedBytes: number, alsoReasons: readonly string[]): TierStats {
   const reasons = [...hbm.tier.reasons, ...alsoReasons];

@@ -8,6 +8,8 @@ import type { DoorStats, Health } from '#protocol/rest/stats.ts';
 import { deviceMetrics } from './device-metrics.ts';
 import type { LagSummary } from './event-loop-lag.ts';
 import type { WatchCounts } from './machine-watch.ts';
+import { addTierBytes, allTierBytes } from './tier-bytes.ts';
+import type { TierBytes } from './tier-bytes.ts';
 
 /** Series per tenant or model; what is beyond, smallest first, is summed under `other`. */
 export const MAX_GROUP_LABELS = 100;
@@ -104,13 +106,7 @@ function oneHot(states: readonly string[], state: string, labels: Readonly<Recor
   return states.map((candidate) => ({ labels: { ...labels, state: candidate }, value: candidate === state ? 1 : 0 }));
 }
 
-interface Group {
-  chunkCount: number;
-  /** Undefined: there is no such tier. */
-  hbm?: number;
-  ram: number;
-  ssd: number;
-}
+type Group = TierBytes & { readonly chunkCount: number };
 
 /** Sums by label, the largest MAX_GROUP_LABELS by bytes (ties by name), the rest under `other`. */
 export function groupNamespaces(
@@ -120,17 +116,15 @@ export function groupNamespaces(
   const groups = new Map<string, Group>();
   for (const namespace of namespaces) add(groups, label(namespace), { chunkCount: namespace.chunkCount, ...namespace.bytes });
   if (groups.size <= MAX_GROUP_LABELS) return groups;
-  const size = ({ hbm = 0, ram, ssd }: Group): number => hbm + ram + ssd;
-  const sorted = [...groups].toSorted(([a, left], [b, right]) => size(right) - size(left) || (a < b ? -1 : 1));
+  const sorted = [...groups].toSorted(([a, left], [b, right]) => allTierBytes(right) - allTierBytes(left) || (a < b ? -1 : 1));
   const kept = new Map(sorted.slice(0, MAX_GROUP_LABELS));
   for (const [, group] of sorted.slice(MAX_GROUP_LABELS)) add(kept, 'other', group);
   return kept;
 }
 
-function add(groups: Map<string, Group>, label: string, { chunkCount, hbm, ram, ssd }: Group): void {
+function add(groups: Map<string, Group>, label: string, more: Group): void {
   const group = groups.get(label) ?? { chunkCount: 0, ram: 0, ssd: 0 };
-  const inHbm = hbm === undefined ? {} : { hbm: (group.hbm ?? 0) + hbm };
-  groups.set(label, { chunkCount: group.chunkCount + chunkCount, ...inHbm, ram: group.ram + ram, ssd: group.ssd + ssd });
+  groups.set(label, { chunkCount: group.chunkCount + more.chunkCount, ...addTierBytes(group, more) });
 }
 
 /** As it is handed in: a digest, unless salts are to be shown. */

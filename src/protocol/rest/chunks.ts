@@ -60,7 +60,7 @@ export type ChunkPage = z.infer<typeof chunkPageSchema>;
 
 export const chunkParamsSchema = z.object({ id: z.string().min(1).max(128) });
 
-const tierBytesSchema = z.object({
+export const tierBytesSchema = z.object({
   hbm: countSchema.optional().meta({ description: 'Absent without an HBM tier' }),
   ram: countSchema,
   ssd: countSchema,

@@ -1,5 +1,6 @@
 /** Schemas of health and statistics. Sizes in bytes; counters since the start of the process. */
 import { z } from 'zod';
+import { tierBytesSchema } from './chunks.ts';
 import { quotaSchema } from './quotas.ts';
 import { countSchema, tierSchema } from './text.ts';
 
@@ -46,7 +47,6 @@ const tierStatsSchema = z
 const latencySchema = z.object({ p50: z.number(), p99: z.number() });
 const perTierSchema = z.object({ hbm: countSchema, ram: countSchema, ssd: countSchema });
 const lowerTiersSchema = z.object({ ram: countSchema, ssd: countSchema });
-const tierBytesSchema = lowerTiersSchema.extend({ hbm: countSchema.optional().meta({ description: 'Absent without an HBM tier' }) });
 
 export const doorSchema = z
   .object({
