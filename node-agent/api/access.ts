@@ -49,15 +49,16 @@ export function createAccess({ tokens, hosts = [] }: Pick<ApiDeps, 'tokens' | 'h
  * browsers send with everything that is not a GET, and by Sec-Fetch-Site).
  */
 function refuseForeign(context: Context, allowedHosts: ReadonlySet<string>): void {
-  const url = URL.parse(context.req.url);
-  const host = context.req.header('host') ?? url?.host ?? '';
+  // Whole, see listenHttp.
+  const url = new URL(context.req.url);
+  const host = context.req.header('host') ?? url.host;
   const hostname = hostnameOf(host);
   if (hostname === undefined || !(isLoopback(hostname) || allowedHosts.has(hostname))) {
     throw new KvtierError('FORBIDDEN', 'Cannot serve this Host header without a token: wanted loopback or the address of the door');
   }
   if (context.req.method === 'GET' || context.req.method === 'HEAD') return;
   const origin = context.req.header('origin');
-  if (origin !== undefined && originHost(origin, url?.protocol) !== host.toLowerCase()) {
+  if (origin !== undefined && originHost(origin, url.protocol) !== host.toLowerCase()) {
     throw new KvtierError('FORBIDDEN', 'Cannot take a request that another origin sends without a token');
   }
   const site = context.req.header('sec-fetch-site');
@@ -77,7 +78,7 @@ function isLoopback(hostname: string): boolean {
 }
 
 /** `host:port` of an origin with the protocol of the door; undefined for `null` and anything else. */
-function originHost(origin: string, protocol: string | undefined): string | undefined {
+function originHost(origin: string, protocol: string): string | undefined {
   const url = URL.parse(origin);
-  return url !== null && url.protocol === protocol && url.origin === origin.toLowerCase() ? url.host : undefined;
+  return url?.protocol === protocol && url.origin === origin.toLowerCase() ? url.host : undefined;
 }

@@ -27,10 +27,8 @@ export interface PutTicket {
   readonly kind: 'ticket';
   readonly address: Address;
   readonly sizeBytes: number;
-  /**
-   * The payload's memory as a view, or its first `prefixBytes`; for what is looked at or copied on the main thread. Costs an object.
-   */
-  view(prefixBytes?: number): Uint8Array;
+  /** The payload's memory as a view, for what is looked at or copied on the main thread. Costs an object. */
+  view(): Uint8Array;
 }
 
 export interface PutRejected {

@@ -54,9 +54,9 @@ class Ticket implements PutTicket, OpenTicket {
     this.doomed = put.doomed;
   }
 
-  view(prefixBytes: number = this.sizeBytes): Uint8Array {
+  view(): Uint8Array {
     assert(this.open, 'the ticket is open');
-    return this.#state.ram.view(this.slot, prefixBytes);
+    return this.#state.ram.view(this.slot, this.sizeBytes);
   }
 }
 

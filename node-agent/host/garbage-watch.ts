@@ -1,11 +1,12 @@
 /**
  * Collects the garbage of the main thread that the engine would leave. To JavaScriptCore a view of the arenas is memory that it is
  * responsible for, and it lets garbage grow in proportion: beside a RAM tier of 64 GiB by gigabytes. Two kinds are collected here: buffers
- * outside of the heap, as Bun makes one for each piece that it reads from a socket and a door for the replies that it writes, by their bytes as
- * they pass; and objects that have grown old, when they have outgrown what was left of them the last time. Bun has young objects collected about once a second.
+ * outside of the heap, as Bun makes one for each piece that it reads from a socket and a door for the replies that it writes, by their
+ * bytes as they pass; and objects that have grown old, when they have outgrown what was left of them the last time. Bun has young objects
+ * collected about once a second.
  *
- * Invariants: at most BUFFER_BYTES pass between two collections, and leave a few times as much, since a reply grows by doubling; objects hold at most GROWTH times what they held after the
- * last full collection, and SLACK_BYTES, for longer than WATCH_MS.
+ * Invariants: at most BUFFER_BYTES pass between two collections, and leave a few times as much, since a reply grows by doubling; objects
+ * hold at most GROWTH times what they held after the last full collection, and SLACK_BYTES, for longer than WATCH_MS.
  */
 import { edenGC, fullGC, heapSize } from 'bun:jsc';
 import type { Clock } from '#core/clock.ts';

@@ -33,10 +33,9 @@ export function receiveNow(job: {
   const hasTail = job.tail.length > 0;
   if (hasTail) iov.set(1, Number(addressOf(job.tail)), job.tail.length);
   const moved = libc.readv(job.fd, iov.pointer, hasTail ? 2 : 1);
-  if (moved < 0 && errno() === EAGAIN) {
-    // Whoever asks again at once may be keeping the peer from the processor that both were put on.
-    libc.sched_yield();
-    return 0;
-  }
-  return moved === 0 ? { ok: false, errno: ECONNRESET, step: 'receive' } : outcome(moved, 'receive');
+  if (moved === 0) return { ok: false, errno: ECONNRESET, step: 'receive' };
+  const received = outcome(moved, 'receive');
+  // Whoever asks again at once may be keeping the peer from the processor that both were put on.
+  if (received === 0) libc.sched_yield();
+  return received;
 }

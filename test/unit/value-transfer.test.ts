@@ -57,7 +57,7 @@ function transferOf(
     kind: 'ticket',
     address: 4096 as Address,
     sizeBytes: value.length,
-    view: (bytes = value.length) => memory.subarray(0, bytes),
+    view: () => memory,
   };
   const transfer = new ValueTransfer(socket, { sockets, hash, clock }, { owner, source, tailBytes: CRLF.length });
   return { receive: () => transfer.receive(ticket), memory, handedOver, looks: () => looks };
