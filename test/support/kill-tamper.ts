@@ -133,7 +133,11 @@ export function tamper(dataDir: string, kind: Tamper, random: SeededRandom): Dam
 
 /** Damages a few files that are there, if any is. */
 function damageFiles(folder: string, kind: 'payload flipped' | 'header flipped' | 'chunk file cut', random: SeededRandom): Damage['files'] {
-  const files = chunkFiles(folder).filter((file) => !file.key.startsWith(OLD_PREFIX));
+  const all = chunkFiles(folder);
+  const copies = new Map<string, number>();
+  for (const { key, version } of all) copies.set(`${key} ${version}`, (copies.get(`${key} ${version}`) ?? 0) + 1);
+  // A twin that got its metadata late is written again under a new generation, and the former file may still be there: the value is sound.
+  const files = all.filter((file) => !file.key.startsWith(OLD_PREFIX) && copies.get(`${file.key} ${file.version}`) === 1);
   const damaged = new Map<string, ChunkFile>();
   for (let count = Math.min(3, files.length); count > 0; count -= 1) {
     const file = random.pick(files);
