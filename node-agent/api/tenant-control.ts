@@ -53,7 +53,7 @@ export class TenantControl implements CacheControl {
       puts: 0,
       putBytes: 0,
       duplicatePuts: 0,
-      rejectedPuts: { tooLarge: 0, shed: 0, draining: 0, quota: 0 },
+      rejectedPuts: { tooLarge: 0, shed: 0, draining: 0, quota: 0, quotaSlot: 0 },
       droppedDirtyChunks: 0,
       evictions: none,
       demotions: 0,

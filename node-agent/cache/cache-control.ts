@@ -90,7 +90,13 @@ export class CacheControlPart implements CacheControl {
       puts: c.puts,
       putBytes: c.putBytes,
       duplicatePuts: c.duplicatePuts,
-      rejectedPuts: { tooLarge: c.rejectedTooLarge, shed: c.rejectedShed, draining: c.rejectedDraining, quota: c.rejectedQuota },
+      rejectedPuts: {
+        tooLarge: c.rejectedTooLarge,
+        shed: c.rejectedShed,
+        draining: c.rejectedDraining,
+        quota: c.rejectedQuota,
+        quotaSlot: c.rejectedQuotaSlot,
+      },
       droppedDirtyChunks: c.droppedDirtyChunks,
       evictions: { hbm: c.evictionsHbm, ram: c.evictionsRam, ssd: c.evictionsSsd },
       demotions: c.demotions,
@@ -402,11 +408,11 @@ export class CacheControlPart implements CacheControl {
 
   async #evictFromRam(ref: { entry: EntryIndex; generation: number }): Promise<boolean> {
     const state = this.#state;
-    if (state.isDirty(ref.entry) && !(this.#parts.space.ssdMayTake(ref.entry) && (await this.#parts.writer.persist(ref.entry))))
+    if (state.isDirty(ref.entry) && !(this.#parts.space.evictor.ssdMayTake(ref.entry) && (await this.#parts.writer.persist(ref.entry))))
       return false;
     // Dirty again: its file went while this waited. Nothing is forgotten to free a tier by order.
     if (!state.isSame(ref) || !state.ramIsFree(ref.entry) || state.isDirty(ref.entry)) return false;
-    this.#parts.space.evict(ref.entry);
+    this.#parts.space.evictor.evict(ref.entry);
     return true;
   }
 

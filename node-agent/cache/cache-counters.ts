@@ -14,6 +14,7 @@ export class CacheCounters {
   rejectedShed = 0;
   rejectedDraining = 0;
   rejectedQuota = 0;
+  rejectedQuotaSlot = 0;
   quotaEvictionsRam = 0;
   quotaEvictionsSsd = 0;
   lostPins = 0;

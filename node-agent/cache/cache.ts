@@ -77,6 +77,7 @@ export class Cache implements CacheDoor {
       return this.recovery.progress.done;
     };
     this.#space.onPressure = () => this.#writer.pressure();
+    this.#space.onQuotaPressure = () => this.#writer.pump();
     this.#writer.isLoading = (entry) => this.#reader.isLoading(entry);
     if (state.hbm !== undefined) this.#hbm = new HbmSide(state, state.hbm, this.#space);
     this.#connectQuotas();
@@ -96,18 +97,14 @@ export class Cache implements CacheDoor {
     const space = this.#space;
     const writer = this.#writer;
     state.quotas.connect({
-      mayLeaveRam: (entry, want) => space.mayLeave(entry, want),
-      leaveRam: (entry) => space.evict(entry),
+      mayLeaveRam: (entry, want) => space.evictor.mayLeave(entry, want),
+      leaveRam: (entry) => space.evictor.evict(entry),
       mayLeaveSsd: (entry) => writer.mayLeave(entry),
       leaveSsd: (entry) => writer.evictFromSsd(entry),
       writeSoon: () => writer.pump(),
+      rowsThatWait: () => space.rowsThatWait(),
     });
     state.pins.persist = (entry) => writer.persist(entry);
-    const { onRoom } = state;
-    state.onRoom = () => {
-      onRoom();
-      state.quotas.onRoom();
-    };
   }
 
   /** Loads what is known of the SSD tier; the cache may serve when it resolves. Adoption of the rest goes on behind it. */
@@ -387,7 +384,7 @@ export class Cache implements CacheDoor {
   giveUp(ref: ChunkRef): boolean {
     const entry = ref.entry as EntryIndex;
     if (!this.#state.isSame(ref) || !this.#state.ramIsFree(entry) || this.#state.has(entry, PINNED)) return false;
-    this.#space.evict(entry);
+    this.#space.evictor.evict(entry);
     return true;
   }
 
@@ -433,7 +430,7 @@ export class Cache implements CacheDoor {
   /** From now on probes answer no and puts are rejected; transfers under way may end. */
   beginDrain(): void {
     this.#state.draining = true;
-    this.#space.shedAll();
+    this.#space.stop();
     this.#state.quotas.stop();
     this.#state.pins.stop();
     this.recovery.stop();
@@ -470,7 +467,7 @@ export class Cache implements CacheDoor {
     return {
       usedSlots: this.#state.ram.usedSlots(),
       openTickets: this.#puts.openCount,
-      waiting: this.#space.waitingCount + this.#state.quotas.waitingCount,
+      waiting: this.#space.waitingCount,
       leases: this.#state.leases.count,
     };
   }

@@ -113,7 +113,13 @@ export interface CacheStats {
   readonly puts: number;
   readonly putBytes: number;
   readonly duplicatePuts: number;
-  readonly rejectedPuts: { readonly tooLarge: number; readonly shed: number; readonly draining: number; readonly quota: number };
+  readonly rejectedPuts: {
+    readonly tooLarge: number;
+    readonly shed: number;
+    readonly draining: number;
+    readonly quota: number;
+    readonly quotaSlot: number;
+  };
   readonly droppedDirtyChunks: number;
   readonly evictions: { readonly hbm: number; readonly ram: number; readonly ssd: number };
   readonly demotions: number;

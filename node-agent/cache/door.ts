@@ -18,9 +18,11 @@ export interface PutRequest {
    * is worth nothing, so where only those are left the put is rejected as 'own-chain'.
    */
   readonly spare?: ReadonlySet<number>;
+  /** The tenant gave up a chunk of its own for this one, being at its quota: it takes from nobody else, although it has room now. */
+  readonly onlyOwn?: boolean;
 }
 
-export type PutRejection = 'too-large' | 'shed' | 'draining' | 'own-chain' | 'quota';
+export type PutRejection = 'too-large' | 'shed' | 'draining' | 'own-chain' | 'quota' | 'quota-slot';
 
 /** Room for one payload. Exactly one of commit and abort must follow; the memory is the holder's until then. */
 export interface PutTicket {
@@ -34,6 +36,8 @@ export interface PutTicket {
 export interface PutRejected {
   readonly kind: 'rejected';
   readonly reason: PutRejection;
+  /** With 'own-chain': what is full is the tenant's quota. */
+  readonly atQuota?: boolean;
   /** For people: names the action, what is and what is wanted. */
   readonly message: string;
 }

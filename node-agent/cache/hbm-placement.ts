@@ -283,7 +283,7 @@ export class HbmPlacement {
     if (this.#hbm.strays.size === 0 || this.#space.waitingCount > 0 || state.draining) return;
     for (const entry of this.#hbm.strays) {
       if (begun >= STRAYS_PER_TURN) return;
-      if (this.#reader.isLoading(entry) || state.has(entry, DECLINED) || !this.#space.ssdMayTake(entry)) continue;
+      if (this.#reader.isLoading(entry) || state.has(entry, DECLINED) || !this.#space.evictor.ssdMayTake(entry)) continue;
       begun += 1;
       void this.#reader.load(entry, 'prefetch');
     }
@@ -299,7 +299,7 @@ export class HbmPlacement {
       return true;
     });
     for (let ref = strays.pop(); ref !== undefined && !isOver(); ref = strays.pop()) {
-      if (!state.isSame(ref) || !this.#space.ssdMayTake(ref.entry)) continue;
+      if (!state.isSame(ref) || !this.#space.evictor.ssdMayTake(ref.entry)) continue;
       if ((await this.#reader.load(ref.entry, 'prefetch')) === 'loaded' && state.isSame(ref)) await persist(ref.entry);
     }
   }

@@ -27,25 +27,16 @@ export class LoadRooms {
 
   /** A slot, counted for the tenant from now on; -1: none in RAM, or none within the tenant's quota. */
   async take(tenant: TenantRow, sizeBytes: number, priority: IoPriority): Promise<SlotIndex | -1> {
-    const { limits, quotas } = this.#state;
     const isDemand = priority === 'demand';
-    const waitMs = limits.putWaitMs;
-    if (!quotas.makeRamRoom(tenant, sizeBytes) && !(isDemand && (await quotas.waitForRam(tenant, sizeBytes, { waitMs })))) return -1;
     // A demand read does not queue behind puts: somebody's prompt waits for it.
-    let slot = this.#space.allocate(sizeBytes, { overtake: isDemand });
-    if (slot < 0 && isDemand) slot = await this.#space.allocateOrWait(sizeBytes, waitMs);
-    if (slot === -1) return -1;
-    if (!quotas.makeRamRoom(tenant, sizeBytes, { dropDirty: isDemand })) {
-      if (this.#state.ram.release(slot)) this.#state.onRoom();
-      return -1;
-    }
-    tenant.reservedRamBytes += sizeBytes;
-    return slot;
+    const slot = this.#space.allocate(tenant, { sizeBytes }, { overtake: isDemand });
+    if (typeof slot === 'number') return slot;
+    const later = isDemand ? await this.#space.allocateOrWait(tenant, { sizeBytes }, this.#state.limits.putWaitMs) : slot;
+    return typeof later === 'number' ? later : -1;
   }
 
-  giveBack({ slot, tenant, sizeBytes }: Room): void {
-    tenant.reservedRamBytes -= sizeBytes;
-    if (this.#state.ram.release(slot)) this.#state.onRoom();
+  giveBack(room: Room): void {
+    this.#space.giveBack(room);
   }
 
   /** The device may still write into the slot, if it ever answers: nobody else gets it before. */

@@ -15,6 +15,7 @@ import type { PinMode } from '#core/pin-mode.ts';
 import { UNVERIFIED } from './flags.ts';
 import type { CacheState } from './cache-state.ts';
 import type { CommitOptions, CommitOutcome, PutRejected, PutRejection, PutRequest, PutTicket } from './door.ts';
+import type { NoRoom } from './ram-evictor.ts';
 import type { RamSpace } from './ram-space.ts';
 import type { TenantRow } from './tenant-table.ts';
 
@@ -84,44 +85,35 @@ export class Puts {
   reserve(request: PutRequest): PutTicket | PutRejected | Promise<PutTicket | PutRejected> {
     const refused = this.#refusal(request);
     if (refused !== undefined) return refused;
-    const tenant = this.#state.namespaces.tenantOf(request.namespace);
-    if (!this.#state.quotas.makeRamRoom(tenant, request.sizeBytes, { spare: request.spare })) return this.#reserveInQuota(tenant, request);
-    const slot = this.#space.allocate(request.sizeBytes, { spare: request.spare });
-    if (slot !== -1) return this.#ticket(this.#begin(request), slot);
-    if (this.#space.onlySpareIsLeft(request.sizeBytes, request.spare)) {
-      return this.#reject('own-chain', 'Cannot store a value: ram is full of the prefix that it continues');
-    }
-    return this.#reserveLater(tenant, request, { overQuota: false });
-  }
-
-  /** The tenant has no room of its own: what can be waited for are its chunks that SSD has still to take. */
-  #reserveInQuota(tenant: TenantRow, request: PutRequest): PutRejected | Promise<PutTicket | PutRejected> {
-    if (request.sizeBytes > tenant.ramLimit) return this.#rejectByQuota(tenant, request);
-    if (this.#state.quotas.onlySpareIsLeft(tenant, request.sizeBytes, request.spare)) {
-      return this.#reject('own-chain', 'Cannot store a value: the quota in ram is full of the prefix that it continues');
-    }
-    return this.#reserveLater(tenant, request, { overQuota: true });
-  }
-
-  async #reserveLater(tenant: TenantRow, request: PutRequest, { overQuota }: { overQuota: boolean }): Promise<PutTicket | PutRejected> {
-    const state = this.#state;
+    const { quotas, namespaces } = this.#state;
+    const tenant = namespaces.tenantOf(request.namespace);
     const { sizeBytes, spare } = request;
-    const waitMs = state.limits.putWaitMs;
+    const slot = this.#space.allocate(tenant, { ...request, withRow: true });
+    if (typeof slot === 'number') return this.#ticket(this.#begin(request), slot);
+    if (slot === 'index' || sizeBytes > tenant.ramLimit) return this.#rejectNoRoom(tenant, request, slot);
+    if (!quotas.hasRamRoom(tenant, sizeBytes)) {
+      if (quotas.onlySpareIsLeft(tenant, sizeBytes, spare)) {
+        const refused = this.#reject('own-chain', 'Cannot store a value: the quota in ram is full of the prefix that it continues');
+        return { ...refused, atQuota: true };
+      }
+    } else if (this.#space.evictor.onlySpareIsLeft(sizeBytes, spare))
+      return this.#reject('own-chain', 'Cannot store a value: ram is full of the prefix that it continues');
+    return this.#reserveLater(tenant, request);
+  }
+
+  async #reserveLater(tenant: TenantRow, request: PutRequest): Promise<PutTicket | PutRejected> {
+    const state = this.#state;
+    const { sizeBytes } = request;
     // The namespace must outlive the wait even if its last chunk goes meanwhile.
     state.namespaces.retain(request.namespace);
     const put = this.#begin(request);
     this.#waiting.add(put);
     try {
-      if (overQuota && !(await state.quotas.waitForRam(tenant, sizeBytes, { waitMs, spare })) && !state.draining)
-        return this.#rejectByQuota(tenant, request);
-      let slot = overQuota && !state.draining ? this.#space.allocate(sizeBytes, { spare }) : -1;
-      if (slot === -1 && !state.draining) slot = await this.#space.allocateOrWait(sizeBytes, waitMs, spare);
-      if (slot !== -1 && !state.draining && state.quotas.makeRamRoom(tenant, sizeBytes, { dropDirty: true, spare }))
-        return this.#ticket(put, slot);
-      if (slot !== -1 && state.ram.release(slot)) state.onRoom();
+      const slot = await this.#space.allocateOrWait(tenant, { ...request, withRow: true }, state.limits.putWaitMs);
+      if (typeof slot === 'number' && !state.draining) return this.#ticket(put, slot);
+      if (typeof slot === 'number') this.#space.giveBack({ slot, tenant, sizeBytes });
       if (state.draining) return this.#reject('draining', 'Cannot store a value: the agent is shutting down');
-      if (slot !== -1) return this.#rejectByQuota(tenant, request);
-      return this.#reject('shed', `Cannot store ${formatBytes(sizeBytes)} in ram: full of chunks that are leased or not yet on SSD`);
+      return this.#rejectNoRoom(tenant, request, slot as NoRoom);
     } finally {
       this.#waiting.delete(put);
       state.namespaces.release(request.namespace);
@@ -129,18 +121,21 @@ export class Puts {
   }
 
   /** Names no tenant: a cache_salt is a secret. */
-  #rejectByQuota({ ramLimit }: TenantRow, { sizeBytes }: PutRequest): PutRejected {
-    const why = sizeBytes > ramLimit ? '' : ', full of chunks that are leased, pinned, being read or written';
-    return this.#reject('quota', `Cannot store ${formatBytes(sizeBytes)}: the tenant's quota in ram is ${formatBytes(ramLimit)}${why}`);
+  #rejectNoRoom({ ramLimit }: TenantRow, { sizeBytes }: PutRequest, why: NoRoom): PutRejected {
+    const size = formatBytes(sizeBytes);
+    if (why === 'index') return this.#reject('shed', 'Cannot store a value: the index is full of chunks that are leased or being read');
+    if (why === 'full') return this.#reject('shed', `Cannot store ${size} in ram: full of chunks that are leased or not yet on SSD`);
+    const quota = `the tenant's quota in ram is ${formatBytes(ramLimit)}`;
+    if (sizeBytes > ramLimit) return this.#reject('quota', `Cannot store ${size}: ${quota}`);
+    if (why === 'quota')
+      return this.#reject('quota', `Cannot store ${size}: ${quota}, full of chunks that are leased, pinned, being read or written`);
+    return this.#reject('quota-slot', `Cannot store ${size}: ${quota}, and none of its own chunks would leave a slot of this size`);
   }
 
   #refusal(request: PutRequest): PutRejected | undefined {
     const { ram, draining } = this.#state;
     if (draining) return this.#reject('draining', 'Cannot store a value: the agent is shutting down');
-    if (ram.canEverFit(request.sizeBytes)) {
-      if (this.#space.rowForOneMore()) return undefined;
-      return this.#reject('shed', 'Cannot store a value: the index is full of chunks that are leased or being read');
-    }
+    if (ram.canEverFit(request.sizeBytes)) return undefined;
     return this.#reject(
       'too-large',
       `Cannot store ${request.sizeBytes} bytes: the largest chunk is ${ram.maxChunkBytes} bytes (ram.maxChunk)`,
@@ -153,6 +148,7 @@ export class Puts {
     else if (reason === 'shed') counters.rejectedShed += 1;
     else if (reason === 'draining') counters.rejectedDraining += 1;
     else if (reason === 'quota') counters.rejectedQuota += 1;
+    else if (reason === 'quota-slot') counters.rejectedQuotaSlot += 1;
     else counters.skippedChunks += 1;
     return { kind: 'rejected', reason, message };
   }
@@ -166,7 +162,6 @@ export class Puts {
   #ticket(put: OpenTicket, slot: SlotIndex): PutTicket {
     const ticket = new Ticket(this.#state, put, slot);
     this.#state.namespaces.retain(ticket.namespace);
-    ticket.tenant.reservedRamBytes += ticket.sizeBytes;
     this.#tickets.add(ticket);
     return ticket;
   }

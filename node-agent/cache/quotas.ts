@@ -22,32 +22,27 @@ import { TenantOrder } from './tenant-order.ts';
 
 /** What may go is for those to say who know readers, leases and writes; set when the cache is wired. */
 export interface QuotaPorts {
-  mayLeaveRam(entry: EntryIndex, want: { readonly dropDirty: boolean; readonly spare: ReadonlySet<number> | undefined }): boolean;
+  mayLeaveRam(entry: EntryIndex, want: Omit<OwnWant, 'sizeBytes'>): boolean;
   leaveRam(entry: EntryIndex): void;
   mayLeaveSsd(entry: EntryIndex): boolean;
   leaveSsd(entry: EntryIndex): void;
   /** Somebody waits for this tenant's dirty chunks to be written. */
   writeSoon(): void;
+  /** Tenants for which somebody waits. */
+  rowsThatWait(): readonly TenantRow[];
 }
 
-interface Waiter {
-  readonly row: TenantRow;
+/** What a tenant's own chunks may be asked to give. */
+export interface OwnWant {
   readonly sizeBytes: number;
-  readonly deadlineMs: number;
-  readonly spare: ReadonlySet<number> | undefined;
-  resolve(admitted: boolean): void;
-}
-
-export interface RoomOptions {
   /** Also chunks that SSD has not taken yet. */
-  readonly dropDirty?: boolean;
+  readonly dropDirty: boolean;
   /** Rows that must not be forgotten for this one: the chain that it continues. */
-  readonly spare?: ReadonlySet<number> | undefined;
+  readonly spare: ReadonlySet<number> | undefined;
 }
 
 /** Tenants with a quota: each costs a look four times a second and a record in every compaction. */
 export const MAX_QUOTAS = 10_000;
-const MAX_WAITERS = 4096;
 /** Chunks of a tenant that are looked at for a victim. */
 const SCAN_LIMIT = 4096;
 /** Chunks evicted for one put or write before it counts as impossible for now. */
@@ -62,11 +57,8 @@ export class Quotas {
   #ports: QuotaPorts | undefined;
   /** Hold more than they may: their quota was lowered, or a start found it so. */
   readonly #over = new Set<TenantRow>();
-  #waiters: Waiter[] = [];
-  #pumping = false;
   #trimming = false;
   #stopped = false;
-  #cancelTimer: (() => void) | undefined;
 
   constructor(state: CacheState) {
     this.#state = state;
@@ -82,10 +74,6 @@ export class Quotas {
   get #port(): QuotaPorts {
     assert(this.#ports !== undefined, 'quotas are connected');
     return this.#ports;
-  }
-
-  get waitingCount(): number {
-    return this.#waiters.length;
   }
 
   // --- hooks of CacheState --------------------------------------------------------------------------------------------------------
@@ -118,43 +106,50 @@ export class Quotas {
 
   // --- room -----------------------------------------------------------------------------------------------------------------------
 
-  /**
-   * Makes room for `sizeBytes` more within the tenant's quota, out of its own chunks, coldest first. True: there is room now, and the
-   * caller reserves before anybody else runs. One comparison for whoever is below.
-   */
-  makeRamRoom(row: TenantRow, sizeBytes: number, options: RoomOptions = {}): boolean {
-    if (row.ramBytes + row.reservedRamBytes + sizeBytes <= row.ramLimit) return true;
-    if (sizeBytes > row.ramLimit) return false;
-    const state = this.#state;
-    state.leases.expire(state.clock.monotonicMs());
-    for (let evictions = 0; row.ramBytes + row.reservedRamBytes + sizeBytes > row.ramLimit; evictions += 1) {
-      if (evictions === EVICTIONS_PER_CALL || !this.#evictFromRam(row, options)) return false;
+  /** False: the tenant is at its quota, and whatever gives way for `sizeBytes` more is its own. One comparison. */
+  hasRamRoom(row: TenantRow, sizeBytes: number): boolean {
+    return row.ramBytes + row.reservedRamBytes + sizeBytes <= row.ramLimit;
+  }
+
+  hasSsdRoom(row: TenantRow, sizeBytes: number): boolean {
+    return row.ssdBytes + row.writingSsdBytes + sizeBytes <= row.ssdLimit;
+  }
+
+  /** Makes room for `sizeBytes` more within the tenant's quota, out of its own chunks, coldest first. True: there is room now. */
+  makeRamRoom(row: TenantRow, want: OwnWant): boolean {
+    for (let evictions = 0; !this.hasRamRoom(row, want.sizeBytes); evictions += 1) {
+      if (evictions === EVICTIONS_PER_CALL || want.sizeBytes > row.ramLimit || !this.#evictFromRam(row, want)) return false;
     }
     return true;
   }
 
   /** As makeRamRoom on SSD; a file under way counts. */
   makeSsdRoom(row: TenantRow, sizeBytes: number): boolean {
-    if (row.ssdBytes + row.writingSsdBytes + sizeBytes <= row.ssdLimit) return true;
-    if (sizeBytes > row.ssdLimit) return false;
-    for (let evictions = 0; row.ssdBytes + row.writingSsdBytes + sizeBytes > row.ssdLimit; evictions += 1) {
-      if (evictions === EVICTIONS_PER_CALL || !this.#evictFromSsd(row)) return false;
+    for (let evictions = 0; !this.hasSsdRoom(row, sizeBytes); evictions += 1) {
+      if (evictions === EVICTIONS_PER_CALL || sizeBytes > row.ssdLimit || !this.#evictFromSsd(row)) return false;
     }
     return true;
+  }
+
+  /** False where nothing that the tenant has in RAM may go now. */
+  mayGiveWay(row: TenantRow, want: OwnWant): boolean {
+    this.#state.leases.expire(this.#state.clock.monotonicMs());
+    return this.#ramVictim(row, want) >= 0;
   }
 
   /** True where the tenant has room but for the chain that the put continues. */
   onlySpareIsLeft(row: TenantRow, sizeBytes: number, spare: ReadonlySet<number> | undefined): boolean {
     if (spare === undefined || spare.size === 0 || sizeBytes > row.ramLimit) return false;
-    return this.#ramVictim(row, { spare }) < 0 && this.#ramVictim(row, {}) >= 0;
+    const victim = (spared: ReadonlySet<number> | undefined): number => this.#ramVictim(row, { dropDirty: false, spare: spared });
+    return victim(spare) < 0 && victim(undefined) >= 0;
   }
 
-  #ramVictim(row: TenantRow, { dropDirty = false, spare }: RoomOptions): EntryIndex | -1 {
-    return this.#victim(row, 'ram', (entry) => this.#port.mayLeaveRam(entry as EntryIndex, { dropDirty, spare }));
+  #ramVictim(row: TenantRow, want: Omit<OwnWant, 'sizeBytes'>): EntryIndex | -1 {
+    return this.victim(row, 'ram', (entry) => this.#port.mayLeaveRam(entry, want));
   }
 
-  #evictFromRam(row: TenantRow, options: RoomOptions): boolean {
-    const victim = this.#ramVictim(row, options);
+  #evictFromRam(row: TenantRow, want: Omit<OwnWant, 'sizeBytes'>): boolean {
+    const victim = this.#ramVictim(row, want);
     if (victim < 0) return false;
     this.#state.counters.quotaEvictionsRam += 1;
     this.#port.leaveRam(victim as EntryIndex);
@@ -162,99 +157,48 @@ export class Quotas {
   }
 
   #evictFromSsd(row: TenantRow): boolean {
-    const victim = this.#victim(row, 'ssd', (entry) => this.#port.mayLeaveSsd(entry as EntryIndex));
+    const victim = this.victim(row, 'ssd', (entry) => this.#port.mayLeaveSsd(entry));
     if (victim < 0) return false;
     this.#state.counters.quotaEvictionsSsd += 1;
     this.#port.leaveSsd(victim as EntryIndex);
     return true;
   }
 
-  #victim(row: TenantRow, tier: 'ram' | 'ssd', isEvictable: (entry: number) => boolean): EntryIndex | -1 {
+  /** The tenant's own coldest chunk in a tier that may go; soft-pinned ones after all others, or not at all. -1 for none. */
+  // oxlint-disable-next-line max-params -- three positional and an options object, as STYLE allows
+  victim(
+    row: TenantRow,
+    tier: 'ram' | 'ssd',
+    isEvictable: (entry: EntryIndex) => boolean,
+    { soft, scanLimit }: { readonly soft: boolean; readonly scanLimit: number } = { soft: true, scanLimit: SCAN_LIMIT },
+  ): EntryIndex | -1 {
     const { pins } = this.#state;
     const order = tier === 'ram' ? this.#ram : this.#ssd;
     const list = row[tier];
+    const mayGo = isEvictable as (entry: number) => boolean;
     this.#state.settleTouches();
-    if (pins.count === 0) return order.victim(list, isEvictable, SCAN_LIMIT) as EntryIndex | -1;
+    if (pins.count === 0) return order.victim(list, mayGo, scanLimit) as EntryIndex | -1;
     const view = {
-      victim: (mayGo: (entry: number) => boolean) => order.victim(list, mayGo, SCAN_LIMIT),
+      victim: (passes: (entry: number) => boolean) => order.victim(list, passes, scanLimit),
       reheat: (entry: number) => order.touch(list, entry),
     };
-    return pins.victim(view, isEvictable, { tier, soft: true });
-  }
-
-  // --- waiting --------------------------------------------------------------------------------------------------------------------
-
-  /** As makeRamRoom, after at most `waitMs`. Nothing is held meanwhile. False: the quota stays exceeded. */
-  async waitForRam(
-    row: TenantRow,
-    sizeBytes: number,
-    options: { waitMs: number; spare?: ReadonlySet<number> | undefined },
-  ): Promise<boolean> {
-    if (sizeBytes > row.ramLimit) return false;
-    const deadlineMs = this.#state.clock.monotonicMs() + options.waitMs;
-    row.references += 1;
-    try {
-      for (;;) {
-        if (this.#stopped || this.#waiters.length >= MAX_WAITERS) return false;
-        const { promise, resolve } = Promise.withResolvers<boolean>();
-        this.#waiters.push({ row, sizeBytes, deadlineMs, spare: options.spare, resolve });
-        this.onRoom();
-        this.#port.writeSoon();
-        if (!(await promise)) return false;
-        // Between the answer and this line another put of the tenant may have taken the room; the caller looks once more.
-        if (this.makeRamRoom(row, sizeBytes, { spare: options.spare })) return true;
-      }
-    } finally {
-      this.#state.namespaces.tenants.release(row);
-    }
-  }
-
-  /** RAM may have become free or evictable. */
-  onRoom(): void {
-    if (this.#waiters.length === 0 || this.#pumping) return;
-    this.#pumping = true;
-    queueMicrotask(() => {
-      this.#pumping = false;
-      this.#pump();
-    });
-  }
-
-  #pump(): void {
-    const now = this.#state.clock.monotonicMs();
-    const stuck = new Set<TenantRow>();
-    const kept: Waiter[] = [];
-    for (const waiter of this.#waiters) {
-      const expired = waiter.deadlineMs <= now;
-      if (stuck.has(waiter.row) && !expired) kept.push(waiter);
-      else if (this.makeRamRoom(waiter.row, waiter.sizeBytes, { dropDirty: expired, spare: waiter.spare })) waiter.resolve(true);
-      else if (expired) waiter.resolve(false);
-      else {
-        stuck.add(waiter.row);
-        kept.push(waiter);
-      }
-    }
-    this.#waiters = kept;
-    this.#cancelTimer?.();
-    this.#cancelTimer = undefined;
-    const first = Math.min(...kept.map((waiter) => waiter.deadlineMs));
-    if (kept.length > 0) this.#cancelTimer = this.#state.clock.schedule(Math.max(1, first - now), () => this.#pump());
+    return pins.victim(view, mayGo, { tier, soft });
   }
 
   /** The coldest dirty chunk of a tenant for which somebody waits, or that is over; -1 for none. */
   dirtyVictim(mayWrite: (entry: EntryIndex) => boolean): EntryIndex | -1 {
-    if (this.#waiters.length === 0 && this.#over.size === 0) return -1;
-    for (const row of new Set([...this.#waiters.map((waiter) => waiter.row), ...this.#over])) {
+    const waiting = this.#port.rowsThatWait();
+    if (waiting.length === 0 && this.#over.size === 0) return -1;
+    for (const row of new Set([...waiting, ...this.#over])) {
       const entry = this.#ram.victim(row.ram, (candidate) => mayWrite(candidate as EntryIndex), SCAN_LIMIT);
       if (entry >= 0) return entry as EntryIndex;
     }
     return -1;
   }
 
-  /** For shutdown: whoever waits is refused, and nothing is trimmed any more. */
+  /** For shutdown: nothing is trimmed any more. */
   stop(): void {
     this.#stopped = true;
-    for (const waiter of this.#waiters.splice(0)) waiter.resolve(false);
-    this.#cancelTimer?.();
   }
 
   // --- quotas themselves ----------------------------------------------------------------------------------------------------------
@@ -280,7 +224,7 @@ export class Quotas {
       this.#ssd.drain(known.ssd, unmark);
       this.#forEachStray(known, unmark);
       tenants.setQuota(tenant, undefined);
-      this.onRoom();
+      this.#state.onRoom();
       return;
     }
     const isNew = known?.quota === undefined;
@@ -288,7 +232,7 @@ export class Quotas {
     if (isNew && row.chunkCount > 0) this.#collect(row);
     if (exceeds(row)) this.#over.add(row);
     this.trim();
-    this.onRoom();
+    this.#state.onRoom();
   }
 
   /** Chunks that only HBM has: they are in no order of the tenant's, and come into one when they come back to RAM. */
@@ -330,7 +274,12 @@ export class Quotas {
   #trimSlice(): boolean {
     let left = TRIM_CHUNKS;
     for (const row of this.#over) {
-      while (left > 0 && row.ramBytes + row.reservedRamBytes > row.ramLimit && this.#evictFromRam(row, {})) left -= 1;
+      while (
+        left > 0 &&
+        row.ramBytes + row.reservedRamBytes > row.ramLimit &&
+        this.#evictFromRam(row, { dropDirty: false, spare: undefined })
+      )
+        left -= 1;
       while (left > 0 && row.ssdBytes + row.writingSsdBytes > row.ssdLimit && this.#evictFromSsd(row)) left -= 1;
       if (!exceeds(row)) this.#over.delete(row);
       if (left === 0) return true;

@@ -18,6 +18,8 @@ import { Fifo } from '#core/fifo.ts';
 import type { ChunkFileHeader } from '#tiers/ssd/chunk-file.ts';
 import type { SsdFolder } from '#tiers/ssd/ssd-folder.ts';
 import type { CacheState } from './cache-state.ts';
+import { SsdOwnRoom } from './ssd-own-room.ts';
+import type { TenantRow } from './tenant-table.ts';
 import { DECLINED, PINNED_HARD, QUEUED, UNFIT, UNLINKING, UNVERIFIED, WRITING } from './flags.ts';
 
 interface Queued {
@@ -51,12 +53,17 @@ export class SsdWriter {
   /** Written by `drain`: they stay on SSD. */
   readonly #drained = new Set<EntryIndex>();
   #drainedUntilMs = Number.POSITIVE_INFINITY;
+  readonly #ownRoom: SsdOwnRoom;
   /** Runs after each write, whatever its outcome. */
   onWritten: () => void = () => {};
 
   constructor(state: CacheState) {
     this.#state = state;
     state.onDirty = (entry) => this.#enqueue(entry);
+    this.#ownRoom = new SsdOwnRoom(state, {
+      makesRoom: (entry) => this.#makesRoom(entry),
+      evict: (entry, onUnlinked) => this.evictFromSsd(entry, onUnlinked),
+    });
     this.#tokensAtMs = state.clock.monotonicMs();
   }
 
@@ -123,14 +130,21 @@ export class SsdWriter {
     if (this.#stopped || limits.ssdAdmission === 'off' || !ssd.writable) return;
     while (this.#running < limits.writesAtOnce) {
       if (!this.#hasBudget()) return;
-      const forQuota = this.#state.quotas.dirtyVictim((entry) => this.#mayWrite(entry) && this.#state.isAdmitted(entry));
-      const next = forQuota >= 0 ? forQuota : this.#next();
+      const next = this.#nextOfQuotas() ?? this.#next();
       if (next < 0) {
         this.#pressure = false;
         return;
       }
       if (!this.#begin(next as EntryIndex)) return;
     }
+  }
+
+  /** What has waited for room of its tenant's own, and what a tenant waits for. */
+  #nextOfQuotas(): EntryIndex | undefined {
+    const waited = this.#ownRoom.next((entry) => this.#isWritable(entry));
+    if (waited >= 0) return waited as EntryIndex;
+    const awaited = this.#state.quotas.dirtyVictim((entry) => this.#mayWrite(entry) && this.#state.isAdmitted(entry));
+    return awaited >= 0 ? (awaited as EntryIndex) : undefined;
   }
 
   #next(): EntryIndex | -1 {
@@ -171,6 +185,10 @@ export class SsdWriter {
   }
 
   #mayWrite(entry: EntryIndex): boolean {
+    return this.#isWritable(entry) && !this.#ownRoom.covers(entry);
+  }
+
+  #isWritable(entry: EntryIndex): boolean {
     const state = this.#state;
     return state.isDirty(entry) && !state.has(entry, WRITING | UNFIT | DECLINED | UNLINKING) && !state.expiry.isOver(entry);
   }
@@ -189,34 +207,43 @@ export class SsdWriter {
   #begin(entry: EntryIndex): boolean {
     const state = this.#state;
     const fileBytes = state.ssd.fileBytes(state.index.sizeBytes(entry));
-    if (!this.#fitsQuota(entry)) {
-      state.set(entry, DECLINED);
-      state.counters.skippedChunks += 1;
-      return true;
-    }
+    const row = this.#rowOf(entry);
+    const isAtQuota = this.#isAtQuota(entry);
     const folder = state.ssd.folderWithRoom(fileBytes);
+    if (isAtQuota && folder === undefined) return this.#ownRoom.wait(entry, row) || this.#decline(entry);
+    this.#ownRoom.settle(entry);
+    if (isAtQuota && !state.quotas.makeSsdRoom(row, state.index.sizeBytes(entry))) return this.#decline(entry);
     if (folder === undefined) {
       if (state.ssd.canEverFit(fileBytes)) this.makeRoom(fileBytes * SSD_ROOM_WRITES);
-      if (state.ssd.pendingUnlinks === 0) {
-        // Nothing can be evicted for it (all leased, or no folder is that large): leave it to RAM.
-        state.set(entry, DECLINED);
-        state.counters.skippedChunks += 1;
-        return true;
-      }
+      // Nothing can be evicted for it (all leased, or no folder is that large): leave it to RAM.
+      if (state.ssd.pendingUnlinks === 0) return this.#decline(entry);
       this.#requeue(entry);
       return false;
     }
     this.#tokens -= fileBytes;
     state.counters.admittedChunks += 1;
     void this.#write(entry, folder);
-    if (folder.availableBytes < fileBytes * SSD_ROOM_WRITES) this.makeRoom(fileBytes * SSD_ROOM_WRITES);
+    if (!isAtQuota && folder.availableBytes < fileBytes * SSD_ROOM_WRITES) this.makeRoom(fileBytes * SSD_ROOM_WRITES);
     return true;
   }
 
-  /** The tenant's quota has room, made out of its own coldest files where it must. */
-  #fitsQuota(entry: EntryIndex): boolean {
-    const { index, namespaces, quotas } = this.#state;
-    return quotas.makeSsdRoom(namespaces.tenantOf(index.namespaceOf(entry)), index.sizeBytes(entry));
+  /** Left to RAM. */
+  #decline(entry: EntryIndex): true {
+    this.#ownRoom.settle(entry);
+    this.#state.set(entry, DECLINED);
+    this.#state.counters.skippedChunks += 1;
+    return true;
+  }
+
+  #rowOf(entry: EntryIndex): TenantRow {
+    const { index, namespaces } = this.#state;
+    return namespaces.tenantOf(index.namespaceOf(entry));
+  }
+
+  /** What gives way for this chunk is its tenant's own. */
+  #isAtQuota(entry: EntryIndex): boolean {
+    const { index, quotas } = this.#state;
+    return this.#ownRoom.covers(entry) || !quotas.hasSsdRoom(this.#rowOf(entry), index.sizeBytes(entry));
   }
 
   #requeue(entry: EntryIndex): void {
@@ -258,10 +285,16 @@ export class SsdWriter {
   }
 
   /** Takes a chunk off SSD; it must not be leased or loading. */
-  evictFromSsd(entry: EntryIndex): void {
+  evictFromSsd(entry: EntryIndex, onUnlinked?: () => void): void {
     const state = this.#state;
     state.counters.evictionsSsd += 1;
-    state.detachSsd(entry, { declined: true, onUnlinked: () => this.pump() });
+    state.detachSsd(entry, {
+      declined: true,
+      onUnlinked: () => {
+        onUnlinked?.();
+        this.pump();
+      },
+    });
     if (state.index.ramSlot(entry) >= 0 || state.isInHbm(entry)) state.catalogReplicas(entry);
     else state.drop(entry);
   }
@@ -394,6 +427,8 @@ export class SsdWriter {
   async persist(entry: EntryIndex): Promise<boolean> {
     const state = this.#state;
     const ref = { entry, generation: state.index.generation(entry) };
+    const unlinks = { pending: 0 };
+    let onlyOwn = false;
     for (let attempt = 0; attempt < 1000 && state.clock.monotonicMs() < this.#drainedUntilMs; attempt += 1) {
       if (!state.isSame(ref)) return false;
       if (!state.isDirty(entry)) return state.index.ssdFolder(entry) >= 0;
@@ -402,16 +437,20 @@ export class SsdWriter {
         await this.#nextWrite();
         continue;
       }
-      if (!this.#fitsQuota(entry)) return false;
+      onlyOwn ||= this.#isAtQuota(entry);
       const fileBytes = state.ssd.fileBytes(state.index.sizeBytes(entry));
-      const folder = state.has(entry, UNLINKING) ? undefined : state.ssd.folderWithRoom(fileBytes);
+      const mayBegin = !state.has(entry, UNLINKING) && unlinks.pending === 0;
+      const folder = mayBegin ? state.ssd.folderWithRoom(fileBytes) : undefined;
       if (folder === undefined) {
         if (!state.ssd.canEverFit(fileBytes)) return false;
-        if (!state.has(entry, UNLINKING)) this.makeRoom(fileBytes);
+        if (mayBegin && onlyOwn && !this.#ownRoom.giveUp(entry, this.#rowOf(entry), unlinks)) return false;
+        if (mayBegin && !onlyOwn) this.makeRoom(fileBytes);
         if (state.ssd.pendingUnlinks === 0) return false;
         await new Promise<void>((resolve) => void state.clock.schedule(5, resolve));
         continue;
       }
+      if (onlyOwn && !state.quotas.makeSsdRoom(this.#rowOf(entry), state.index.sizeBytes(entry))) return false;
+      this.#ownRoom.settle(entry);
       if (!(await this.#write(entry, folder, true))) return false;
     }
     return false;

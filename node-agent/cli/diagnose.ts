@@ -189,8 +189,7 @@ function lossFindings(stats: Stats): Finding[] {
   const findings: Finding[] = [];
   const { found } = totals(stats);
   const severity: Severity = found === 0 ? 'problem' : 'warning';
-  const offered =
-    stats.puts + stats.rejectedPuts.shed + stats.rejectedPuts.tooLarge + stats.rejectedPuts.draining + stats.rejectedPuts.quota;
+  const offered = stats.puts + Object.values(stats.rejectedPuts).reduce((sum, refused) => sum + refused, 0);
   const lost = stats.rejectedPuts.shed + stats.droppedDirtyChunks + stats.storeAdmission.shedChunks;
   if (lost > 0 && lost >= offered * MUCH) {
     findings.push({

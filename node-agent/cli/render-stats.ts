@@ -83,8 +83,8 @@ function traffic(stats: Stats): string {
     ['puts', formatCount(stats.puts), `${formatBytes(stats.putBytes)}, ${formatCount(stats.duplicatePuts)} already there`],
     [
       'rejected puts',
-      formatCount(rejected.shed + rejected.tooLarge + rejected.draining + rejected.quota),
-      `too large ${formatCount(rejected.tooLarge)}, shed ${formatCount(rejected.shed)}, over a quota ${formatCount(rejected.quota)}, draining ${formatCount(rejected.draining)}`,
+      formatCount(rejected.shed + rejected.tooLarge + rejected.draining + rejected.quota + rejected.quotaSlot),
+      `too large ${formatCount(rejected.tooLarge)}, shed ${formatCount(rejected.shed)}, over a quota ${formatCount(rejected.quota + rejected.quotaSlot)}, draining ${formatCount(rejected.draining)}`,
     ],
     [
       'evictions',

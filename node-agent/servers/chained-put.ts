@@ -14,12 +14,16 @@ export function reserveInChain(
   const { namespace, key } = put;
   const spare = inference.spareFor(namespace, key);
   const request = { ...put, ...(spare === undefined ? {} : { spare }) };
+  let onlyOwn = false;
   for (;;) {
-    const reserved = cache.reserve(request);
+    const reserved = cache.reserve(onlyOwn ? { ...request, onlyOwn } : request);
     if (reserved instanceof Promise) return reserved;
     if (reserved.kind === 'ticket') inference.opened(reserved, namespace, key);
     if (reserved.kind === 'ticket' || reserved.reason !== 'own-chain') return reserved;
-    if (giveUpOne(cache, inference, put)) continue;
+    if (giveUpOne(cache, inference, put)) {
+      onlyOwn ||= reserved.atQuota === true;
+      continue;
+    }
     return inference.laterIsOpen(namespace, key) ? 'wait' : reserved;
   }
 }

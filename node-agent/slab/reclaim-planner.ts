@@ -30,7 +30,7 @@ export class ReclaimPlanner {
   readonly #slabs: SlabView;
   readonly #scan: SegmentScan;
   /** Calls that are to be content with a sample of places. */
-  #rationedCalls = 0;
+  readonly #rationedCalls = { wide: 0, narrow: 0 };
   /** Slots and places that this call looked at. */
   #judged = 0;
   /** Where the next sample of places goes on; reduced modulo their number. */
@@ -48,13 +48,14 @@ export class ReclaimPlanner {
 
   /** The slots to free, or undefined. Requires that the class has no room now. */
   plan(request: ReclaimRequest): SlotIndex[] | undefined {
-    const isRationed = this.#rationedCalls > 0;
-    if (isRationed) this.#rationedCalls -= 1;
+    const kind = request.narrow ? 'narrow' : 'wide';
+    const isRationed = this.#rationedCalls[kind] > 0;
+    if (isRationed) this.#rationedCalls[kind] -= 1;
     this.#judged = 0;
     const place = this.#findPlace(request, isRationed);
     if (place !== undefined || isRationed) return place;
     const elsewhere = this.#findElsewhere(request);
-    if (elsewhere === undefined) this.#rationedCalls = Math.floor(this.#judged / JUDGE_LIMIT);
+    if (elsewhere === undefined) this.#rationedCalls[kind] = Math.floor(this.#judged / JUDGE_LIMIT);
     return elsewhere;
   }
 

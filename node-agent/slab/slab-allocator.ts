@@ -1,7 +1,6 @@
 /**
- * SlabAllocator divides address ranges into slots of size classes that follow the sizes which arrive. It never touches the
- * memory and never evicts: it answers -1 when full, and `planReclaim` says which slots to free for a class that starves.
- *
+ * SlabAllocator divides address ranges into slots of size classes that follow the sizes which arrive. It never touches the memory and never evicts: it
+ * answers -1 when full, and `planReclaim` says which slots to free for a class that starves.
  * Invariants (`checkInvariants`):
  * - a page is absent, free or owned by exactly one slab (PageMap checks runs and bins);
  * - slots lie in their slab, back to back, and never overlap; a slot is free or used, never both;
@@ -10,8 +9,7 @@
  * - a class exists exactly while it has slabs; its counts are the sums over its slabs;
  * - a slot's generation grows each time it is given out.
  *
- * Slab allocation: Bonwick, "The Slab Allocator" (USENIX 1994). Everything per slot, slab and class is a typed array that
- * grows; allocate and free touch a handful of elements and make no garbage.
+ * Slab allocation: Bonwick, "The Slab Allocator" (USENIX 1994). Per slot, slab and class there are typed arrays that grow, and no garbage is made.
  */
 import { assert } from '#core/assert.ts';
 import type { Address, SlotIndex } from '#core/brand.ts';
@@ -35,8 +33,8 @@ const NONE = -1;
 /** In `slotPrevious`: the slot is free (in its slab's free list), or belongs to no slab. */
 const FREE = -2;
 /**
- * Above this many live classes, or one for each 16 pages in a small tier, new sizes are rounded to one of eight steps an
- * octave. With the geometric classes themselves (8 * 25 octaves at most) the table never exceeds MAX_CLASSES.
+ * Above this many live classes, or one for each 16 pages in a small tier, new sizes are rounded to one of eight steps an octave. With the geometric
+ * classes themselves (8 * 25 octaves at most) the table never exceeds MAX_CLASSES.
  */
 const FINE_CLASS_LIMIT = 256;
 const MAX_CLASSES = 512;
@@ -44,8 +42,8 @@ const MAX_CLASSES = 512;
 const MAX_SLOT_BYTES = 2 ** 30;
 
 /**
- * Page size for a tier: at most 262,144 pages up to 512 GiB (16 bytes of tables each), and at least 1024 from 4 MiB on, so that
- * page rounding is below 1.6 % of a chunk of tier / 16. Small pages make short slabs, and short slabs make cheap reclaim plans.
+ * Page size for a tier: at most 262,144 pages up to 512 GiB (16 bytes of tables each), and at least 1024 from 4 MiB on, so that page rounding is below
+ * 1.6 % of a chunk of tier / 16. Small pages make short slabs, and short slabs make cheap reclaim plans.
  */
 export function choosePageBytes(tierBytes: number): number {
   let pageBytes = BLOCK_BYTES;
@@ -137,8 +135,8 @@ export class SlabAllocator {
   }
 
   /**
-   * A slot of at least `sizeBytes`, or -1 where there is no room (or the size is over the limit). Contents are what was left
-   * there. The slot may be of a larger class, by at most 1/7, when its own class has no room and cannot get any.
+   * A slot of at least `sizeBytes`, or -1 where there is no room (or the size is over the limit). Contents are what was left there. The slot may be of a
+   * larger class, by at most 1/7, when its own class has no room and cannot get any.
    */
   allocate(sizeBytes: number): SlotIndex | -1 {
     assert(Number.isSafeInteger(sizeBytes) && sizeBytes >= 0, `Cannot allocate ${sizeBytes} bytes: not a size`);
@@ -182,6 +180,16 @@ export class SlabAllocator {
     return this.#classBytes[this.#slabClass[this.#slotSlab[slot] as number] as number] as number;
   }
 
+  /** True where freeing this used slot makes the next `allocate(sizeBytes)` succeed. */
+  serves(slot: SlotIndex, sizeBytes: number): boolean {
+    const capacityBytes = this.slotCapacityBytes(slot);
+    // Lent from a larger class, as long as its slab lives on.
+    const mayBeLent = capacityBytes >= sizeBytes && capacityBytes <= sizeBytes / (1 - WASTE_LIMIT);
+    return (
+      capacityBytes === this.slotClassBytes(sizeBytes) || (mayBeLent && (this.#slabUsed[this.#slotSlab[slot] as number] as number) > 1)
+    );
+  }
+
   /** Times that this number was given out; may be asked of a free slot too. */
   slotGeneration(slot: SlotIndex): number {
     assert(slot >= 0 && slot < this.#slotCount, `Slot ${slot} does not exist`);
@@ -189,19 +197,25 @@ export class SlabAllocator {
   }
 
   /**
-   * Slots whose freeing makes the next `allocate(sizeBytes)` succeed: the used slots of neighbouring slabs of other classes that,
-   * with free pages between, make room for a slab of the class; empty where there is room already; undefined where locked
-   * slots or absent pages are in the way, or where the class has the whole tier and must free a slot of its own. See ReclaimPlanner for the choice.
-   * `slotHeat` is what freeing a slot costs, 0 or more; `isLocked` must be true of slots that are leased or being written.
-   * The plan holds until the next call that changes the allocator. In a tier of very many slots undefined may also mean that a
-   * thorough search failed a few calls ago and is not repeated yet.
+   * Slots whose freeing makes the next `allocate(sizeBytes)` succeed: the used slots of neighbouring slabs of other classes that, with free pages between,
+   * make room for a slab of the class; empty where there is room already; undefined where locked slots or absent pages are in the way, or where the class
+   * has the whole tier and must free a slot of its own. See ReclaimPlanner for the choice. `slotHeat` is what freeing a slot costs, 0 or more; `isLocked`
+   * must be true of slots that are leased or being written. The plan holds until the next call that changes the allocator. In a tier of very many slots
+   * undefined may also mean that a thorough search failed a few calls ago and is not repeated yet; `narrow` ones (most slots are locked for them alone)
+   * count apart.
    */
-  planReclaim(sizeBytes: number, slotHeat: (slot: SlotIndex) => number, isLocked: (slot: SlotIndex) => boolean): SlotIndex[] | undefined {
+  // oxlint-disable-next-line max-params -- three positional and an options object, as STYLE allows
+  planReclaim(
+    sizeBytes: number,
+    slotHeat: (slot: SlotIndex) => number,
+    isLocked: (slot: SlotIndex) => boolean,
+    { narrow = false } = {},
+  ): SlotIndex[] | undefined {
     if (!this.canEverFit(sizeBytes)) return undefined;
     if (this.#hasRoom(sizeBytes)) return [];
     const classBytes = this.slotClassBytes(sizeBytes);
     this.#computeShape(classBytes);
-    return this.#planner.plan({ classBytes, shape: this.#shape, slotHeat, isLocked });
+    return this.#planner.plan({ classBytes, shape: this.#shape, slotHeat, isLocked, narrow });
   }
 
   /** Where a used slot lies: all that `restoreSlot` needs, in another process too if its arenas and page size are the same. */

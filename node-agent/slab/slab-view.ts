@@ -21,6 +21,8 @@ export interface ReclaimRequest {
   /** What freeing a slot costs: 0 or more; Infinity forbids it. */
   readonly slotHeat: (slot: SlotIndex) => number;
   readonly isLocked: (slot: SlotIndex) => boolean;
+  /** Most slots are locked, for this request alone. */
+  readonly narrow: boolean;
 }
 
 /** Heat of all used slots of a slab together; Infinity where one is locked or the sum exceeds `limit`. */

@@ -274,13 +274,14 @@ const cacheMetrics: readonly MetricDefinition[] = [
     read: ({ stats }) => stats.duplicatePuts,
   }),
   labelled('counter', 'kvtier_rejected_puts_total', {
-    help: 'Puts refused: too_large, shed (nothing to evict in time), draining, quota (the tenant has nothing of its own to evict)',
+    help: 'Puts refused: too_large, shed (nothing to evict in time), draining, quota (the tenant has nothing of its own to evict), quota_slot (at its quota, nothing of its own would leave a slot of this size)',
     label: 'reason',
     read: ({ stats: { rejectedPuts } }) => ({
       too_large: rejectedPuts.tooLarge,
       shed: rejectedPuts.shed,
       draining: rejectedPuts.draining,
       quota: rejectedPuts.quota,
+      quota_slot: rejectedPuts.quotaSlot,
     }),
   }),
   plain('counter', 'kvtier_dropped_dirty_chunks_total', {

@@ -6,19 +6,25 @@ import type { KeepingOptions } from '#testsupport/keeping-model.ts';
 /** Times as many seeds as the fast lane takes. */
 const factor = Number(process.env['KVTIER_TEST_SEEDS'] ?? 1);
 
-async function runSeeds(count: number, options: Omit<KeepingOptions, 'seed'>): Promise<{ rejected: number; softLosses: number }> {
-  const sum = { rejected: 0, softLosses: 0 };
+async function runSeeds(
+  count: number,
+  options: Omit<KeepingOptions, 'seed'>,
+): Promise<{ rejected: number; softLosses: number; putsAtQuota: number }> {
+  const sum = { rejected: 0, softLosses: 0, putsAtQuota: 0 };
   for (let seed = 1; seed <= count * factor; seed += 1) {
     const model = await KeepingModel.run({ ...options, seed });
     sum.rejected += model.rejected;
     sum.softLosses += model.softLosses;
+    sum.putsAtQuota += model.putsAtQuota;
   }
   return sum;
 }
 
 describe('Pins and quotas, whatever is asked', () => {
   it('hold in tiers that are always full', async () => {
-    expect((await runSeeds(25, { steps: 250 })).rejected).toBeGreaterThan(0);
+    const { rejected, putsAtQuota } = await runSeeds(25, { steps: 250 });
+    expect(rejected).toBeGreaterThan(0);
+    expect(putsAtQuota).toBeGreaterThan(100);
   });
 
   it('hold over crashes at any point, with and without the catalog', async () => {

@@ -255,8 +255,8 @@ export const mutants: readonly Mutant[] = [
     edits: [
       {
         file: 'node-agent/cache/quotas.ts',
-        find: 'if (row.ramBytes + row.reservedRamBytes + sizeBytes <= row.ramLimit) return true;',
-        replace: 'if (row.ramBytes >= 0) return true;',
+        find: 'return row.ramBytes + row.reservedRamBytes + sizeBytes <= row.ramLimit;',
+        replace: 'return row.ramBytes + sizeBytes >= 0;',
       },
     ],
   },

@@ -4,7 +4,8 @@
  *
  * - Usage: what a tenant holds is the sum over the list of chunks.
  * - Quota: once a tenant was seen within its quota, it is never seen above it.
- * - Others: a tenant that never had a quota loses nothing where the tiers have room for all (`roomy`).
+ * - Others: a tenant that never had a quota loses nothing where the tiers have room for all (`roomy`), and a put of a tenant that is at its
+ *   quota in RAM costs nobody else a chunk there.
  * - Hard pin: a key stays until somebody unpins, deletes or invalidates it, or a pin is counted as lost; after a crash, if it was on SSD.
  * - Soft pin: a key goes only where every chunk without a pin in that tier is in use (RAM alone, one size).
  */
@@ -54,6 +55,7 @@ export class KeepingModel {
   #nextValue = 1;
   rejected = 0;
   softLosses = 0;
+  putsAtQuota = 0;
 
   constructor(options: KeepingOptions) {
     this.#options = options;
@@ -127,8 +129,14 @@ export class KeepingModel {
     const tenant = this.#tenant();
     const key = this.#key(tenant);
     const sizeBytes = this.#options.ramOnly === true ? 64 * KiB : sim.rng.pick(sizes);
+    const owed = this.#othersInRam(tenant, sizeBytes);
     const outcome = sim.reserve(key, sizeBytes);
     const reserved: PutTicket | PutRejected = outcome instanceof Promise ? await sim.run(outcome) : outcome;
+    for (const other of owed) {
+      if (this.#chunk(other)?.tiers.includes('ram') !== true)
+        throw new Error(`${other} went for ${key} (${sizeBytes}), whose tenant is at its quota`);
+    }
+    if (owed.length > 0) this.putsAtQuota += 1;
     if (reserved.kind === 'rejected') {
       this.#note(`put ${key}: ${reserved.reason}`);
       this.rejected += 1;
@@ -141,6 +149,16 @@ export class KeepingModel {
     if (tenant === FREE) this.#owed.add(key);
     if (before?.pinned !== undefined && this.#chunk(key)?.pinned !== before.pinned && this.#newlyLost() === 0)
       throw new Error(`${key} lost its pin by an overwrite, and nobody counted it`);
+  }
+
+  /** What a put may not take from others: nothing is named where the tenant is below its quota. Who is being trimmed loses by that. */
+  #othersInRam(tenant: Tenant, sizeBytes: number): string[] {
+    const quota = this.#quotas.get(tenant);
+    const inRam = this.#list().filter(({ tiers }) => tiers.includes('ram'));
+    const held = inRam.reduce((sum, chunk) => sum + (chunk.tenant === tenant ? chunk.sizeBytes : 0), 0);
+    if (held + sizeBytes <= (quota?.ramBytes ?? Infinity)) return [];
+    const isTrimmed = (other: string): boolean => this.#quotas.get(other as Tenant)?.reached === false;
+    return inRam.filter((chunk) => chunk.tenant !== tenant && !isTrimmed(chunk.tenant)).map(({ key }) => key);
   }
 
   async #get(): Promise<void> {

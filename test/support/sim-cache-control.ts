@@ -134,7 +134,7 @@ export class SimCacheControl implements CacheControl {
       puts: this.#nextIndex,
       putBytes: 0,
       duplicatePuts: 0,
-      rejectedPuts: { tooLarge: 0, shed: 0, draining: 0, quota: 0 },
+      rejectedPuts: { tooLarge: 0, shed: 0, draining: 0, quota: 0, quotaSlot: 0 },
       droppedDirtyChunks: 0,
       evictions: none,
       demotions: 0,

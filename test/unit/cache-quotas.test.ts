@@ -168,7 +168,167 @@ describe('A tenant at its quota in RAM', () => {
   });
 });
 
+/** A full tier of 1 MiB in which the slabs hold the chunks of `ann`, at its quota, and of `bob` in turn. */
+async function mixed(sim: SimCache): Promise<void> {
+  for (let n = 0; n < 8; n += 1)
+    for (const tenant of ['ann', 'bob']) expect(await sim.put(keyOf(tenant, n), payloadOf(n, chunk))).toBe('stored');
+  await setQuota(sim, 'ann', { ramBytes: 8 * chunk });
+}
+
+const other = 96 * KiB;
+
+describe('A tenant at its quota that stores chunks of another size', () => {
+  const tier = { ramBytes: 1 * MiB, maxChunkBytes: 256 * KiB, ssdBytes: [] };
+
+  it('takes no slot from others: without a slab of its own it is refused after put.wait, and that is counted', async () => {
+    const sim = await SimCache.start(tier);
+    await mixed(sim);
+    const before = sim.cache.control.stats();
+    const refused = sim.reserve(keyOf('ann', 100), other) as Promise<PutTicket>;
+    expect(refused).toBeInstanceOf(Promise);
+    // Nobody waits behind it; the coldest of all is one of ann's.
+    const ticket = sim.reserve(keyOf('bob', 100), chunk) as PutTicket;
+    expect(ticket.kind).toBe('ticket');
+    await sim.clock.advance(2000);
+    expect(await refused).toMatchObject({ kind: 'rejected', reason: 'quota-slot' });
+    expect(((await refused) as unknown as { message: string }).message).toBe(
+      "Cannot store 96 KiB: the tenant's quota in ram is 512 KiB, and none of its own chunks would leave a slot of this size",
+    );
+    expect(there(sim, 'bob', 8)).toHaveLength(8);
+    expect(there(sim, 'ann', 8)).toHaveLength(7);
+    sim.cache.abort(ticket);
+    const { rejectedPuts, quotas } = sim.cache.control.stats();
+    expect({ rejectedPuts, quotas }).toEqual({ rejectedPuts: { ...before.rejectedPuts, quotaSlot: 1 }, quotas: before.quotas });
+    sim.check();
+  });
+
+  it('gives up whole slabs of its own', async () => {
+    const sim = await SimCache.start(tier);
+    await fill(sim, 'ann', 8);
+    await fill(sim, 'bob', 8);
+    await setQuota(sim, 'ann', { ramBytes: 8 * chunk });
+    for (let n = 100; n < 120; n += 1) {
+      expect(await sim.put(keyOf('ann', n), payloadOf(n, other)), String(n)).toBe('stored');
+      expect(there(sim, 'bob', 8)).toHaveLength(8);
+      // What two small ones leave beside a large one is not its own any more.
+      await setQuota(sim, 'ann', { ramBytes: bytesOf(sim, 'ann').ram });
+      sim.check();
+    }
+    expect(there(sim, 'ann', 200).filter((n) => n >= 100)).toHaveLength(4);
+    expect(sim.cache.control.stats().rejectedPuts.quotaSlot).toBe(0);
+  });
+
+  it('does not come below its quota by being refused', async () => {
+    const sim = await SimCache.start(tier);
+    await mixed(sim);
+    for (let n = 100; n < 120; n += 1) await sim.put(keyOf('ann', n), payloadOf(n, other));
+    expect(there(sim, 'bob', 8)).toHaveLength(8);
+    expect(bytesOf(sim, 'ann').ram).toBe(8 * chunk);
+  });
+
+  it('takes no slot from others for a load either: the read is a miss', async () => {
+    const sim = await SimCache.start({ ...tier, ssdBytes: [16 * MiB] });
+    await sim.put(keyOf('ann', 100), payloadOf(100, other));
+    await sim.run(sim.cache.control.persist({ all: true }));
+    await sim.run(sim.cache.control.evict('ram', { all: true }));
+    await mixed(sim);
+    await sim.quiet(3000);
+    expect(await sim.get(keyOf('ann', 100))).toBeUndefined();
+    expect(there(sim, 'bob', 8)).toHaveLength(8);
+    await setQuota(sim, 'ann', { ramBytes: 1 * MiB });
+    expect(isPayload(await sim.get(keyOf('ann', 100)), 100, other)).toBe(true);
+    sim.checkQuiet();
+  });
+
+  it('takes none either where it gave up a chunk of its chain for the next', async () => {
+    const sim = await SimCache.start(tier);
+    await mixed(sim);
+    const spare = new Set(Array.from({ length: 8 }, (_, n) => sim.peek(keyOf('ann', n))?.ref.entry ?? -1));
+    const reserve = (onlyOwn: boolean): PutTicket | Promise<PutTicket> =>
+      sim.with(keyOf('ann', 100), (namespace, key) => sim.cache.reserve({ namespace, key, sizeBytes: other, spare, onlyOwn })) as PutTicket;
+    expect(reserve(false)).toMatchObject({ kind: 'rejected', reason: 'own-chain', atQuota: true });
+    for (const n of [7, 5]) {
+      const ref = sim.peek(keyOf('ann', n))?.ref;
+      expect(ref !== undefined && sim.cache.giveUp(ref)).toBe(true);
+    }
+    const refused = reserve(true);
+    await sim.clock.advance(2000);
+    expect(await refused).toMatchObject({ kind: 'rejected', reason: 'quota-slot' });
+    expect(there(sim, 'bob', 8)).toHaveLength(8);
+  });
+
+  it('waits in line with everybody once its quota is gone', async () => {
+    const sim = await SimCache.start(tier);
+    await mixed(sim);
+    const reserved = sim.reserve(keyOf('ann', 100), other) as Promise<PutTicket>;
+    await settle();
+    await setQuota(sim, 'ann', undefined);
+    const ticket = await sim.run(reserved);
+    expect(ticket.kind).toBe('ticket');
+    sim.cache.abort(ticket);
+    sim.check();
+  });
+});
+
+describe('A tenant that comes to its quota', () => {
+  it('while its puts wait in line takes no more from others than its quota has room for', async () => {
+    const sim = await SimCache.start({ ramBytes: 1 * MiB, maxChunkBytes: 256 * KiB, ssdBytes: [] });
+    await fill(sim, 'bob', 16);
+    const handles = Array.from({ length: 16 }, (_, n) => sim.open(keyOf('bob', n)) as { release(): void });
+    await setQuota(sim, 'ann', { ramBytes: 2 * chunk });
+    const reserved = Array.from({ length: 6 }, (_, n) => sim.reserve(keyOf('ann', n), chunk) as Promise<PutTicket>);
+    for (const handle of handles) handle.release();
+    await settle();
+    expect(there(sim, 'bob', 16)).toHaveLength(14);
+    await sim.clock.advance(2000);
+    const outcomes = await Promise.all(reserved);
+    expect(outcomes.map((outcome) => (outcome as unknown as { reason?: string }).reason ?? outcome.kind)).toEqual([
+      'ticket',
+      'ticket',
+      'quota',
+      'quota',
+      'quota',
+      'quota',
+    ]);
+    expect(there(sim, 'bob', 16)).toHaveLength(14);
+    for (const ticket of outcomes.slice(0, 2)) sim.cache.abort(ticket);
+    sim.checkQuiet();
+  });
+
+  it('gives up its own row where the index is full', async () => {
+    const sim = await SimCache.start({ ramBytes: 4 * MiB, ssdBytes: [], limits: { maxChunks: 8 } });
+    await fill(sim, 'bob', 4);
+    await fill(sim, 'ann', 4);
+    await setQuota(sim, 'ann', { ramBytes: 4 * chunk + 1 });
+    for (let n = 10; n < 14; n += 1) expect(await sim.put(keyOf('ann', n), payloadOf(n, chunk))).toBe('stored');
+    expect(there(sim, 'bob', 4)).toHaveLength(4);
+    sim.check();
+  });
+});
+
 describe('A tenant at its quota on SSD', () => {
+  it('takes no room from others where a folder is full: a write waits for the unlink of its own file', async () => {
+    const sim = await SimCache.start({ ramBytes: 4 * MiB, maxChunkBytes: 256 * KiB, ssdBytes: [1 * MiB] });
+    const fileBytes = chunk + 4096;
+    const fits = Math.floor((1 * MiB) / fileBytes);
+    await fill(sim, 'bob', fits - 4);
+    await sim.quiet(3000);
+    await fill(sim, 'ann', 4);
+    await sim.run(sim.cache.control.persist({ all: true }));
+    const own = bytesOf(sim, 'ann').ssd;
+    const others = bytesOf(sim, 'bob').ssd;
+    await setQuota(sim, 'ann', { ssdBytes: own });
+    for (let n = 10; n < 20; n += 1) {
+      await sim.put(keyOf('ann', n), payloadOf(n, chunk));
+      if (n % 2 === 0) await sim.run(sim.cache.control.persist({ tenant: 'ann' }));
+      else await sim.quiet(3000);
+      expect(bytesOf(sim, 'bob').ssd, String(n)).toBe(others);
+      expect(bytesOf(sim, 'ann').ssd, String(n)).toBe(own);
+      expect(sim.tiersOf(keyOf('ann', n)), String(n)).toContain('ssd');
+      sim.check();
+    }
+  });
+
   it('gives up its own coldest files for a write, and nobody else does', async () => {
     const sim = await SimCache.start({ ramBytes: 4 * MiB });
     await fill(sim, 'bob', 4);

@@ -112,7 +112,7 @@ describe('diagnose', () => {
   });
 
   it('names shed writes, from the door, from RAM and from the write queue', () => {
-    const none = { tooLarge: 0, shed: 0, draining: 0, quota: 0 };
+    const none = { tooLarge: 0, shed: 0, draining: 0, quota: 0, quotaSlot: 0 };
     expect(causes(nothingFound({ rejectedPuts: { ...none, shed: 400 } }))).toContain('problem shed-writes');
     expect(causes(working({ droppedDirtyChunks: 100 }))).toEqual(['warning shed-writes', 'ok hit-rate']);
     expect(causes(working({ storeAdmission: { ...base.storeAdmission, shedChunks: 100 } }))).toEqual([
@@ -123,7 +123,7 @@ describe('diagnose', () => {
   });
 
   it('names values that are too large, also where nothing else was ever stored', () => {
-    const rejectedPuts = { tooLarge: 400, shed: 0, draining: 0, quota: 0 };
+    const rejectedPuts = { tooLarge: 400, shed: 0, draining: 0, quota: 0, quotaSlot: 0 };
     expect(causes(nothingFound({ puts: 0, rejectedPuts }))).toEqual(['problem too-large', 'warning no-puts']);
     expect(causes(working({ rejectedPuts }))).toEqual(['warning too-large', 'ok hit-rate']);
   });

@@ -309,8 +309,19 @@ export class RamTier {
   }
 
   /** See SlabAllocator.planReclaim. */
-  planReclaim(sizeBytes: number, heat: (slot: SlotIndex) => number, isLocked: (slot: SlotIndex) => boolean): SlotIndex[] | undefined {
-    return this.#slab.planReclaim(sizeBytes, heat, isLocked);
+  // oxlint-disable-next-line max-params -- three positional and an options object, as STYLE allows
+  planReclaim(
+    sizeBytes: number,
+    heat: (slot: SlotIndex) => number,
+    isLocked: (slot: SlotIndex) => boolean,
+    options: { readonly narrow: boolean },
+  ): SlotIndex[] | undefined {
+    return this.#slab.planReclaim(sizeBytes, heat, isLocked, options);
+  }
+
+  /** See SlabAllocator.serves. */
+  serves(slot: SlotIndex, sizeBytes: number): boolean {
+    return this.#slab.serves(slot, sizeBytes);
   }
 
   /** The payload's memory; valid while the slot is retained. For small values and tests: large ones move in the I/O pool. */

@@ -126,7 +126,7 @@ export const statsSchema = z
     puts: countSchema,
     putBytes: countSchema,
     duplicatePuts: countSchema,
-    rejectedPuts: z.object({ tooLarge: countSchema, shed: countSchema, draining: countSchema, quota: countSchema }),
+    rejectedPuts: z.object({ tooLarge: countSchema, shed: countSchema, draining: countSchema, quota: countSchema, quotaSlot: countSchema }),
     droppedDirtyChunks: countSchema,
     evictions: perTierSchema,
     demotions: countSchema,

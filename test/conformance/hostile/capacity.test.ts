@@ -30,7 +30,7 @@ test('a client that stores four times the RAM tier in one burst finds at least 9
   const stats = await agent.client.stats();
   console.log(`found ${found} of ${count}; dropped before they were on SSD: ${stats.droppedDirtyChunks}`);
   expect(found).toBeGreaterThanOrEqual(count * 0.95);
-  expect(stats.rejectedPuts).toEqual({ tooLarge: 0, shed: 0, draining: 0, quota: 0 });
+  expect(stats.rejectedPuts).toEqual({ tooLarge: 0, shed: 0, draining: 0, quota: 0, quotaSlot: 0 });
   for (const socket of sockets) socket.destroy();
   expect(await agent.stop(), agent.output()).toBe(0);
 });
@@ -60,7 +60,7 @@ test('a tier that is full of 2 MiB chunks takes 32 MiB chunks, and 2 MiB chunks 
         : Math.floor((0.875 * 256 * MiB) / sizeBytes);
     expect(kept, `round ${round} of ${sizeBytes}`).toBeGreaterThanOrEqual(wanted);
   }
-  expect((await agent.client.stats()).rejectedPuts).toEqual({ tooLarge: 0, shed: 0, draining: 0, quota: 0 });
+  expect((await agent.client.stats()).rejectedPuts).toEqual({ tooLarge: 0, shed: 0, draining: 0, quota: 0, quotaSlot: 0 });
   client.destroy();
   expect(await agent.stop(), agent.output()).toBe(0);
 });
