@@ -74,7 +74,11 @@ export const quotaCommand: Command = agentCommand({
   summary: 'List, set or take away what a tenant may hold in each tier: quota ls, quota set TENANT, quota rm TENANT.',
   args: {
     what: { type: 'positional', required: false, default: 'ls', description: `What to do: ${quotaWhat.join(', ')}.` },
-    tenant: { type: 'positional', required: false, description: 'Tenant (cache_salt), or default.' },
+    tenant: {
+      type: 'positional',
+      required: false,
+      description: 'Tenant: one with a token, a cache_salt (salt@NAME where both have the name), or default.',
+    },
     // `--ram` and `--ssd` are sizes of tiers elsewhere.
     'ram-bytes': { type: 'string', valueHint: 'size', description: 'Most in RAM (10GiB); left out: no limit there.' },
     'ssd-bytes': { type: 'string', valueHint: 'size', description: 'Most on SSD (1TiB); left out: no limit there.' },

@@ -27,7 +27,10 @@ export const statsCommand: Command = agentCommand({
 
 const filterArgs = {
   model: { type: 'string', description: 'Chunks of this model.' },
-  tenant: { type: 'string', description: 'Chunks of this tenant (cache_salt).' },
+  tenant: {
+    type: 'string',
+    description: 'Chunks of this tenant: one with a token, a cache_salt (salt@NAME where both have the name), or default.',
+  },
   namespace: { type: 'string', description: 'Chunks of this namespace, as `ls namespaces` prints it.' },
   tier: { type: 'string', valueHint: tiers.join('|'), description: 'Chunks with a replica in this tier.' },
   'key-prefix': { type: 'string', valueHint: 'prefix', description: 'Chunks whose key starts so.' },

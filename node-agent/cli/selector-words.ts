@@ -9,7 +9,7 @@ import type { Words } from './words.ts';
 const selectorFlags = [
   ['model', 'model', 'Exact model name.'],
   ['model-prefix', 'modelPrefix', 'Start of the model name.'],
-  ['tenant', 'tenant', 'Tenant (cache_salt), or default.'],
+  ['tenant', 'tenant', 'Tenant: one with a token, a cache_salt (salt@NAME where both have the name), or default.'],
   ['namespace', 'namespace', 'Namespace as `ls namespaces` prints it.'],
   ['key-prefix', 'keyPrefix', 'Start of the key.'],
   ['chain-from', 'chainFrom', 'Whole key of a chunk: it and its known descendants.'],

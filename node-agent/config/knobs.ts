@@ -343,7 +343,7 @@ export const configSchema = z.strictObject({
     repeatable: true,
     defaultText: 'none',
     description:
-      "How long the chunks of a model, or of a tenant in it, live where the client does not say: patterns with `*`, a duration or `off`, the first that fits. A tenant is spelled as in listings (`@name` for one with a token). The model of keys that are not LMCache's is empty. A cache salt in a rule is shown wherever settings are.",
+      "How long the chunks of a model, or of a tenant in it, live where the client does not say: patterns with `*`, a duration or `off`, the first that fits. A tenant with a token is `name` or `@name`, a salt of such a name `salt@name`. The model of keys that are not LMCache's is empty. A cache salt in a rule is shown wherever settings are.",
   }),
   'put.wait': knob(types.duration({ min: 0, max: 60_000 }), 1000, {
     shape: 'duration',

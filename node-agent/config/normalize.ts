@@ -4,6 +4,7 @@
  */
 import { isAbsolute, resolve } from 'node:path';
 import { formatBytes } from '#core/bytes.ts';
+import { meantTenant } from '#core/namespace.ts';
 import type { AgentConfig, SsdFolder, TokenValues } from './agent-config.ts';
 import * as derive from './derive.ts';
 import { doorProblems, lmDoor } from './doors.ts';
@@ -11,6 +12,7 @@ import { hbmSection } from './hbm.ts';
 import type { SsdDir } from './knob-types.ts';
 import { MIN_FOLDER_BYTES, MIN_RAM_BYTES, type KnobKey, type KnobValues } from './knobs.ts';
 import type { Origin, RawValues } from './sources.ts';
+import type { TtlRule } from './ttl-rules.ts';
 
 export interface NormalizeInput {
   readonly values: KnobValues;
@@ -321,7 +323,10 @@ export function normalize(input: NormalizeInput, problems: string[]): Normalized
       absolute: (path) => absolute(input.cwd, path),
     }),
     lease: { durationMs: values['lease.duration'] },
-    ttl: { defaultMs: values['ttl.default'] === 'off' ? 0 : values['ttl.default'], rules: values['ttl.rules'] ?? [] },
+    ttl: {
+      defaultMs: values['ttl.default'] === 'off' ? 0 : values['ttl.default'],
+      rules: namedRules(values['ttl.rules'] ?? [], input.tokens.tenants),
+    },
     put: { waitMs: values['put.wait'] },
     readAhead: { bytes: shares.readAheadBytes },
     io: { workers: workers === 'auto' ? take(notes, 'io.workers', derive.deriveWorkers(input.facts)) : workers },
@@ -330,4 +335,9 @@ export function normalize(input: NormalizeInput, problems: string[]): Normalized
     log: { level: values['log.level'], format: values['log.format'] },
   };
   return { config, origins: notes.origins, reasons: notes.reasons };
+}
+
+/** Rules name tenants as people do. */
+function namedRules(rules: readonly TtlRule[], tenants: ReadonlyMap<string, unknown>): readonly TtlRule[] {
+  return rules.map((rule) => ({ ...rule, tenant: meantTenant(rule.tenant, (name) => tenants.has(name)) }));
 }

@@ -35,12 +35,23 @@ export const DEFAULT_TENANT = 'default';
  * that is spelled like a tenant's name is another tenant. Files, journal and catalog keep the text as it is.
  */
 const CREDENTIAL_SIGIL = '@';
+/** Before the name of a salt, where a person wants no tenant with a token. */
+const SALT_WORD = 'salt@';
 /** Names of tenants with a token: no path characters, no upper case (two names would differ in it alone), at most 64 characters. */
 export const tenantNameShape = /^[a-z0-9][a-z0-9._-]{0,63}$/;
 
 /** `@name`: the tenant of all that is stored with the token of `name`, whatever its salts. */
 export function tenantOfCredential(name: string): string {
   return `${CREDENTIAL_SIGIL}${name}`;
+}
+
+/**
+ * Whom a person means who names a tenant in an order, a filter or a setting: the bare name of a tenant with a token means that tenant, as
+ * `@name` does; `salt@name` means the salt, whoever has a token, since no salt holds `@`; any other text is the tenant itself.
+ */
+export function meantTenant(name: string, hasToken: (name: string) => boolean): string {
+  if (name.startsWith(SALT_WORD) && name.length > SALT_WORD.length) return name.slice(SALT_WORD.length);
+  return hasToken(name) ? tenantOfCredential(name) : name;
 }
 
 /** True for what `tenantOfCredential` makes: such a tenant is configured and no secret. */

@@ -192,6 +192,21 @@ describe('sources', () => {
       'meta-llama/*@acme=1 h, *@@acme*=3 h, meta-llama/*=off, *@b*b=1.5 min, =2 h, a=b*=30 s',
     );
     expect(load({}).config.ttl).toEqual({ defaultMs: 0, rules: [] });
+    const named = load({
+      argv: [
+        '--token',
+        't',
+        '--tenant-tokens',
+        'acme=a',
+        '--ttl-rules',
+        'x@acme=1h',
+        '--ttl-rules',
+        'x@salt@acme=2h',
+        '--ttl-rules',
+        'x@bob=3h',
+      ],
+    });
+    expect(named.config.ttl.rules.map(({ tenant }) => tenant)).toEqual(['@acme', 'acme', 'bob']);
     const listed = load({ argv: ['--config', 'c.toml'], files: { '/srv/c.toml': '[ttl]\nrules = ["x=1h", "y=off"]\n' } }).config.ttl.rules;
     expect(listed).toEqual([
       { model: 'x', tenant: '*', ttlMs: 3_600_000 },

@@ -107,7 +107,9 @@ export type TenantPage = z.infer<typeof tenantPageSchema>;
 export const keysRequestSchema = z
   .strictObject({
     keys: keyListSchema.meta({ description: 'Whole keys in prefix order' }),
-    tenant: credentialTenantSchema.optional().meta({ description: 'Whose keys, for those who see all: @name of a tenant with a token' }),
+    tenant: credentialTenantSchema
+      .optional()
+      .meta({ description: 'Whose keys, for those who see all: a tenant with a token, by its name or @name' }),
   })
   .meta({ id: 'KeysRequest' });
 

@@ -27,5 +27,8 @@ export const quotaSchema = z
 export type Quota = z.infer<typeof quotaSchema>;
 
 export const tenantParamsSchema = z.object({
-  tenant: nameSchema.meta({ description: 'Name of the tenant (cache_salt, or default), percent-encoded' }),
+  tenant: nameSchema.meta({
+    description:
+      'A tenant with a token (name or @name), a cache_salt or its digest (salt@name where a tenant has that name), or default; percent-encoded',
+  }),
 });

@@ -13,7 +13,9 @@ export const selectorSchema = z
     all: z.literal(true).optional().meta({ description: 'Everything; stands alone' }),
     model: nameSchema.optional().meta({ description: 'Exact model name' }),
     modelPrefix: nameSchema.optional().meta({ description: 'Start of the model name' }),
-    tenant: nameSchema.optional().meta({ description: 'A cache_salt or its digest, @name of a tenant with a token, or default' }),
+    tenant: nameSchema.optional().meta({
+      description: 'A tenant with a token (name or @name), a cache_salt or its digest (salt@name where a tenant has that name), or default',
+    }),
     namespace: nameSchema.optional().meta({ description: 'A label as /v1/namespaces prints it' }),
     keys: keyListSchema.optional().meta({ description: "Whole keys in the client's spelling" }),
     keyPrefix: keySchema.optional().meta({ description: "Start of the client's spelling of a key" }),

@@ -16,9 +16,9 @@ export function boundedText(maxLength: number): z.ZodString {
 
 export const keySchema = boundedText(restLimits.keyLength).meta({ description: "A whole key in the client's own spelling" });
 export const nameSchema = boundedText(restLimits.nameLength);
-/** As `tenantOfCredential` spells it. */
-export const credentialTenantSchema = z.string().refine((text) => isCredentialTenant(text) && tenantNameShape.test(text.slice(1)), {
-  message: 'Not a tenant with a token; wanted @ and its name',
+/** A tenant with a token, as `tenantOfCredential` spells it or by its bare name. */
+export const credentialTenantSchema = z.string().refine((text) => tenantNameShape.test(isCredentialTenant(text) ? text.slice(1) : text), {
+  message: 'Not a tenant with a token; wanted its name, or @ and its name',
 });
 export const keyListSchema = z.array(keySchema).min(1).max(restLimits.keyCount);
 export const tierSchema = z.enum(['hbm', 'ram', 'ssd']);

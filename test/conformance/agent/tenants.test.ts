@@ -62,9 +62,9 @@ describe('over RESP', () => {
       expect(await root.send('GET', spelled), spelled).toBeUndefined();
     await root.send('SET', salted('acme'), 'of the salt');
     expect(await acme.send('GET', salted('acme'))).toBeUndefined();
-    expect(await rest(admin).invalidate({ selector: { tenant: 'acme' } })).toMatchObject({ matchedChunks: 1 });
+    expect(await rest(admin).invalidate({ selector: { tenant: 'salt@acme' } })).toMatchObject({ matchedChunks: 1 });
     expect(await acme.send('EXISTS', key, salted('user1'))).toBe(':2');
-    expect(await rest(admin).invalidate({ selector: { tenant: '@acme' } })).toMatchObject({ matchedChunks: 2 });
+    expect(await rest(admin).invalidate({ selector: { tenant: 'acme' } })).toMatchObject({ matchedChunks: 2 });
     acme.destroy();
     root.destroy();
   });
@@ -101,6 +101,28 @@ describe('over RESP', () => {
     expect(await reply()).toBe(':0');
     client.destroy();
   });
+});
+
+test('an admin names a tenant with a token by its bare name: its quota, and whose keys a lookup means', async () => {
+  const [acme, root] = await Promise.all([as(tokens.acme), as(admin)]);
+  await acme.send('SET', key, 'of acme');
+  expect(await rest(admin).setQuota('acme', { ramBytes: 2 })).toMatchObject({ tenant: '@acme', quota: { ramBytes: 2 } });
+  expect(await acme.send('SET', 'other', 'more than 2')).toMatch(/^-OOM .*the tenant's quota in ram is 2 B/);
+  expect(await root.send('SET', `${key}@acme`, 'of the salt, more than 2')).toBe('+OK');
+  await rest(admin).removeQuota('@acme');
+  const hits = async (tenant: string, token: string): Promise<unknown> => {
+    const headers = { 'content-type': 'application/json', authorization: `Bearer ${token}` };
+    const body = JSON.stringify({ keys: [key], tenant });
+    const response = await fetch(`${agent.url}/v1/lookup`, { method: 'POST', headers, body });
+    return [response.status, ((await response.json()) as { hitCount: number }).hitCount];
+  };
+  await acme.send('SET', key, 'of acme');
+  for (const tenant of ['acme', '@acme']) expect(await hits(tenant, admin), tenant).toEqual([200, 1]);
+  // What is asked tells nobody which tenants there are.
+  for (const tenant of ['bolt', '@bolt', 'nobody', '@nobody']) expect(await hits(tenant, admin), tenant).toEqual([200, 0]);
+  for (const tenant of ['bolt', 'nobody']) expect(await hits(tenant, tokens.acme), tenant).toEqual([200, 1]);
+  acme.destroy();
+  root.destroy();
 });
 
 test('over REST: lists, numbers, lookups and orders are the own ones; what is about more is refused', async () => {
