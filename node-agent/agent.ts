@@ -7,7 +7,6 @@
  * for the next agent, unless ram.keep says otherwise.
  */
 import { createApi } from '#api/app.ts';
-import { createAuthenticate, createResumption } from '#api/credentials.ts';
 import type { ApiDeps } from '#api/deps.ts';
 import { Cache } from '#cache/cache.ts';
 import type { CacheLimits } from '#cache/cache-state.ts';
@@ -20,8 +19,6 @@ import { AGENT_FILE_NAME, formatAgentFile } from '#cli/agent-file.ts';
 import type { Output } from '#cli/deps.ts';
 import { renderStartScreen } from '#cli/start-screen.ts';
 import type { AgentConfig } from '#config/agent-config.ts';
-import { formatAddress } from '#config/knob-types.ts';
-import type { Address } from '#config/knob-types.ts';
 import type { LoadedConfig } from '#config/load-config.ts';
 import { ttlOf } from '#config/ttl-rules.ts';
 import type { BlockHash } from '#core/checksum.ts';
@@ -32,25 +29,19 @@ import { hostClock, hostRng } from '#host/clock.ts';
 import { lowestFreeDescriptor, raiseDescriptorLimit } from '#host/descriptors.ts';
 import { HostFileSystem } from '#host/file-system.ts';
 import { GarbageWatch, heapBytes } from '#host/garbage-watch.ts';
-import { listenHttp } from '#host/http-listener.ts';
-import type { HttpListener } from '#host/http-listener.ts';
 import { HostIoPool } from '#host/io-pool.ts';
 import { memoryReader } from '#host/memory-events.ts';
-import { Readiness } from '#host/readiness.ts';
 import { readBootId, rememberSsdBudgets } from '#host/machine-facts.ts';
 import { HostSharedMemory } from '#host/shared-memory.ts';
 import { untilStopped } from '#host/signals.ts';
-import { FrontTransport } from '#host/front-transport.ts';
-import { TcpTransport } from '#host/tcp-transport.ts';
 import { readTlsFiles } from '#host/tls-files.ts';
 import type { TlsFiles } from '#host/tls-files.ts';
 import { createPolicy } from '#policy/create-policy.ts';
-import type { Listener } from '#ports/transport.ts';
 import { KeyParser, parseKey } from '#protocol/lmcache-key.ts';
-import type { DoorStats, Health } from '#protocol/rest/stats.ts';
-import { LmServer } from '#servers/lm/lm-server.ts';
-import { RespServer } from '#servers/resp/resp-server.ts';
+import type { Health } from '#protocol/rest/stats.ts';
 import { EventLoopLag } from '#telemetry/event-loop-lag.ts';
+import { Doors } from './doors.ts';
+import type { DoorAddresses } from './doors.ts';
 import { Gpus } from './gpus.ts';
 import { connectionsWithin, descriptorsFor, MachineWatch } from '#telemetry/machine-watch.ts';
 import { createLog } from '#telemetry/log.ts';
@@ -115,18 +106,13 @@ class Agent {
   #state: Health['state'] = 'starting';
   readonly #findings: string[] = [];
   #pool: HostIoPool | undefined;
-  #readiness: Readiness | undefined;
   #tls: TlsFiles | undefined;
   #fileSystem = new HostFileSystem(async (fd) => (await this.#pool?.syncFile(fd)) ?? { ok: false, errno: 9 });
   #lock: { release(): void } | undefined;
   #gpus: Gpus | undefined;
   #ram: RamTier | undefined;
   #cache: Cache | undefined;
-  #resp: RespServer | undefined;
-  #respListener: Listener | undefined;
-  #lm: LmServer | undefined;
-  #lmListener: Listener | undefined;
-  #http: HttpListener | undefined;
+  #doors: Doors | undefined;
 
   constructor(options: AgentOptions) {
     this.#options = options;
@@ -166,8 +152,7 @@ class Agent {
     this.#gpus = await Gpus.start(config, this.#log.room('tiers.hbm'));
     this.#startRam(this.#pool);
     const cache = await this.#startCache(this.#pool);
-    this.#startDoors(cache, this.#pool);
-    this.#writeAgentFile();
+    const doors = this.#startDoors(cache, this.#pool);
     this.#state = 'ready';
     this.#lag.start();
     this.#garbage.start();
@@ -179,7 +164,7 @@ class Agent {
       renderStartScreen({
         version: this.#options.version,
         loaded: this.#options.loaded,
-        doors: this.#addresses(),
+        doors: doors.addresses(),
         devices: this.#gpus?.screen() ?? [],
         readyMs,
         warnings,
@@ -217,17 +202,10 @@ class Agent {
       readMemory: memoryReader(),
       lowestFreeDescriptor,
       descriptorLimit: soft,
-      pauseDoors: () => this.#listeners().forEach((listener) => listener.pause()),
+      pauseDoors: () => this.#doors?.listeners().forEach((listener) => listener.pause()),
       // Each, also where an earlier one failed.
-      resumeDoors: () =>
-        this.#listeners()
-          .map((listener) => listener.resume())
-          .every(Boolean),
+      resumeDoors: () => (this.#doors?.listeners() ?? []).map((listener) => listener.resume()).every(Boolean),
     });
-  }
-
-  #listeners(): readonly Pick<Listener, 'pause' | 'resume'>[] {
-    return [this.#respListener, this.#lmListener, this.#http].filter((listener) => listener !== undefined);
   }
 
   #startRam(pool: HostIoPool): void {
@@ -344,67 +322,29 @@ class Agent {
     };
   }
 
-  #startDoors(cache: Cache, pool: HostIoPool): void {
-    const config = this.#config;
-    this.#readiness = new Readiness(this.#options.onBug);
-    const tls = this.#tls;
-    // lm:// has no TLS: it is loopback's.
-    const onBuffer = this.#garbage.leave;
-    const transport = new TcpTransport({ readiness: this.#readiness, onBuffer });
-    if (config.resp.listen !== undefined) {
-      const front = this.#takeOver(this.#readiness);
-      const authenticate = createAuthenticate(config.tokens);
-      this.#resp = new RespServer({
-        cache,
-        sockets: pool.sockets,
-        transport: front ?? (tls === undefined ? transport : new TcpTransport({ readiness: this.#readiness, tls, onBuffer })),
-        resumption: front === undefined ? undefined : createResumption(config.tokens, front.key),
-        clock: hostClock,
-        logger: this.#log.room('resp'),
-        hash: this.#options.hash,
-        version: this.#options.version,
-        profile: config.resp.profile,
-        sizeGuard: config.resp.sizeGuard,
-        maxConnections: this.#maxConnections,
-        stallMs: config.resp.stallMs,
-        minBytesPerSecond: config.resp.minBytesPerSecond,
-        idleMs: config.resp.idleMs,
-        tokensRequired: authenticate !== undefined,
-        authenticate: authenticate ?? (() => undefined),
-        info: () => this.#info(cache),
-      });
-      this.#respListener = this.#resp.listen(config.resp.listen);
-    }
-    if (config.lm.listen !== undefined) {
-      this.#lm = new LmServer({
-        cache,
-        sockets: pool.sockets,
-        transport,
-        clock: hostClock,
-        logger: this.#log.room('lm'),
-        hash: this.#options.hash,
-        maxConnections: this.#maxConnections,
-        stallMs: config.resp.stallMs,
-        minBytesPerSecond: config.resp.minBytesPerSecond,
-      });
-      this.#lmListener = this.#lm.listen(config.lm.listen);
-    }
-    const app = createApi(this.#apiDeps(cache));
-    this.#http = listenHttp(config.http.listen, (request) => app.fetch(request), { tls });
-  }
-
-  /** The front's connections, where there is one. */
-  #takeOver(readiness: Readiness): FrontTransport | undefined {
-    const path = this.#config.resp.front;
-    if (path === undefined) return undefined;
-    return new FrontTransport(path, {
-      readiness,
+  #startDoors(cache: Cache, pool: HostIoPool): Doors {
+    const ram = this.#ram;
+    if (ram === undefined) throw new KvtierError('TIER_UNAVAILABLE', 'Cannot open the doors: there is no RAM tier');
+    const doors = new Doors({
+      cache,
+      ram,
+      pool,
+      config: this.#config,
+      log: this.#log,
+      tls: this.#tls,
+      hash: this.#options.hash,
+      version: this.#options.version,
+      maxConnections: this.#maxConnections,
+      onBug: this.#options.onBug,
       onBuffer: this.#garbage.leave,
-      onGone: () => {
-        this.#findings.push('The front has ended: connections that are open stay, new ones do not come; start it, then restart the agent');
-        this.#logger.error(this.#findings.at(-1) ?? '', {});
-      },
+      findings: this.#findings,
+      httpTotals: () => this.#metrics.httpTotals(),
+      info: () => this.#info(cache),
     });
+    this.#doors = doors;
+    doors.start(createApi(this.#apiDeps(cache)));
+    this.#writeAgentFile(doors.addresses());
+    return doors;
   }
 
   #apiDeps(cache: Cache): ApiDeps {
@@ -418,7 +358,7 @@ class Agent {
         get startedAtMs() {
           return hostClock.nowMs() - (hostClock.monotonicMs() - startedAt);
         },
-        doors: () => this.#doorStats(),
+        doors: () => this.#doors?.stats() ?? [],
         health: () => this.#health(cache),
         residentBytes: () => process.memoryUsage.rss(),
         heapBytes,
@@ -449,49 +389,6 @@ class Agent {
     return reasons.length > 0 ? { state: 'degraded', reasons, notes } : { state: 'ready', reasons: [], notes };
   }
 
-  #addresses(): { http: Address; resp: Address | undefined; lm: Address | undefined } {
-    const addressOf = ({ host, port }: Address): Address => ({ host, port });
-    const [resp, lm] = [this.#respListener, this.#lmListener].map((listener) => listener && addressOf(listener));
-    return { http: addressOf(this.#http ?? this.#config.http.listen), resp, lm };
-  }
-
-  #doorStats(): readonly DoorStats[] {
-    const { http, resp, lm } = this.#addresses();
-    const totals = this.#metrics.httpTotals();
-    // Bun.serve tells neither connections nor bytes.
-    const unknown = { connections: 0, acceptedConnections: 0, receivedBytes: 0, sentBytes: 0 };
-    const rows: DoorStats[] = [
-      { door: 'http', address: formatAddress(http), requests: totals.requests, errors: totals.errors, ...unknown },
-    ];
-    const stats = this.#resp?.stats();
-    if (resp !== undefined && stats !== undefined) {
-      rows.push({
-        door: 'resp',
-        address: formatAddress(resp),
-        connections: stats.connections,
-        acceptedConnections: stats.totalConnections,
-        requests: stats.commands,
-        errors: stats.protocolErrors,
-        receivedBytes: stats.receivedBytes,
-        sentBytes: stats.sentBytes,
-      });
-    }
-    const lmStats = this.#lm?.stats();
-    if (lm !== undefined && lmStats !== undefined) {
-      rows.push({
-        door: 'lm',
-        address: formatAddress(lm),
-        connections: lmStats.connections,
-        acceptedConnections: lmStats.totalConnections,
-        requests: lmStats.requests,
-        errors: lmStats.protocolErrors + lmStats.refusedPuts,
-        receivedBytes: lmStats.receivedBytes,
-        sentBytes: lmStats.sentBytes,
-      });
-    }
-    return rows;
-  }
-
   #info(cache: Cache): Readonly<Record<string, Readonly<Record<string, string | number>>>> {
     const stats = cache.control.stats();
     const ram = stats.tiers.find((tier) => tier.tier === 'ram');
@@ -513,13 +410,17 @@ class Agent {
     };
   }
 
-  #writeAgentFile(): void {
-    const { http, resp, lm } = this.#addresses();
+  #writeAgentFile({ http, resp, lm, socket }: DoorAddresses): void {
     const text = formatAgentFile({
       version: this.#options.version,
       pid: process.pid,
       startedAt: new Date(this.#startedAtMs).toISOString(),
-      doors: { http, ...(resp === undefined ? {} : { resp }), ...(lm === undefined ? {} : { lm }) },
+      doors: {
+        http,
+        ...(resp === undefined ? {} : { resp }),
+        ...(lm === undefined ? {} : { lm }),
+        ...(socket === undefined ? {} : { socket }),
+      },
       dataDir: this.#config.dataDir,
       ...(this.#config.tls === undefined ? {} : { tls: true }),
     });
@@ -544,11 +445,10 @@ class Agent {
     const dirtyBytes = dirtyOf(this.#cache?.control.stats().tiers ?? []);
     this.#logger.info(`${signal}: draining`, { dirty: formatBytes(dirtyBytes), seconds: drainMs / 1000 });
     this.#cache?.beginDrain();
-    this.#resp?.stopAccepting();
-    this.#lm?.stopAccepting();
+    this.#doors?.stopAccepting();
     // A client that stalls in the middle of a value must not use up the time that dirty chunks need.
     const settledAtMs = startedAtMs + drainMs * TRANSFER_SHARE;
-    await Promise.all([this.#resp?.settle(settledAtMs), this.#lm?.settle(settledAtMs)]);
+    await this.#doors?.settle(settledAtMs);
     const lostBytes = await this.#close(startedAtMs + drainMs);
     this.#lag.stop();
     this.#garbage.stop();
@@ -569,10 +469,7 @@ class Agent {
   async #close(deadlineMs: number): Promise<number> {
     const lostBytes = (await this.#cache?.close(deadlineMs)) ?? 0;
     this.#fileSystem.remove(`${this.#config.dataDir}/${AGENT_FILE_NAME}`);
-    this.#resp?.close();
-    this.#lm?.close();
-    this.#http?.stop();
-    await this.#readiness?.close();
+    await this.#doors?.close();
     await this.#pool?.close();
     await this.#gpus?.close();
     this.#keptBytes = (await this.#ram?.close({ keep: true })) ?? 0;

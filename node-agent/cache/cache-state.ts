@@ -18,6 +18,7 @@ import type { EvictionPolicy } from '#policy/eviction-policy.ts';
 import type { CatalogStore } from '#ports/catalog-store.ts';
 import type { RamTier } from '#tiers/ram/ram-tier.ts';
 import type { SsdTier } from '#tiers/ssd/ssd-tier.ts';
+import { ChunkWatchers } from './chunk-watchers.ts';
 import { CacheCounters } from './cache-counters.ts';
 import { catalogRow, replicasOf } from './catalog-row.ts';
 import { ChainTouches, MAX_CHAIN } from './chain-touches.ts';
@@ -112,6 +113,7 @@ export class CacheState {
   readonly hbm: HbmReplicas | undefined;
   /** The redis:// twins. */
   readonly metadata = new Map<number, Uint8Array>();
+  readonly watchers = new ChunkWatchers(this);
   /** What clients of lm:// want back. */
   readonly lmBlocks = new Map<number, LmBlock>();
   /** Chunk that owns a RAM slot, or -1. */
@@ -378,6 +380,7 @@ export class CacheState {
   /** Takes a chunk out of everything. Leases and readers keep their memory; nobody finds it any more. */
   remove(entry: EntryIndex): void {
     this.#touches.settle();
+    this.watchers.tell('removed', entry);
     const namespace = this.index.namespaceOf(entry);
     this.catalog.enqueue({ kind: 'remove', generation: this.index.generation(entry) });
     this.leases.releaseEntry(entry);

@@ -12,11 +12,13 @@ import { CacheState } from './cache-state.ts';
 import type { CacheParts } from './cache-state.ts';
 import type {
   CacheDoor,
+  ChunkListener,
   ChunkRef,
   CommitOptions,
   CommitOutcome,
   DeviceRead,
   LeaseOwner,
+  OpenInto,
   ProbeOutcome,
   PutRejected,
   PutRequest,
@@ -36,6 +38,7 @@ import { RamVerifier } from './ram-verifier.ts';
 import { Recovery } from './recovery.ts';
 import { SsdReader } from './ssd-reader.ts';
 import { SsdWriter } from './ssd-writer.ts';
+import type { RegionSpan } from '#ports/local-door.ts';
 import type { SsdFolder } from '#tiers/ssd/ssd-folder.ts';
 
 const HOUSEKEEPING_MS = 250;
@@ -221,7 +224,17 @@ export class Cache implements CacheDoor {
     if (reason === 'size-guard') this.#state.counters.sizeGuardMisses += 1;
   }
 
+  watch(listener: ChunkListener): () => void {
+    return this.#state.watchers.add(listener);
+  }
+
   probe(namespace: NamespaceId, key: Uint8Array, owner: LeaseOwner | undefined): ProbeOutcome | undefined {
+    const outcome = this.probeInPlace(namespace, key, owner);
+    if (outcome?.tier === 'ssd') this.#reader.readAhead(outcome.ref.entry as EntryIndex);
+    return outcome;
+  }
+
+  probeInPlace(namespace: NamespaceId, key: Uint8Array, owner: LeaseOwner | undefined): ProbeOutcome | undefined {
     const state = this.#state;
     state.counters.probes += 1;
     const entry = state.draining ? undefined : this.#find(namespace, key);
@@ -235,10 +248,7 @@ export class Cache implements CacheDoor {
       const lease = state.leases.take({ entry, sizeBytes: outcome.sizeBytes, tier: outcome.tier }, owner, state.clock.monotonicMs());
       if (lease?.isNew === true) state.index.setLeaseCount(entry, state.index.leaseCount(entry) + 1);
     }
-    if (outcome.tier !== 'ram') {
-      state.noteProbed(entry, outcome.tier);
-      if (outcome.tier === 'ssd') this.#reader.readAhead(entry);
-    }
+    if (outcome.tier !== 'ram') state.noteProbed(entry, outcome.tier);
     return outcome;
   }
 
@@ -250,6 +260,46 @@ export class Cache implements CacheDoor {
     if (state.index.ramSlot(entry) < 0) return state.has(entry, IN_HBM) ? this.#openFromHbm(entry, owner) : this.#openFromSsd(entry, owner);
     if (state.has(entry, UNVERIFIED)) return this.#openUnverified(entry, owner);
     return this.#handle(entry, state.takeProbedTier(entry), owner);
+  }
+
+  endLease(ref: ChunkRef, owner: LeaseOwner): void {
+    if (this.#state.isSame(ref)) this.#state.leases.release(ref.entry, owner);
+  }
+
+  openInto(
+    namespace: NamespaceId,
+    key: Uint8Array,
+    client: { readonly owner: LeaseOwner; readonly span: RegionSpan },
+  ): OpenInto | Promise<OpenInto> {
+    const state = this.#state;
+    const entry = this.#find(namespace, key);
+    if (entry !== undefined && state.index.sizeBytes(entry) !== client.span.sizeBytes) {
+      state.counters.lookups += 1;
+      this.#miss();
+      return 'size';
+    }
+    if (entry !== undefined && state.index.ramSlot(entry) < 0 && !state.has(entry, IN_HBM)) return this.#loadInto(entry, client);
+    const opened = this.open(namespace, key, client.owner);
+    return opened instanceof Promise ? opened.then((handle) => handle ?? 'missing') : (opened ?? 'missing');
+  }
+
+  async #loadInto(entry: EntryIndex, { owner, span }: { readonly owner: LeaseOwner; readonly span: RegionSpan }): Promise<OpenInto> {
+    const state = this.#state;
+    const ref = { entry, generation: state.index.generation(entry) };
+    state.counters.lookups += 1;
+    const { into, outcome } = await this.#reader.loadInto(entry, span);
+    const isHere = outcome === 'loaded' && state.isSame(ref) && !state.expiry.isOver(entry);
+    if (!isHere || (!into && state.index.ramSlot(entry) < 0)) {
+      this.#miss();
+      return outcome === 'fault' ? 'fault' : 'missing';
+    }
+    state.takeProbedTier(entry);
+    if (!into) return this.#handle(entry, 'ssd', owner);
+    state.counters.hitsSsd += 1;
+    state.use(entry);
+    state.touch(entry, 'used');
+    state.leases.release(entry, owner);
+    return 'loaded';
   }
 
   #miss(): undefined {

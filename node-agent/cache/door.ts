@@ -5,6 +5,7 @@
 import type { Address, NamespaceId } from '#core/brand.ts';
 import type { LmBlock } from '#core/lm-block.ts';
 import type { NamespaceDescriptor } from '#core/namespace.ts';
+import type { RegionSpan } from '#ports/local-door.ts';
 
 /** Who holds leases: one client (address and user), over all of its sockets. Dense numbers given out by the door. */
 export type LeaseOwner = number;
@@ -95,6 +96,11 @@ export interface DeviceRead {
   release(): boolean;
 }
 
+export type OpenInto = ReadHandle | 'loaded' | 'missing' | 'size' | 'fault';
+
+/** `key` is valid during the call. */
+export type ChunkListener = (kind: 'stored' | 'removed', namespace: NamespaceDescriptor, key: Uint8Array) => void;
+
 export interface ProbeOutcome {
   readonly ref: ChunkRef;
   readonly sizeBytes: number;
@@ -129,10 +135,24 @@ export interface CacheDoor {
   peek(namespace: NamespaceId, key: Uint8Array): ProbeOutcome | undefined;
   /** EXISTS: counts, touches, takes a lease for `owner` where leases are left, starts read-ahead from SSD. */
   probe(namespace: NamespaceId, key: Uint8Array, owner: LeaseOwner | undefined): ProbeOutcome | undefined;
+  /** The same without read-ahead: whoever asks gives memory of his own to read into. */
+  probeInPlace(namespace: NamespaceId, key: Uint8Array, owner: LeaseOwner | undefined): ProbeOutcome | undefined;
+  /** Ends a lease that a probe took. */
+  endLease(ref: ChunkRef, owner: LeaseOwner): void;
   /** A probe that the door answers with no although the chunk may be here. */
   countRefusedProbe(reason: RefusalReason): void;
   /** GET: counts one lookup, as hit or miss; ends a lease of `owner`. Undefined is a miss. */
   open(namespace: NamespaceId, key: Uint8Array, owner: LeaseOwner | undefined): ReadHandle | undefined | Promise<ReadHandle | undefined>;
+  /**
+   * As `open`, for a client with memory of its own: what only SSD has is read straight into `span`, whose length must be the chunk's. A
+   * handle: the bytes are in RAM, and the caller copies them. 'size': of another length, a miss. 'fault': the span is no memory any more.
+   * Resolves when nothing writes into the span any more.
+   */
+  openInto(
+    namespace: NamespaceId,
+    key: Uint8Array,
+    client: { readonly owner: LeaseOwner; readonly span: RegionSpan },
+  ): OpenInto | Promise<OpenInto>;
   /** For a client on the same device who copies for himself; undefined where the chunk is not in HBM. Counts nothing. */
   openDevice(ref: ChunkRef): DeviceRead | undefined;
   /** A lookup that the door answers as a miss although the chunk may be here. */
@@ -178,6 +198,11 @@ export interface CacheDoor {
   usageOf(tenant: string): TenantUsage;
   /** Everything, or all that is `tenant`'s, at once and for good. Resolves when it is durable. */
   flushAll(actor: string, tenant?: string): Promise<void>;
+  /**
+   * Tells of every chunk that becomes readable ('stored') or leaves the cache ('removed'; a value that is replaced does both). Called in the
+   * middle of a change: the listener looks at nothing and keeps no view. Ends with the function that is answered.
+   */
+  watch(listener: ChunkListener): () => void;
   /** Invalidations and flushes that have begun in this life: what a door keeps beside the cache from before one of them may be dead. */
   readonly invalidationCount: number;
 }

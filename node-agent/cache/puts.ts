@@ -238,6 +238,7 @@ export class Puts {
     state.secondUse?.stored(entry);
     state.touch(entry, 'stored');
     state.catalogPut(entry);
+    state.watchers.tell('stored', entry);
     state.namespaces.release(ticket.namespace);
     return 'stored';
   }

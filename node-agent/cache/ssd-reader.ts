@@ -5,9 +5,10 @@
  * Invariants: a chunk has at most one load; a chunk that is loading is not evicted from SSD; a load that ends after its chunk was
  * removed or replaced gives its slot back; read-ahead bytes are the sum over read-ahead loads under way.
  */
-import type { EntryIndex } from '#core/brand.ts';
+import type { Address, EntryIndex } from '#core/brand.ts';
 import { namespaceIdentity } from '#core/namespace.ts';
 import type { IoPriority } from '#ports/io-pool.ts';
+import type { RegionSpan } from '#ports/local-door.ts';
 import type { ChunkFileHeader } from '#tiers/ssd/chunk-file.ts';
 import type { CacheState } from './cache-state.ts';
 import { LoadRooms } from './load-room.ts';
@@ -28,6 +29,8 @@ export class SsdReader {
   readonly #state: CacheState;
   readonly #rooms: LoadRooms;
   readonly #loads: LoadTable;
+  /** Reads into clients' memory under way, by chunk. */
+  readonly #direct = new Map<EntryIndex, number>();
   #readAheadBytes = 0;
 
   constructor(state: CacheState, space: RamSpace) {
@@ -37,7 +40,7 @@ export class SsdReader {
   }
 
   isLoading(entry: EntryIndex): boolean {
-    return this.#loads.has(entry);
+    return this.#loads.has(entry) || this.#direct.has(entry);
   }
 
   get loadingCount(): number {
@@ -131,6 +134,51 @@ export class SsdReader {
     state.counters.promotions += 1;
     state.catalogReplicas(entry);
     return 'loaded';
+  }
+
+  /**
+   * Reads a chunk straight into a client's memory; RAM stays as it is. Resolves when nothing writes there any more. A chunk that is on its
+   * way into RAM already is waited for: 'loaded' by `into: false`.
+   */
+  async loadInto(entry: EntryIndex, span: RegionSpan): Promise<{ readonly into: boolean; readonly outcome: LoadOutcome | 'fault' }> {
+    if (this.#loads.has(entry)) return { into: false, outcome: await this.load(entry, 'demand') };
+    this.#direct.set(entry, (this.#direct.get(entry) ?? 0) + 1);
+    try {
+      return { into: true, outcome: await this.#readInto(entry, span) };
+    } finally {
+      const left = (this.#direct.get(entry) ?? 1) - 1;
+      if (left === 0) this.#direct.delete(entry);
+      else this.#direct.set(entry, left);
+    }
+  }
+
+  async #readInto(entry: EntryIndex, { region, offset, sizeBytes }: RegionSpan): Promise<LoadOutcome | 'fault'> {
+    const state = this.#state;
+    const { index, ssd } = state;
+    const folder = index.ssdFolder(entry);
+    const ref = { entry, generation: index.generation(entry) };
+    if (ssd.isStalled(folder)) return 'refused';
+    const outcome = await ssd.read({
+      folder,
+      generation: ref.generation,
+      address: (region.address + offset) as Address,
+      sizeBytes,
+      capacityBytes: sizeBytes,
+      checksum: index.checksum(entry),
+      priority: 'demand',
+      region: { fd: region.fd, offset },
+    });
+    // A device that does not answer may still write: nobody is told that it is over before it is.
+    if (!outcome.ok && outcome.late !== undefined) await outcome.late;
+    if (!state.isSame(ref) || state.expiry.isOver(entry)) return 'gone';
+    if (!outcome.ok) {
+      if (outcome.reason === 'fault') return 'fault';
+      if (outcome.late === undefined && index.ssdFolder(entry) === folder) this.#failed(entry, outcome);
+      return 'refused';
+    }
+    if (this.#isFileOf(entry, outcome.header)) return 'loaded';
+    if (index.ssdFolder(entry) === folder) this.#failed(entry, { reason: 'corrupt', problem: 'header names another key', fileStays: true });
+    return 'gone';
   }
 
   #whereItIs(ref: { entry: EntryIndex; generation: number }): LoadOutcome {

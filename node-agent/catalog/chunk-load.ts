@@ -128,7 +128,8 @@ function readNamespaces(rows: readonly NamespaceRow[]): Map<number, KnownNamespa
   for (const row of rows) {
     const tags = parseTags(row.tags);
     const texts = [row.tenant, row.model, row.rank, row.objectGroup, row.dtype, row.layer, row.keyPrefix, row.keyTail];
-    const known = row.grammar === 'object-key' || row.grammar === 'cache-engine-key' || row.grammar === 'opaque';
+    const known =
+      row.grammar === 'object-key' || row.grammar === 'cache-engine-key' || row.grammar === 'opaque' || row.grammar === 'native';
     if (!known || tags === undefined || texts.some((value) => typeof value !== 'string')) continue;
     const { id, label: _label, objectGroup, ...columns } = row;
     const namespace = { ...columns, group: objectGroup, tags };

@@ -143,8 +143,8 @@ const typeNumbers = {
   pin: 12,
 } as const satisfies Record<JournalRecord['kind'], number>;
 
-const grammarNumbers = { 'object-key': 0, 'cache-engine-key': 1, opaque: 2 } as const satisfies Record<KeyGrammar, number>;
-const grammars: readonly KeyGrammar[] = ['object-key', 'cache-engine-key', 'opaque'];
+const grammarNumbers = { 'object-key': 0, 'cache-engine-key': 1, opaque: 2, native: 3 } as const satisfies Record<KeyGrammar, number>;
+const grammars: readonly KeyGrammar[] = ['object-key', 'cache-engine-key', 'opaque', 'native'];
 const tiers = ['hbm', 'ram', 'ssd'] as const;
 const pinModes = ['none', 'soft', 'hard'] as const;
 /** Generations in one `pin` record: 80 KB. */

@@ -12,7 +12,7 @@ const agentFileSchema = z.object({
   /** Wall clock, ISO 8601. */
   startedAt: z.string(),
   /** Every door that is open, with the port that it really has. */
-  doors: z.object({ http: addressSchema, resp: addressSchema.optional(), lm: addressSchema.optional() }),
+  doors: z.object({ http: addressSchema, resp: addressSchema.optional(), lm: addressSchema.optional(), socket: z.string().optional() }),
   dataDir: z.string(),
   /** HTTP and RESP speak TLS. */
   tls: z.boolean().optional(),

@@ -15,7 +15,12 @@ export interface StartScreenInput {
   readonly version: string;
   readonly loaded: LoadedConfig;
   /** Doors as they listen, with the port that was given for 0. */
-  readonly doors: { readonly http: Address; readonly resp: Address | undefined; readonly lm: Address | undefined };
+  readonly doors: {
+    readonly http: Address;
+    readonly resp: Address | undefined;
+    readonly lm: Address | undefined;
+    readonly socket?: string | undefined;
+  };
   /** Pools on devices, as they were made. */
   readonly devices?: readonly ScreenDevice[];
   readonly readyMs: number;
@@ -46,10 +51,15 @@ export function renderStartScreen(input: StartScreenInput): string {
   rows.push(['HTTP', formatAddress(doors.http), access(doors.http, config.tokens)]);
   rows.push(doors.resp === undefined ? ['RESP', 'off', ''] : ['RESP', formatAddress(doors.resp), access(doors.resp, config.tokens)]);
   rows.push(doors.lm === undefined ? ['lm', 'off', lmIsOff(loaded)] : ['lm', formatAddress(doors.lm), access(doors.lm, NO_TOKENS)]);
+  rows.push([
+    'Socket',
+    doors.socket ?? 'off',
+    doors.socket === undefined ? loaded.because('socket.path').replace(/^off, /, '') : socketAccess(config.socket.mode),
+  ]);
   rows.push(['Data', config.dataDir, '']);
   rows.push(['Stats', `${url}/v1/stats`, '']);
   const width = Math.max(...rows.filter(([, , note]) => note !== '').map(([, value]) => value.length));
-  const lines = rows.map(([name, value, note]) => `  ${name.padEnd(5)}  ${value.padEnd(width)}  ${note}`.trimEnd());
+  const lines = rows.map(([name, value, note]) => `  ${name.padEnd(6)}  ${value.padEnd(width)}  ${note}`.trimEnd());
   const warnings = (input.warnings ?? []).map((warning) => `  !  ${warning}`);
   return [
     `kvtier ${input.version}`,
@@ -87,6 +97,10 @@ const NO_TOKENS = { admin: undefined, read: undefined } as const;
 /** Nobody turned it off: says why it is. */
 function lmIsOff(loaded: LoadedConfig): string {
   return loaded.because('lm.listen').replace(/^off, /, '');
+}
+
+function socketAccess(mode: number): string {
+  return (mode & 0o066) === 0 ? 'this user only' : (mode & 0o006) === 0 ? 'this user and the group' : 'every user of this machine';
 }
 
 function access(address: Address, tokens: { readonly admin: string | undefined; readonly read: string | undefined }): string {

@@ -38,6 +38,17 @@ export interface AgentConfig {
   };
   /** Has no authentication. Shares the limits of `resp`. Undefined: the door is off. */
   readonly lm: { readonly listen: Address | undefined };
+  /** The native door. `path` undefined: it is off. */
+  readonly socket: {
+    readonly path: string | undefined;
+    /** Permission bits. */
+    readonly mode: number;
+    readonly group: string | undefined;
+    /** Absolute. */
+    readonly regionRoots: readonly string[];
+    readonly maxConnections: number;
+    readonly reserveBytes: number;
+  };
   /** Absolute paths; undefined: HTTP and RESP are plain. */
   readonly tls: { readonly certPath: string; readonly keyPath: string } | undefined;
   /** A read token or tenants' tokens never stand alone, and no two tokens are equal. */

@@ -20,6 +20,8 @@ export interface SsdDir {
 }
 
 export type KnobShape =
+  | 'text'
+  | 'mode'
   | 'size'
   | 'rate'
   | 'duration'
@@ -108,6 +110,25 @@ export function choice<const Options extends readonly [string, ...string[]]>(opt
 
 export function text(wanted: string): z.ZodType<string> {
   return z.string({ error: `${wanted} is wanted` }).min(1, { error: `${wanted} is wanted` });
+}
+
+/** Permission bits in octal: `0660`. */
+export function fileMode(): z.ZodType<number> {
+  return z.union([z.number(), z.string()], { error: 'an octal mode such as 0660 is wanted' }).transform((raw, context) => {
+    if (typeof raw === 'string' && /^0?[0-7]{3}$/.test(raw)) return Number.parseInt(raw, 8);
+    context.addIssue({ code: 'custom', message: 'an octal mode such as 0660, in quotes, is wanted' });
+    return z.NEVER;
+  });
+}
+
+/** Absolute paths; a variable separates them by commas. */
+export function paths(): z.ZodType<readonly string[]> {
+  const wanted = 'absolute paths are wanted';
+  return z.union([z.string(), z.array(z.string())], { error: wanted }).transform((raw, context) => {
+    const items = (Array.isArray(raw) ? raw : raw.split(',')).map((item) => item.trim());
+    for (const item of items) if (!item.startsWith('/')) context.addIssue({ code: 'custom', message: wanted });
+    return items;
+  });
 }
 
 /** A bearer token: visible ASCII, so that it survives an HTTP header and a RESP argument. */

@@ -111,6 +111,43 @@ export const configSchema = z.strictObject({
     defaultText: '`false`',
     description: 'Let the lm:// door listen beyond this machine, where everybody who reaches it reads and stores.',
   }),
+  'socket.path': knob(types.text('a path, auto or off'), 'auto', {
+    shape: 'path',
+    hint: 'path|auto|off',
+    flag: 'socket',
+    defaultText: '`auto`: agent.sock in dataDir',
+    description: 'Unix socket of the native door for engines on this machine; at most 107 bytes.',
+  }),
+  'socket.mode': knob(types.fileMode(), 0o600, {
+    shape: 'mode',
+    hint: 'octal',
+    defaultText: '`0600`',
+    description: 'Permissions of the socket: who may write to it may use the door.',
+  }),
+  'socket.group': optionalKnob(types.text('a group'), {
+    shape: 'text',
+    hint: 'name|gid',
+    defaultText: "the process's own",
+    description: 'Group of the socket, for engines of other users; goes with socket.mode 0660.',
+  }),
+  'socket.regionRoots': knob(types.paths(), ['/dev/shm'], {
+    shape: 'path',
+    hint: 'path,path',
+    defaultText: '`/dev/shm`',
+    description: 'Folders, in memory, under which the files of clients may lie that the agent reads and writes for them.',
+  }),
+  'socket.maxConnections': knob(types.count({ min: 1, max: 65_536 }), 1024, {
+    shape: 'count',
+    hint: 'count',
+    defaultText: '`1024`',
+    description: 'Connections to the socket at one time; further ones are closed.',
+  }),
+  'socket.reserve': knob(types.size({ min: MiB, max: MAX_BYTES }), 256 * MiB, {
+    shape: 'size',
+    hint: 'size',
+    defaultText: '`256MiB`',
+    description: 'Memory that the agent makes for clients that reserve room before they store, over all of them; a quarter of it for each.',
+  }),
   'tls.cert': optionalKnob(types.text('a path'), {
     shape: 'path',
     hint: 'path',

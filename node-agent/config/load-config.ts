@@ -233,6 +233,8 @@ function effective(config: AgentConfig): Partial<Record<KnobKey, string>> {
     readToken: config.tokens.read === undefined ? '' : MASK,
     'tenants.tokens': [...config.tokens.tenants.keys()].map((name) => `${name}=${MASK}`).join(' '),
     'lm.listen': config.lm.listen === undefined ? 'off' : formatAddress(config.lm.listen),
+    'socket.path': config.socket.path ?? 'off',
+    'socket.mode': `0${config.socket.mode.toString(8)}`,
     'ram.size': formatBytes(ram.sizeBytes),
     'ram.maxChunk': formatBytes(ram.maxChunkBytes),
     'ram.shmDir': ram.shmDir,

@@ -71,6 +71,36 @@ function lmSection(input: NormalizeInput, notes: Notes): AgentConfig['lm'] {
   return lm.config;
 }
 
+/** sun_path of a unix socket. */
+const MAX_SOCKET_PATH_BYTES = 107;
+
+function socketSection(input: NormalizeInput, notes: Notes): AgentConfig['socket'] {
+  const { values } = input;
+  const asked = values['socket.path'];
+  const wanted =
+    asked === 'auto' ? resolve(input.cwd, values.dataDir, 'agent.sock') : asked === 'off' ? undefined : absolute(input.cwd, asked);
+  const isTooLong = wanted !== undefined && new TextEncoder().encode(wanted).length > MAX_SOCKET_PATH_BYTES;
+  if (asked === 'auto') {
+    notes.origins.set('socket.path', 'derived');
+    notes.reasons.set(
+      'socket.path',
+      isTooLong ? 'off, since its path has more than 107 bytes: name a shorter --socket' : 'in the data directory',
+    );
+  } else if (isTooLong) {
+    notes.problems.push(
+      `${named(input, 'socket.path', asked)} has more than ${MAX_SOCKET_PATH_BYTES} bytes, which no unix socket can have`,
+    );
+  }
+  return {
+    path: isTooLong ? undefined : wanted,
+    mode: values['socket.mode'],
+    group: values['socket.group'],
+    regionRoots: values['socket.regionRoots'],
+    maxConnections: values['socket.maxConnections'],
+    reserveBytes: values['socket.reserve'],
+  };
+}
+
 function checkTokens(input: NormalizeInput, notes: Notes): void {
   const { admin, read, tenants } = input.tokens;
   if (tenants.size > 0 && admin === undefined)
@@ -303,6 +333,7 @@ export function normalize(input: NormalizeInput, problems: string[]): Normalized
       minBytesPerSecond: values['resp.minRate'],
     },
     lm,
+    socket: socketSection(input, notes),
     tls: tlsSection(input, notes),
     tokens: input.tokens,
     tenants: { reveal: values['tenants.reveal'] },

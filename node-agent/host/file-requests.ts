@@ -19,6 +19,24 @@ export type FileRequest =
       readonly capacityBytes: number;
       readonly direct: boolean;
     }
+  | {
+      readonly kind: 'copyOut' | 'copyIn';
+      readonly arenaFd: number;
+      readonly arenaOffset: number;
+      readonly arenaAddress: number;
+      readonly regionAddress: number;
+      readonly sizeBytes: number;
+      readonly sealed: boolean;
+    }
+  | {
+      readonly kind: 'readInto';
+      readonly path: string;
+      readonly regionFd: number;
+      readonly regionOffset: number;
+      readonly regionAddress: number;
+      readonly sizeBytes: number;
+      readonly direct: boolean;
+    }
   | { readonly kind: 'checksum'; readonly path: string; readonly sizeBytes: number }
   | { readonly kind: 'memory'; readonly address: number; readonly sizeBytes: number }
   | { readonly kind: 'headers'; readonly paths: readonly string[] }

@@ -8,8 +8,9 @@ import { readdirSync, statfsSync } from 'node:fs';
 import { IoVector } from './io-vector.ts';
 import { MemoryViews, checksumOf } from './memory-checksum.ts';
 import { BLOCK_BYTES, roundUp } from '#core/bytes.ts';
-import { CHECKSUM_BLOCK_BYTES } from '#core/checksum.ts';
+import { CHECKSUM_BLOCK_BYTES, RunningChecksum } from '#core/checksum.ts';
 import {
+  EFAULT,
   EINTR,
   EINVAL,
   EIO,
@@ -175,6 +176,80 @@ function readChunk(request: Extract<FileRequest, { kind: 'read' }>): FileRespons
   }
 }
 
+/** The kernel copies, so that memory which the client takes away is EFAULT and no signal; what cannot shrink is copied plainly. */
+function moveSlice(request: Extract<FileRequest, { kind: 'copyOut' | 'copyIn' }>, offset: number, sizeBytes: number): void {
+  const inwards = request.kind === 'copyIn';
+  if (request.sealed) {
+    const region = asPointer(request.regionAddress + offset);
+    const arena = asPointer(request.arenaAddress + offset);
+    libc.memcpy(inwards ? arena : region, inwards ? region : arena, sizeBytes);
+    return;
+  }
+  transfer(request.arenaFd, [[request.regionAddress + offset, sizeBytes]], {
+    offset: request.arenaOffset + offset,
+    writing: inwards,
+    minimumBytes: sizeBytes,
+  });
+}
+
+function copyOut(request: Extract<FileRequest, { kind: 'copyOut' | 'copyIn' }>): FileResponse {
+  for (const slice of slices(request.sizeBytes)) moveSlice(request, slice.offset, slice.sizeBytes);
+  return { ok: true };
+}
+
+/** Each block is hashed in our own memory, after it has arrived and while it is in the processor's cache. */
+function copyIn(request: Extract<FileRequest, { kind: 'copyOut' | 'copyIn' }>): FileResponse {
+  const hasher = checksumOf(views, request.arenaAddress, request.sizeBytes);
+  for (let at = 0; at < request.sizeBytes; at += CHECKSUM_BLOCK_BYTES) {
+    const take = Math.min(CHECKSUM_BLOCK_BYTES, request.sizeBytes - at);
+    moveSlice(request, at, take);
+    hasher.advance(at + take);
+  }
+  return { ok: true, checksum: hasher.finish() };
+}
+
+/**
+ * Whole blocks go straight into the region where it is aligned; a tail, and what is not aligned, through the bounce slice, so that no byte
+ * behind the span is touched. The checksum is of what the region holds then, read back through the kernel.
+ */
+function readInto(request: Extract<FileRequest, { kind: 'readInto' }>): FileResponse {
+  const opened = openFile(request.path, O_RDONLY, request.direct);
+  try {
+    const header = readHeaderBlock(opened.fd);
+    const { regionFd, regionOffset, regionAddress } = request;
+    /** Between the bounce slice and the client's file. What fails there is the client's fault and not the device's. */
+    const inRegion = (options: { offset: number; writing: boolean; minimumBytes: number }): void => {
+      try {
+        transfer(regionFd, [[bounceAddress, options.minimumBytes]], options);
+      } catch (problem) {
+        throw problem instanceof Failure ? new Failure('region', EFAULT) : problem;
+      }
+    };
+    const block = (offset: number, sizeBytes: number): Uint8Array => {
+      if (sizeBytes > 0) inRegion({ offset: regionOffset + offset, writing: false, minimumBytes: sizeBytes });
+      return scratch.subarray(BLOCK_BYTES, BLOCK_BYTES + sizeBytes);
+    };
+    const hasher = new RunningChecksum(request.sizeBytes, (bytes, seed) => Bun.hash.xxHash3(bytes, seed), block);
+    const aligned = regionAddress % BLOCK_BYTES === 0;
+    for (const slice of slices(request.sizeBytes)) {
+      const straight = aligned ? slice.sizeBytes - (slice.sizeBytes % BLOCK_BYTES) : 0;
+      const fileOffset = BLOCK_BYTES + slice.offset;
+      if (straight > 0)
+        transfer(opened.fd, [[regionAddress + slice.offset, straight]], { offset: fileOffset, writing: false, minimumBytes: straight });
+      const rest = slice.sizeBytes - straight;
+      if (rest > 0) {
+        const padded = roundUp(rest, BLOCK_BYTES);
+        transfer(opened.fd, [[bounceAddress, padded]], { offset: fileOffset + straight, writing: false, minimumBytes: rest });
+        inRegion({ offset: regionOffset + slice.offset + straight, writing: true, minimumBytes: rest });
+      }
+      hasher.advance(slice.offset + slice.sizeBytes);
+    }
+    return { ok: true, direct: opened.direct, header, checksum: hasher.finish() };
+  } finally {
+    libc.close(opened.fd);
+  }
+}
+
 /** Checksum of a file's payload through the bounce slice: `verify` has no slot to read into. */
 function checksumFile(path: string, sizeBytes: number): FileResponse {
   const opened = openFile(path, O_RDONLY, true);
@@ -226,6 +301,12 @@ function handle(request: Exclude<FileRequest, { kind: 'arena' }>): FileResponse 
       return writeChunk(request);
     case 'read':
       return readChunk(request);
+    case 'copyOut':
+      return copyOut(request);
+    case 'copyIn':
+      return copyIn(request);
+    case 'readInto':
+      return readInto(request);
     case 'checksum':
       return checksumFile(request.path, request.sizeBytes);
     case 'memory': {

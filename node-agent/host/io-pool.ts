@@ -27,6 +27,7 @@ import type {
   WriteChunkDone,
   WriteChunkJob,
 } from '#ports/io-pool.ts';
+import type { ArenaPlace, RegionIo, RegionSpan } from '#ports/local-door.ts';
 import type { FileRequest, TimedFileResponse } from './file-requests.ts';
 import { JobRing, KIND_ARENA, KIND_RECEIVE, KIND_SEND, KIND_STOP, emptyJobRecord } from './io-jobs.ts';
 import type { SocketCompletion, SocketJobRecord } from './io-jobs.ts';
@@ -196,6 +197,9 @@ function deadlineOf(request: FileRequest, baseMs: number): number {
       return baseMs + request.paths.length * HEADER_MS;
     case 'write':
     case 'read':
+    case 'readInto':
+    case 'copyOut':
+    case 'copyIn':
     case 'checksum':
       return baseMs + request.sizeBytes / SLOWEST_BYTES_PER_MS;
     default:
@@ -208,7 +212,7 @@ function pathOf(request: FileRequest): string {
   return request.kind === 'rename' ? request.from : request.kind === 'headers' ? (request.paths[0] ?? '') : '';
 }
 
-class HostFileIo implements FileIo {
+class HostFileIo implements FileIo, RegionIo {
   readonly #threads: FileThread[] = [];
   readonly #queues: Record<IoPriority, FileJob[]> = { demand: [], prefetch: [], write: [], background: [] };
   #slowRunning = 0;
@@ -330,8 +334,12 @@ class HostFileIo implements FileIo {
   }
 
   async readChunk(job: ReadChunkJob): Promise<ReadChunkDone | IoFailure> {
-    const { priority, ...rest } = job;
-    const response = await this.submit({ kind: 'read', ...rest }, priority);
+    const { priority, region, ...rest } = job;
+    const request: FileRequest =
+      region === undefined
+        ? { kind: 'read', ...rest }
+        : { kind: 'readInto', path: job.path, regionFd: region.fd, regionOffset: region.offset, regionAddress: job.address, ...sizes(job) };
+    const response = await this.submit(request, priority);
     if (!response.ok) return failure(response);
     assert(response.header !== undefined && response.checksum !== undefined, 'a read answers header and checksum');
     return {
@@ -389,6 +397,23 @@ class HostFileIo implements FileIo {
     return { demand: q.demand.length, prefetch: q.prefetch.length, write: q.write.length, background: q.background.length };
   }
 
+  async copyOut(
+    from: { readonly address: Address; readonly place: ArenaPlace },
+    to: RegionSpan,
+  ): Promise<{ readonly ok: true } | IoFailure> {
+    return done(await this.submit(copyRequest('copyOut', from, to), 'demand'));
+  }
+
+  async copyIn(
+    from: RegionSpan,
+    to: { readonly address: Address; readonly place: ArenaPlace },
+  ): Promise<{ readonly ok: true; readonly checksum: bigint } | IoFailure> {
+    const response = await this.submit(copyRequest('copyIn', to, from), 'demand');
+    if (!response.ok) return failure(response);
+    assert(response.checksum !== undefined, 'a copy into an arena answers a checksum');
+    return { ok: true, checksum: response.checksum };
+  }
+
   /** Drops what is queued (ECANCELED), waits for what runs unless it is stuck, ends the threads. */
   async close(): Promise<void> {
     this.#closed = true;
@@ -408,6 +433,26 @@ class HostFileIo implements FileIo {
     );
     clearInterval(this.#watch);
   }
+}
+
+function sizes({ sizeBytes, direct }: ReadChunkJob): { readonly sizeBytes: number; readonly direct: boolean } {
+  return { sizeBytes, direct };
+}
+
+function copyRequest(
+  kind: 'copyOut' | 'copyIn',
+  arena: { readonly address: Address; readonly place: ArenaPlace },
+  { region, offset, sizeBytes }: RegionSpan,
+): FileRequest {
+  return {
+    kind,
+    arenaFd: arena.place.fd,
+    arenaOffset: arena.place.offset,
+    arenaAddress: arena.address,
+    regionAddress: region.address + offset,
+    sizeBytes,
+    sealed: region.sealed,
+  };
 }
 
 function isSlow(priority: IoPriority): boolean {
@@ -435,12 +480,14 @@ export interface HostIoPoolOptions {
 export class HostIoPool implements IoPool {
   readonly sockets: SocketIo;
   readonly files: HostFileIo;
+  readonly regions: RegionIo;
   readonly #socketThreads: readonly SocketThread[];
 
   constructor(socketThreads: readonly SocketThread[], files: HostFileIo) {
     this.#socketThreads = socketThreads;
     this.sockets = new HostSocketIo(socketThreads);
     this.files = files;
+    this.regions = files;
   }
 
   /** Resolves when every thread runs. */

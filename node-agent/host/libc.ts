@@ -36,6 +36,9 @@ const library = dlopen('libc.so.6', {
   connect: { args: ['i32', 'ptr', 'u32'], returns: 'i32' },
   accept4: { args: ['i32', 'ptr', 'ptr', 'i32'], returns: 'i32' },
   setsockopt: { args: ['i32', 'i32', 'i32', 'ptr', 'u32'], returns: 'i32' },
+  getsockopt: { args: ['i32', 'i32', 'i32', 'ptr', 'ptr'], returns: 'i32' },
+  memfd_create: { args: ['ptr', 'u32'], returns: 'i32' },
+  fcntl: { args: ['i32', 'i32', 'i32'], returns: 'i32' },
   getsockname: { args: ['i32', 'ptr', 'ptr'], returns: 'i32' },
   memcpy: { args: ['ptr', 'ptr', 'u64'], returns: 'ptr' },
   memset: { args: ['ptr', 'i32', 'u64'], returns: 'ptr' },
@@ -99,6 +102,8 @@ export const O_TRUNC = 0o1000;
 export const O_APPEND = 0o2000;
 export const O_CLOEXEC = 0o2000000;
 export const O_NONBLOCK = 0o4000;
+/** Not the same on every architecture: asm-generic 0o400000, arm64 0o100000. */
+export const O_NOFOLLOW = process.arch === 'arm64' ? 0o100000 : 0o400000;
 export const O_DIRECT = process.arch === 'arm64' ? 0o200000 : 0o40000;
 export const PROT_READ = 1;
 export const PROT_WRITE = 2;
@@ -113,6 +118,14 @@ export const LOCK_EX = 2;
 export const LOCK_NB = 4;
 export const LOCK_UN = 8;
 export const SHUT_RDWR = 2;
+export const SO_PEERCRED = 17;
+export const MFD_CLOEXEC = 1;
+export const MFD_ALLOW_SEALING = 2;
+export const F_ADD_SEALS = 1033;
+export const F_GET_SEALS = 1034;
+export const F_SEAL_SEAL = 1;
+export const F_SEAL_SHRINK = 2;
+export const F_SEAL_GROW = 4;
 export const AF_UNIX = 1;
 export const AF_INET = 2;
 export const SOCK_STREAM = 1;
@@ -124,6 +137,7 @@ export const SO_REUSEADDR = 2;
 export const SCM_RIGHTS = 1;
 export const MSG_CMSG_CLOEXEC = 0x40000000;
 export const MSG_NOSIGNAL = 0x4000;
+export const MSG_DONTWAIT = 0x40;
 export const EPOLLIN = 1;
 export const EPOLLOUT = 4;
 export const EPOLL_CTL_ADD = 1;
@@ -135,6 +149,7 @@ export const EFD_NONBLOCK = 0o4000;
 export const EFD_CLOEXEC = 0o2000000;
 export const EINTR = 4;
 export const EIO = 5;
+export const EFAULT = 14;
 export const EAGAIN = 11;
 export const EINVAL = 22;
 export const ENOSPC = 28;

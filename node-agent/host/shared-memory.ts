@@ -33,6 +33,7 @@ import {
   O_CLOEXEC,
   O_CREAT,
   O_EXCL,
+  O_RDONLY,
   O_RDWR,
   PROT_READ,
   PROT_WRITE,
@@ -61,6 +62,7 @@ class HostArena implements Arena {
   readonly sizeBytes: number;
   readonly #onRemoved: () => void;
   #closed = false;
+  #readOnly = -1;
   /**
    * All of it, at most the 4 GiB that an ArrayBuffer of Bun holds. To the collector an ArrayBuffer is memory of its size that it is
    * responsible for: with one for each value that is looked at it would collect after every hundred MiB (garbage-watch.ts).
@@ -101,6 +103,13 @@ class HostArena implements Arena {
     return this.#bytes.subarray(offsetBytes, offsetBytes + lengthBytes);
   }
 
+  readOnlyFd(): Fd {
+    assert(!this.#closed, `arena ${this.path} is open`);
+    if (this.#readOnly < 0) this.#readOnly = libc.open(addressOf(cString(`/proc/self/fd/${this.fd}`)), O_RDONLY | O_CLOEXEC, 0);
+    if (this.#readOnly < 0) throw unavailable('Cannot share arena', this.path);
+    return this.#readOnly as Fd;
+  }
+
   close(options: { readonly keep: boolean } = { keep: false }): void {
     if (this.#closed) return;
     this.#closed = true;
@@ -109,6 +118,7 @@ class HostArena implements Arena {
     libc.munmap(asPointer(this.address), this.sizeBytes);
     if (!options.keep) libc.unlink(addressOf(cString(this.path)));
     libc.close(this.fd);
+    if (this.#readOnly >= 0) libc.close(this.#readOnly);
     if (!options.keep) this.#onRemoved();
   }
 }

@@ -115,6 +115,11 @@ export interface ReadChunkJob {
   readonly capacityBytes: number;
   readonly direct: boolean;
   readonly priority: IoPriority;
+  /**
+   * The memory is a part of a client's (ports/local-door.ts): `address` lies `offset` bytes into the file of `fd`. Not one byte behind
+   * `sizeBytes` is written, and memory that the client has taken away fails the job with EFAULT.
+   */
+  readonly region?: { readonly fd: Fd; readonly offset: number };
 }
 
 export interface ReadChunkDone {

@@ -11,6 +11,8 @@ export interface Arena {
   allocate(offsetBytes: number, lengthBytes: number): boolean;
   /** A view of at most 4 GiB; valid until `close`. */
   view(offsetBytes: number, lengthBytes: number): Uint8Array;
+  /** A descriptor for those who may look and not write; the arena's own, until `close`. Throws SHARED_MEMORY_UNAVAILABLE. */
+  readOnlyFd(): Fd;
   /** Unmaps and gives up the lock. The file goes, unless `keep` leaves it for the next process. */
   close(options?: { readonly keep: boolean }): void;
 }

@@ -5,7 +5,7 @@
  */
 import { assert } from '#core/assert.ts';
 import type { Clock } from '#core/clock.ts';
-import type { ConnectionHandler, Listener, Transport, TransportSocket } from '#ports/transport.ts';
+import type { ConnectionHandler, Listener, TransportSocket } from '#ports/transport.ts';
 
 export interface DoorConnection extends ConnectionHandler {
   /** A command is in work. */
@@ -13,10 +13,10 @@ export interface DoorConnection extends ConnectionHandler {
 }
 
 /** What a door has and does of its own. */
-export interface DoorHooks<Connection extends DoorConnection> {
-  readonly open: (socket: TransportSocket, id: number) => Connection;
+export interface DoorHooks<Connection extends DoorConnection, Socket extends TransportSocket> {
+  readonly open: (socket: Socket, id: number) => Connection;
   /** There are as many as are allowed: the last words, then the end. */
-  readonly refuse: (socket: TransportSocket) => void;
+  readonly refuse: (socket: Socket) => void;
   readonly sweep: (connection: Connection, nowMs: number) => void;
 }
 
@@ -25,19 +25,32 @@ const SETTLE_POLL_MS = 5;
 /** For a socket that was refused. */
 const nobody: ConnectionHandler = { onData() {}, onDrain() {}, onClose() {} };
 
-export class DoorConnections<Connection extends DoorConnection> {
-  readonly #options: { readonly transport: Transport; readonly clock: Clock; readonly maxConnections: number };
-  readonly #hooks: DoorHooks<Connection>;
+/** TCP, or a unix socket. */
+export interface DoorTransport<Socket extends TransportSocket, Address, Listening extends { stop(): void }> {
+  listen(address: Address, accept: (socket: Socket) => ConnectionHandler): Listening;
+}
+
+export interface DoorOptions<Transport> {
+  readonly transport: Transport;
+  readonly clock: Clock;
+  readonly maxConnections: number;
+}
+
+export class DoorConnections<
+  Connection extends DoorConnection,
+  Socket extends TransportSocket = TransportSocket,
+  Address = { readonly host: string; readonly port: number },
+  Listening extends { stop(): void } = Listener,
+> {
+  readonly #options: DoorOptions<DoorTransport<Socket, Address, Listening>>;
+  readonly #hooks: DoorHooks<Connection, Socket>;
   readonly #open = new Set<Connection>();
-  #listener: Listener | undefined;
+  #listener: Listening | undefined;
   #cancelSweep: (() => void) | undefined;
   #total = 0;
   #accepted = 0;
 
-  constructor(
-    options: { readonly transport: Transport; readonly clock: Clock; readonly maxConnections: number },
-    hooks: DoorHooks<Connection>,
-  ) {
+  constructor(options: DoorOptions<DoorTransport<Socket, Address, Listening>>, hooks: DoorHooks<Connection, Socket>) {
     this.#options = options;
     this.#hooks = hooks;
   }
@@ -47,10 +60,7 @@ export class DoorConnections<Connection extends DoorConnection> {
   }
 
   /** `onAccept` is told of each connection once it is in here. */
-  listen(
-    address: { readonly host: string; readonly port: number },
-    onAccept: (connection: Connection, socket: TransportSocket) => void,
-  ): Listener {
+  listen(address: Address, onAccept: (connection: Connection, socket: Socket) => void): Listening {
     this.#listener = this.#options.transport.listen(address, (socket) => {
       this.#total += 1;
       if (this.#open.size >= this.#options.maxConnections) {

@@ -25,7 +25,7 @@ export const namespace = sqliteTable(
   {
     id: integer('id').primaryKey(),
     label: text('label').notNull(),
-    grammar: text('grammar', { enum: ['object-key', 'cache-engine-key', 'opaque'] }).notNull(),
+    grammar: text('grammar', { enum: ['object-key', 'cache-engine-key', 'opaque', 'native'] }).notNull(),
     tenant: text('tenant')
       .notNull()
       .references(() => tenant.name),

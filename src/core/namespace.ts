@@ -2,7 +2,7 @@
  * A namespace: all that makes equal keys different KV. Over RESP it is read out of the key (protocol/lmcache-key.ts); the key
  * bytes that remain name a chunk inside it, and `keyPrefix + key + keyTail` is the client's own spelling again.
  */
-export type KeyGrammar = 'object-key' | 'cache-engine-key' | 'opaque';
+export type KeyGrammar = 'object-key' | 'cache-engine-key' | 'opaque' | 'native';
 
 export interface NamespaceDescriptor {
   readonly grammar: KeyGrammar;
@@ -59,9 +59,9 @@ export function isCredentialTenant(tenant: string): boolean {
   return tenant.startsWith(CREDENTIAL_SIGIL);
 }
 
-/** The cache_salt in the client's spelling of the keys; '' where there is none. Only object keys have one. */
+/** The cache_salt in the client's spelling of the keys; '' where there is none. Only object keys and native ones have one. */
 export function saltOf({ grammar, keyTail }: Pick<NamespaceDescriptor, 'grammar' | 'keyTail'>): string {
-  return grammar === 'object-key' && keyTail.startsWith('@') ? keyTail.slice(1) : '';
+  return (grammar === 'object-key' || grammar === 'native') && keyTail.startsWith('@') ? keyTail.slice(1) : '';
 }
 
 /**

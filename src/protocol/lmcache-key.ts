@@ -1,13 +1,15 @@
 /**
- * Reads LMCache's two key grammars; whatever is neither is opaque and cached all the same.
+ * Reads LMCache's two key grammars and the native door's spelling; whatever is none of them is opaque and cached all the same.
  *
  *   object-key        [prefix@]model@kvRank@group@hash[@salt]        (0.4.x: model@kvRank@hash)
  *   cache-engine-key  [vllm@]model@worldSize@workerId@hash@dtype[@layer][@tag%value ...], for redis:// followed by
  *                     `kv_bytes` or `metadata` without a separator
+ *   native            kvtier:1@model@layout@rank@group@key[@salt]       (native/native-key.ts)
  *
  * Sources: LMCache's `_object_key_to_string` and `CacheEngineKey.to_string`; docs/formats/wire-resp.md says what we accept.
  */
 import { DEFAULT_TENANT, namespaceIdentity, type NamespaceDescriptor } from '#core/namespace.ts';
+import { nativeDescriptor, readNativeKey } from './native/native-key.ts';
 
 /** Longest key in bytes, documented at the doors. */
 export const MAX_KEY_BYTES = 2048;
@@ -150,6 +152,8 @@ export class KeyParser {
     if (bytes.indexOf(AT) < 0) return opaque;
     const text = decodeClean(bytes);
     if (text === undefined) return opaque;
+    const native = this.#readNative(text, bytes);
+    if (native !== undefined) return native;
     const suffix = suffixOf(bytes);
     const objectKey = readObjectKey(text.split('@'), 0);
     // A salt may end in `metadata`; only cache-engine keys carry the suffix, so an object key is looked for first.
@@ -171,6 +175,16 @@ export class KeyParser {
     });
     this.#remember({ descriptor, prefix, tail, twin: twin !== undefined, signed: descriptor.grammar === 'cache-engine-key' });
     return { descriptor, key: bytes.subarray(start, end), part: twin === undefined ? 'whole' : suffix };
+  }
+
+  /** Not remembered by its bytes: the native door names its namespaces itself, and here only people spell such keys. */
+  #readNative(text: string, bytes: Uint8Array): ParsedKey | undefined {
+    const reading = readNativeKey(text.split('@'));
+    const descriptor = reading === undefined ? undefined : nativeDescriptor(reading.native, this.#tenant);
+    if (reading === undefined || descriptor === undefined || typeof descriptor === 'string') return undefined;
+    const start = fieldStart(bytes, reading.hashIndex);
+    const next = bytes.indexOf(AT, start);
+    return { descriptor: this.#intern(descriptor), key: bytes.subarray(start, next < 0 ? bytes.length : next), part: 'whole' };
   }
 
   #tenantOf(salt: string): string {
@@ -199,7 +213,7 @@ export function parseKey(bytes: Uint8Array, options: { readonly tenant?: string 
 
 /** True for keys that LMCache itself spells: what the lmcache profile of a connection goes by. */
 export function isLmcacheKey(parsed: ParsedKey): boolean {
-  return parsed.descriptor.grammar !== 'opaque';
+  return parsed.descriptor.grammar !== 'opaque' && parsed.descriptor.grammar !== 'native';
 }
 
 /** The bytes that the client sent: the inverse of parsing. */

@@ -115,6 +115,7 @@ export const rooms: readonly Room[] = [
 export const outside: readonly { readonly file: string; readonly why: string }[] = [
   { file: 'node-agent/main.ts', why: 'the composition root: with agent.ts the only file that may import every room' },
   { file: 'node-agent/agent.ts', why: 'the half of the composition root that builds and stops the agent' },
+  { file: 'node-agent/doors.ts', why: 'the part of the composition root that opens and closes the doors' },
   { file: 'node-agent/gpus.ts', why: 'the part of the composition root that puts driver, devices and pools together' },
   { file: 'node-agent/config/write-docs.ts', why: 'a program that writes docs/configuration.md from the knobs' },
   { file: 'node-agent/cli/write-docs.ts', why: 'a program that writes docs/cli.md from the commands' },

@@ -56,6 +56,7 @@ class ReusedMemory implements SharedMemory {
         demand(offset >= 0 && length >= 0 && offset + length <= sizeBytes, `[${offset}, +${length}) of ${name} is looked at`);
         return bytes.subarray(offset, offset + length);
       },
+      readOnlyFd: () => -1 as Fd,
       close: () => undefined,
     };
   }

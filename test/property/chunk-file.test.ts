@@ -14,7 +14,7 @@ const time = fc.double({ min: 0, noNaN: true, noDefaultInfinity: true }).map((va
 const int32 = fc.integer({ min: -(2 ** 31), max: 2 ** 31 - 1 });
 
 const namespace: fc.Arbitrary<NamespaceDescriptor> = fc.record({
-  grammar: fc.constantFrom('object-key', 'cache-engine-key', 'opaque'),
+  grammar: fc.constantFrom('object-key', 'cache-engine-key', 'opaque', 'native'),
   tenant: text,
   model: text,
   rank: text,

@@ -60,6 +60,7 @@ export class SimSharedMemory implements SharedMemory {
         file.backedBytes += more;
         return true;
       },
+      readOnlyFd: () => -1 as Fd,
       view: (offsetBytes, lengthBytes) => bytes.subarray(offsetBytes, offsetBytes + lengthBytes),
       close: (options = { keep: false }) => {
         this.onCall?.();

@@ -17,6 +17,7 @@ async function screen(argv: readonly string[], extra: Pick<StartScreenInput, 'wa
       http: { ...loaded.config.http.listen, port: 7600 },
       resp: resp.listen && { ...resp.listen, port: 41_234 },
       lm: lm.listen,
+      socket: loaded.config.socket.path,
     },
     ...extra,
   });
@@ -26,14 +27,15 @@ describe('renderStartScreen', () => {
   it('shows version, tiers with where their sizes came from, doors with their real ports, stats and time', async () => {
     expect(await screen(['--resp', '127.0.0.1:0'])).toBe(`kvtier 0.1.0
 
-  RAM    4 GiB            the default of 4 GiB; memory is 64 GiB of the machine; in /dev/shm, chunks up to 128 MiB
-  SSD    20 GiB           the default of 20 GiB; in /srv/.kvtier/ssd
-  HBM    off              engines have the GPUs to themselves; --hbm SIZE takes a share of them
-  HTTP   127.0.0.1:7600   this machine only, no token
-  RESP   127.0.0.1:41234  this machine only, no token
-  lm     127.0.0.1:7602   this machine only, no token
-  Data   /srv/.kvtier
-  Stats  http://127.0.0.1:7600/v1/stats
+  RAM     4 GiB                    the default of 4 GiB; memory is 64 GiB of the machine; in /dev/shm, chunks up to 128 MiB
+  SSD     20 GiB                   the default of 20 GiB; in /srv/.kvtier/ssd
+  HBM     off                      engines have the GPUs to themselves; --hbm SIZE takes a share of them
+  HTTP    127.0.0.1:7600           this machine only, no token
+  RESP    127.0.0.1:41234          this machine only, no token
+  lm      127.0.0.1:7602           this machine only, no token
+  Socket  /srv/.kvtier/agent.sock  this user only
+  Data    /srv/.kvtier
+  Stats   http://127.0.0.1:7600/v1/stats
 
 ready in 153 ms
 `);

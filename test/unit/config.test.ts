@@ -130,6 +130,8 @@ describe('sources', () => {
       boolean: 'true',
       address: '127.0.0.1:9000',
       path: '/p',
+      mode: '0660',
+      text: 'users',
       folders: '/f',
       shares: '1GiB',
       devices: '0',

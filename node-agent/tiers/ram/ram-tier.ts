@@ -8,7 +8,7 @@
  */
 import { assert } from '#core/assert.ts';
 import { GiB, MiB, formatBytes } from '#core/bytes.ts';
-import type { Address, NamespaceId, SlotIndex } from '#core/brand.ts';
+import type { Address, Fd, NamespaceId, SlotIndex } from '#core/brand.ts';
 import type { BlockHash } from '#core/checksum.ts';
 import type { Logger } from '#core/logger.ts';
 import type { IoFailure } from '#ports/io-pool.ts';
@@ -297,6 +297,22 @@ export class RamTier {
 
   address(slot: SlotIndex): Address {
     return this.#slab.slotAddress(slot);
+  }
+
+  /** Where memory of the tier lies in its arenas, for those who reach it by descriptor. */
+  locate(address: Address): { readonly arena: number; readonly fd: Fd; readonly offset: number } {
+    for (const [index, arena] of this.#arenas.entries()) {
+      const offset = address - arena.address;
+      if (offset >= 0 && offset < arena.sizeBytes) return { arena: index, fd: arena.fd, offset };
+    }
+    throw new RangeError(`address ${address} lies in no arena`);
+  }
+
+  /** A descriptor of an arena that cannot be written through; the tier's own. */
+  readOnlyDescriptor(arena: number): Fd {
+    const shared = this.#arenas[arena];
+    assert(shared !== undefined, `there is an arena ${arena}`);
+    return shared.readOnlyFd();
   }
 
   slotCapacityBytes(slot: SlotIndex): number {

@@ -92,7 +92,7 @@ export const MAX_METADATA_BYTES = 512;
 const encoder = new TextEncoder();
 const decoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
 const textFields = ['tenant', 'model', 'rank', 'group', 'dtype', 'layer', 'keyPrefix', 'keyTail'] as const;
-const grammars: readonly string[] = ['object-key', 'cache-engine-key', 'opaque'] satisfies readonly KeyGrammar[];
+const grammars: readonly string[] = ['object-key', 'cache-engine-key', 'opaque', 'native'] satisfies readonly KeyGrammar[];
 
 /** Six four-byte integers. */
 export function encodeLmBlock({ fmt, dtype, shape }: LmBlock): Uint8Array {

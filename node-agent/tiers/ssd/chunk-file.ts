@@ -55,7 +55,7 @@ const at = {
 const textFields = ['tenant', 'model', 'rank', 'group', 'dtype', 'layer', 'keyPrefix', 'keyTail'] as const;
 type TextField = (typeof textFields)[number];
 /** A grammar's number in the file is its place here; append only. */
-const grammars: readonly KeyGrammar[] = ['object-key', 'cache-engine-key', 'opaque'];
+const grammars: readonly KeyGrammar[] = ['object-key', 'cache-engine-key', 'opaque', 'native'];
 
 export interface ChunkFileHeader {
   /** Of the put; 1 or more. Also the file's name. */

@@ -8,7 +8,7 @@
  */
 import { assert } from '#core/assert.ts';
 import { BLOCK_BYTES, roundUp } from '#core/bytes.ts';
-import type { Address } from '#core/brand.ts';
+import type { Address, Fd } from '#core/brand.ts';
 import type { BlockHash } from '#core/checksum.ts';
 import type { Clock } from '#core/clock.ts';
 import { errnoName, KvtierError } from '#core/errors.ts';
@@ -38,11 +38,12 @@ export type SsdReadOutcome =
   | { readonly ok: true; readonly header: ChunkFileHeader; readonly elapsedMs: number }
   /**
    * 'missing': no such file. 'corrupt': wrong bytes; the file was set aside, unless `fileStays`. 'unreadable': the device cannot
-   * read it; the file stays. 'failed': not the file's fault (no descriptors, no memory, the pool closes).
+   * read it; the file stays. 'failed': not the file's fault (no descriptors, no memory, the pool closes). 'fault': the memory of a
+   * client's region has gone.
    */
   | {
       readonly ok: false;
-      readonly reason: 'missing' | 'corrupt' | 'unreadable' | 'failed';
+      readonly reason: 'missing' | 'corrupt' | 'unreadable' | 'failed' | 'fault';
       readonly problem: string;
       readonly fileStays: boolean;
       /** The device still holds the request's memory until this settles; it may never. */
@@ -62,6 +63,8 @@ export interface SsdReadRequest {
   readonly capacityBytes: number;
   readonly checksum: bigint;
   readonly priority: IoPriority;
+  /** See ReadChunkJob. */
+  readonly region?: { readonly fd: Fd; readonly offset: number };
 }
 
 interface PendingUnlink {
@@ -77,6 +80,7 @@ const UNLINKS_AT_ONCE = 2;
 const MAX_QUARANTINED = 16;
 const ENOENT = 2;
 const EIO = 5;
+const EFAULT = 14;
 const ENOTDIR = 20;
 const ETIMEDOUT = 110;
 
@@ -342,6 +346,7 @@ export class SsdTier {
       capacityBytes: request.capacityBytes,
       direct: this.#options.direct !== 'off',
       priority: request.priority,
+      ...(request.region === undefined ? {} : { region: request.region }),
     });
     this.activeReads -= 1;
     if (!outcome.ok) return await this.#readFailed(folder, request.generation, outcome);
@@ -361,6 +366,8 @@ export class SsdTier {
       return { ok: false, reason: 'corrupt', problem: failure.step, fileStays: !(await this.quarantine(folder, generation, failure.step)) };
     }
     const problem = `${failure.step}: ${errnoName(failure.errno)}`;
+    // The client's memory is gone; the device is well.
+    if (failure.errno === EFAULT) return { ok: false, reason: 'fault', problem, fileStays: true };
     if (isTimeout(failure)) {
       this.#stalled(folder, failure);
       if (failure.late === undefined) return { ok: false, reason: 'failed', problem, fileStays: true };

@@ -69,7 +69,7 @@ export const tierBytesSchema = z.object({
 export const namespaceSchema = z
   .object({
     label: z.string().meta({ description: 'What the namespace field of a selector or filter takes' }),
-    grammar: z.enum(['object-key', 'cache-engine-key', 'opaque']),
+    grammar: z.enum(['object-key', 'cache-engine-key', 'opaque', 'native']),
     tenant: z.string(),
     model: z.string(),
     rank: z.string(),
