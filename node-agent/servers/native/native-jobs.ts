@@ -119,6 +119,7 @@ const rejections: Readonly<Record<PutRejection, number>> = {
   draining: storeOutcomes.draining,
   'own-chain': storeOutcomes.ownChain,
   quota: storeOutcomes.quota,
+  'quota-slot': storeOutcomes.quota,
 };
 
 async function storeOne(
