@@ -115,9 +115,9 @@ async function doors(): Promise<BenchCase[]> {
     rounds: flags.smoke ? 1 : 3,
     // Longer than the window of the agent's samples, so that nothing of the phase before is in it.
     phaseMs: flags.smoke ? 1500 : 12_000,
-    connections: flags.smoke ? 100 : 1200,
+    prefetchedAtOnce: flags.smoke ? 64 : 1000,
     smallKeys: flags.smoke ? 5120 : 12_288,
-    ramMib: flags.smoke ? 64 : 160,
+    ramMib: flags.smoke ? 64 : 64,
     seed: flags.seed,
   });
   const of = (pick: (round: (typeof rounds)[number]) => number): number => median(rounds.map(pick));

@@ -1,6 +1,6 @@
 /**
- * How late the event loop of the real agent gets with a thousand copies in flight between HBM and RAM, on the emulated driver: as many
- * connections as that GET small values that are in HBM and hardly in RAM, two more stream values of 1 MiB in and out as LMCache's client
+ * How late the event loop of the real agent gets with a thousand copies in flight between HBM and RAM, on the emulated driver: two
+ * clients have small values brought from HBM, which RAM forgets again, and two connections stream values of 1 MiB in and out as LMCache's client
  * does, which are promoted and push others out. Beside it an idle agent with the same tiers, while others burn what all that burns.
  */
 import { startAgent } from '#testsupport/agent.ts';
@@ -21,12 +21,13 @@ const SLICE = 1024;
 const STREAMED_KEYS = 16;
 const STREAMED_AT_ONCE = 32;
 const STREAMS = 2;
+const PREFETCHERS = 2;
 
 export interface AgentRun {
   readonly rounds: number;
   readonly phaseMs: number;
-  /** Connections that GET small values. */
-  readonly connections: number;
+  /** Small values that one request has brought to RAM; two requests are under way at any time. */
+  readonly prefetchedAtOnce: number;
   readonly smallKeys: number;
   /** Less than the small values, so that many GETs find theirs in HBM only; more than all that are on their way to RAM at once. */
   readonly ramMib: number;
@@ -79,18 +80,14 @@ async function fillDevice(agent: RunningAgent, keys: number): Promise<void> {
   client.close();
 }
 
-/** GETs of small values on one connection until it is over; what is a miss is stored again. */
-async function getSmall(agent: RunningAgent, run: AgentRun & { readonly isOver: () => boolean }): Promise<void> {
-  const client = await LoadClient.connect(agent.resp);
+/** Has small values brought from the device to RAM, so many at once, until it is over; each request names others than the one before. */
+async function bringSmall(agent: RunningAgent, run: AgentRun & { readonly isOver: () => boolean }): Promise<void> {
   const rng = seededRng(run.seed);
   while (!run.isOver()) {
-    const index = randomBelow(rng, run.smallKeys);
-    if ((await client.get(keyOf(index))) === SMALL_BYTES) continue;
-    const value = payload(SMALL_BYTES);
-    stamp(value, index);
-    await client.set(keyOf(index), value);
+    const from = randomBelow(rng, run.smallKeys - run.prefetchedAtOnce);
+    const keys = Array.from({ length: run.prefetchedAtOnce }, (_, index) => keyOf(from + index));
+    await agent.client.prefetch(keys);
   }
-  client.close();
 }
 
 /** SETs and GETs of 1 MiB by turns until it is over; bytes moved. */
@@ -135,7 +132,7 @@ async function underLoad(agent: RunningAgent, run: AgentRun): Promise<Omit<Loade
   const [bytes] = await Promise.all([
     streamLarge(agent, { ...run, isOver }),
     looking,
-    ...Array.from({ length: run.connections }, (_, index) => getSmall(agent, { ...run, seed: run.seed + index, isOver })),
+    ...Array.from({ length: PREFETCHERS }, (_, index) => bringSmall(agent, { ...run, seed: run.seed + index, isOver })),
   ]);
   const elapsedMs = performance.now() - startedAt;
   const after = await counted(agent);

@@ -48,6 +48,11 @@ interface ControlParts {
   readonly hbm: HbmSide | undefined;
 }
 
+/** Of one request; as many bytes as read-ahead may have bring fewer of large chunks. */
+const PREFETCHES_AT_ONCE = 1024;
+/** Begun in one turn of the event loop: a copy from a device costs some 10 us to begin. */
+const PREFETCHES_A_TURN = 32;
+
 /** Turns a key in the client's spelling into namespace and key bytes; the grammar's business (protocol/lmcache-key.ts). */
 export type ParseKey = (key: string, tenant?: string) => { readonly descriptor: NamespaceDescriptor; readonly key: Uint8Array } | undefined;
 
@@ -306,18 +311,40 @@ export class CacheControlPart implements CacheControl {
   async prefetch(keys: readonly string[], options: PrefetchOptions = {}): Promise<PrefetchAnswer> {
     const answer = { promoted: 0, alreadyInRam: 0, missing: 0, refused: 0 };
     const { tier = 'ram' } = options;
-    for (const key of keys) {
-      const entry = this.#findKey(key, options);
-      if (entry === undefined) answer.missing += 1;
-      else if (this.#parts.invalidator.tiers(entry).includes(tier)) answer.alreadyInRam += 1;
-      else {
-        const outcome = await this.#bring(entry, tier);
-        if (outcome === 'loaded') answer.promoted += 1;
-        else if (outcome === 'gone') answer.missing += 1;
-        else answer.refused += 1;
+    const { index, limits } = this.#state;
+    let at = 0;
+    let bytesUnderWay = 0;
+    const run = async (): Promise<void> => {
+      for (let key = keys[at]; key !== undefined; key = keys[at]) {
+        const entry = this.#findKey(key, options);
+        const sizeBytes = entry === undefined ? 0 : index.sizeBytes(entry);
+        // Those that are under way go on with it.
+        if (bytesUnderWay > 0 && bytesUnderWay + sizeBytes > limits.readAheadBytes) return;
+        at += 1;
+        if (entry === undefined) answer.missing += 1;
+        else if (this.#parts.invalidator.tiers(entry).includes(tier)) answer.alreadyInRam += 1;
+        else {
+          bytesUnderWay += sizeBytes;
+          const outcome = await this.#bring(entry, tier);
+          bytesUnderWay -= sizeBytes;
+          answer[outcome === 'loaded' ? 'promoted' : outcome === 'gone' ? 'missing' : 'refused'] += 1;
+        }
       }
+    };
+    // Promotions to HBM have few copies at once, and one that finds none left is refused.
+    const count = tier === 'hbm' ? 1 : Math.min(keys.length, PREFETCHES_AT_ONCE);
+    const running: Promise<void>[] = [];
+    for (let index = 0; index < count && at < keys.length; index += 1) {
+      running.push(run());
+      if (running.length % PREFETCHES_A_TURN === 0) await this.#turn();
     }
+    await Promise.all(running);
     return answer;
+  }
+
+  /** Lets everybody else have a turn. */
+  #turn(): Promise<void> {
+    return new Promise((resolve) => void this.#state.clock.schedule(0, resolve));
   }
 
   async #bring(entry: EntryIndex, tier: 'hbm' | 'ram'): Promise<LoadOutcome> {
