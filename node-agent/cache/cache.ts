@@ -262,8 +262,15 @@ export class Cache implements CacheDoor {
     return this.#handle(entry, state.takeProbedTier(entry), owner);
   }
 
-  endLease(ref: ChunkRef, owner: LeaseOwner): void {
-    if (this.#state.isSame(ref)) this.#state.leases.release(ref.entry, owner);
+  endLease(ref: ChunkRef, owner: LeaseOwner): boolean {
+    const state = this.#state;
+    const ended = state.isSame(ref) && state.leases.release(ref.entry, owner);
+    if (ended) state.onRoom();
+    return ended;
+  }
+
+  endLeases(owner: LeaseOwner): void {
+    if (this.#state.leases.releaseOwner(owner)) this.#state.onRoom();
   }
 
   openInto(
@@ -298,7 +305,7 @@ export class Cache implements CacheDoor {
     state.counters.hitsSsd += 1;
     state.use(entry);
     state.touch(entry, 'used');
-    state.leases.release(entry, owner);
+    if (state.leases.release(entry, owner)) state.onRoom();
     return 'loaded';
   }
 

@@ -137,8 +137,10 @@ export interface CacheDoor {
   probe(namespace: NamespaceId, key: Uint8Array, owner: LeaseOwner | undefined): ProbeOutcome | undefined;
   /** The same without read-ahead: whoever asks gives memory of his own to read into. */
   probeInPlace(namespace: NamespaceId, key: Uint8Array, owner: LeaseOwner | undefined): ProbeOutcome | undefined;
-  /** Ends a lease that a probe took. */
-  endLease(ref: ChunkRef, owner: LeaseOwner): void;
+  /** Ends a lease that a probe took; false where there is none. */
+  endLease(ref: ChunkRef, owner: LeaseOwner): boolean;
+  /** Ends all leases of a client that is gone. */
+  endLeases(owner: LeaseOwner): void;
   /** A probe that the door answers with no although the chunk may be here. */
   countRefusedProbe(reason: RefusalReason): void;
   /** GET: counts one lookup, as hit or miss; ends a lease of `owner`. Undefined is a miss. */

@@ -34,6 +34,7 @@ export class LeaseTable {
   readonly #buckets = new Map<number, Set<Lease>>();
   /** entry -> owner -> lease */
   readonly #byEntry = new Map<number, Map<number, Lease>>();
+  readonly #byOwner = new Map<number, Set<Lease>>();
   readonly #bytes = { hbm: 0, ram: 0, ssd: 0 };
   #nextId = 1;
   #count = 0;
@@ -81,16 +82,27 @@ export class LeaseTable {
     };
     if (owners === undefined) this.#byEntry.set(chunk.entry, (owners = new Map<number, Lease>()));
     owners.set(owner, lease);
+    const held = this.#byOwner.get(owner);
+    if (held === undefined) this.#byOwner.set(owner, new Set([lease]));
+    else held.add(lease);
     this.#bytes[chunk.tier] += sizeBytes;
     this.#count += 1;
     this.#file(lease);
     return { lease, isNew: true };
   }
 
-  /** Ends the lease of this owner, if there is one. */
-  release(entry: number, owner: number): void {
+  /** Ends the lease of this owner; false where there is none. */
+  release(entry: number, owner: number): boolean {
     const lease = this.#byEntry.get(entry)?.get(owner);
     if (lease !== undefined) this.#end(lease);
+    return lease !== undefined;
+  }
+
+  /** Ends all leases of one owner. True where there were any. */
+  releaseOwner(owner: number): boolean {
+    const held = [...(this.#byOwner.get(owner) ?? [])];
+    for (const lease of held) this.#end(lease);
+    return held.length > 0;
   }
 
   /** Ends all leases of a chunk that is being removed. */
@@ -139,6 +151,9 @@ export class LeaseTable {
     const owners = this.#byEntry.get(lease.entry);
     owners?.delete(lease.owner);
     if (owners?.size === 0) this.#byEntry.delete(lease.entry);
+    const held = this.#byOwner.get(lease.owner);
+    held?.delete(lease);
+    if (held?.size === 0) this.#byOwner.delete(lease.owner);
     this.#bytes[lease.tier] -= lease.sizeBytes;
     this.#count -= 1;
     this.#onEnd(lease);
@@ -165,6 +180,9 @@ export class LeaseTable {
         count += 1;
       }
     }
+    let held = 0;
+    for (const leases of this.#byOwner.values()) held += leases.size;
+    assert(held === count, 'owners hold the leases of the table');
     const agree = bytes.hbm === this.#bytes.hbm && bytes.ram === this.#bytes.ram && bytes.ssd === this.#bytes.ssd;
     assert(agree, 'leased bytes agree');
     assert(count === this.#count, 'lease count agrees');

@@ -9,21 +9,24 @@ const ONE_DESCRIPTOR_LENGTH = 20;
 const DESCRIPTORS_OFFSET = 16;
 
 export class SocketMessage {
-  readonly #vector = new BigUint64Array(2);
-  readonly #control = new Uint8Array(CONTROL_BYTES);
-  readonly #header = new Uint8Array(HEADER_BYTES);
+  // The views are made at once: an array that has made its ArrayBuffer itself moves its bytes when it is asked for it.
+  readonly #vector = new BigUint64Array(new ArrayBuffer(16));
+  readonly #control = new Uint8Array(new ArrayBuffer(CONTROL_BYTES));
+  readonly #controlView = new DataView(this.#control.buffer);
+  readonly #header = new Uint8Array(new ArrayBuffer(HEADER_BYTES));
+  readonly #headerView = new DataView(this.#header.buffer);
   readonly #byte = new Uint8Array(1);
 
   #prepare(bytes: Uint8Array): DataView {
     this.#vector[0] = BigInt(Number(addressOf(bytes)));
     this.#vector[1] = BigInt(bytes.length);
     this.#header.fill(0);
-    const view = new DataView(this.#header.buffer);
+    const view = this.#headerView;
     view.setBigUint64(16, BigInt(Number(addressOf(this.#vector))), true);
     view.setBigUint64(24, 1n, true);
     view.setBigUint64(32, BigInt(Number(addressOf(this.#control))), true);
     view.setBigUint64(40, BigInt(CONTROL_BYTES), true);
-    return new DataView(this.#control.buffer);
+    return this.#controlView;
   }
 
   /** Bytes that were taken, the descriptor with them; -1: nothing. */

@@ -3,7 +3,7 @@ import { allowedImports, printLintConfig } from './lint-config.ts';
 import { observers, outside, rooms, type Room } from './layers.ts';
 import { readText, repositoryFiles, Workshop } from './repository.ts';
 
-const sources = repositoryFiles().filter((path) => /^(src|node-agent)\/.+\.ts$/.test(path));
+const sources = repositoryFiles().filter((path) => /^(src|node-agent|engines)\/.+\.ts$/.test(path));
 const manifest = JSON.parse(readText('package.json')) as {
   readonly imports: Readonly<Record<string, string>>;
   readonly dependencies: Readonly<Record<string, string>>;
@@ -58,7 +58,7 @@ describe('the table', () => {
     expect(circles).toEqual([]);
   });
 
-  test('lets src see src only, and only host/, the driver of GPUs and the database the effects of the host', () => {
+  test('lets src see src only, and only host/, the driver of GPUs, the database and engines the effects of the host', () => {
     const portable = new Set(rooms.filter((room) => room.folder.startsWith('src/')).map((room) => `${room.alias}/**`));
     for (const room of rooms.filter((candidate) => candidate.folder.startsWith('src/'))) {
       expect(
@@ -70,7 +70,7 @@ describe('the table', () => {
     const effects = rooms.filter(
       (room) => room.hostGlobals || room.builtins.some((name) => name !== 'node:path' && name !== 'node:crypto'),
     );
-    expect(effects.map((room) => room.folder)).toEqual(['node-agent/host', 'node-agent/cuda', 'node-agent/catalog']);
+    expect(effects.map((room) => room.folder)).toEqual(['node-agent/host', 'node-agent/cuda', 'node-agent/catalog', 'engines/client']);
   });
 });
 

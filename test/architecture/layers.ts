@@ -109,6 +109,15 @@ export const rooms: readonly Room[] = [
     packages: ['citty', 'zod'],
     builtins: ['node:path'],
   },
+  {
+    folder: 'engines/client',
+    alias: '#engines/client',
+    // A process of its own that shares memory with the agent, and nothing else.
+    rooms: ['#core/**', '#protocol/**'],
+    packages: [],
+    builtins: ['bun', 'bun:ffi'],
+    hostGlobals: true,
+  },
 ];
 
 /** Files that stand outside of the rooms and may import everything, each with its reason. Files, never folders. */

@@ -28,6 +28,8 @@ export interface RunningAgent {
   readonly lm: { readonly host: string; readonly port: number };
   readonly http: { readonly host: string; readonly port: number };
   readonly url: string;
+  /** Path of the native door; empty where it is off. */
+  readonly socket: string;
   readonly dataDir: string;
   readonly pid: number;
   readonly process: ChildProcess;
@@ -88,7 +90,12 @@ export async function startAgent(options: AgentStart = {}): Promise<RunningAgent
     await new Promise((resolve) => setTimeout(resolve, 10));
   }
   const { doors, pid } = JSON.parse(readFileSync(agentFile, 'utf8')) as {
-    doors: { http: { host: string; port: number }; resp: { host: string; port: number }; lm?: { host: string; port: number } };
+    doors: {
+      http: { host: string; port: number };
+      resp: { host: string; port: number };
+      lm?: { host: string; port: number };
+      socket?: string;
+    };
     pid: number;
   };
   const url = `http://${doors.http.host}:${doors.http.port}`;
@@ -97,6 +104,7 @@ export async function startAgent(options: AgentStart = {}): Promise<RunningAgent
     lm: doors.lm ?? { host: '127.0.0.1', port: 0 },
     http: doors.http,
     url,
+    socket: doors.socket ?? '',
     dataDir,
     pid,
     process: child,

@@ -337,11 +337,11 @@ export class NativeConnection implements ConnectionHandler {
   #jobOf(
     namespace: NamespaceId,
     shared: SharedRegion,
-    list: { readonly keys: readonly Uint8Array[]; readonly spans: readonly Span[] },
+    { keys, spans }: { readonly keys: readonly Uint8Array[]; readonly spans: readonly Span[] },
   ): Job {
-    this.#session.checkKeys(list.keys);
-    if (list.keys.length !== list.spans.length) throw new Refusal('invalid', `${list.keys.length} keys and ${list.spans.length} spans`);
-    return { namespace, owner: this.#session.owner, shared, ...list, isCancelled: () => this.#closed };
+    this.#session.checkKeys(keys);
+    if (keys.length !== spans.length) throw new Refusal('invalid', `${keys.length} keys and ${spans.length} spans`);
+    return { namespace, owner: this.#session.owner, shared, keys, spans, isCancelled: () => this.#closed };
   }
 
   /** Counts the job and answers it; what it throws is a bug and ends the process. */

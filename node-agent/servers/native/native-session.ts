@@ -22,8 +22,6 @@ import type { NativeServer } from './native-server.ts';
 export const MAX_KEYS = 4096;
 const MAX_NAMESPACES = 256;
 const MAX_OPEN = 4096;
-/** Chunks whose leases end with the connection at the latest; the leases of further ones end by themselves. */
-const MAX_LEASED = 65_536;
 
 interface OpenNamespace {
   readonly id: NamespaceId;
@@ -44,7 +42,6 @@ export class NativeSession {
   readonly #server: NativeServer;
   readonly #namespaces: OpenNamespace[] = [];
   readonly #open = new Map<number, OpenChunk>();
-  readonly #leased = new Map<number, ChunkRef>();
   readonly #shownArenas = new Set<number>();
   #nextLease = 1;
   #ended = false;
@@ -121,7 +118,6 @@ export class NativeSession {
       if (found === undefined && prefix) break;
       tiers[index] = found === undefined ? tierNumbers.missing : tierNumbers[found.tier];
       sizes.push(found?.sizeBytes ?? 0);
-      if (found !== undefined && !peek && this.#leased.size < MAX_LEASED) this.#leased.set(found.ref.entry, found.ref);
     }
     return { tiers: tiers.subarray(0, sizes.length), sizes };
   }
@@ -132,9 +128,7 @@ export class NativeSession {
     let count = 0;
     for (const key of keys) {
       const found = this.#cache.peek(id, key);
-      if (found === undefined || !this.#leased.delete(found.ref.entry)) continue;
-      this.#cache.endLease(found.ref, this.owner);
-      count += 1;
+      if (found !== undefined && this.#cache.endLease(found.ref, this.owner)) count += 1;
     }
     return count;
   }
@@ -222,16 +216,15 @@ export class NativeSession {
     if (this.#ended) return;
     this.#ended = true;
     for (const [lease, chunk] of this.#open) this.#giveBack(lease, chunk);
-    for (const ref of this.#leased.values()) this.#cache.endLease(ref, this.owner);
-    this.#leased.clear();
+    this.#cache.endLeases(this.owner);
     this.memory.close();
     for (const { id } of this.#namespaces) this.#cache.releaseNamespace(id);
     this.#namespaces.length = 0;
   }
 
   checkInvariants(): void {
-    assert(this.#open.size <= MAX_OPEN && this.#leased.size <= MAX_LEASED, 'what a client holds is bounded');
-    assert(!this.#ended || (this.#open.size === 0 && this.#leased.size === 0), 'a client that is gone holds nothing');
+    assert(this.#open.size <= MAX_OPEN, 'what a client holds is bounded');
+    assert(!this.#ended || this.#open.size === 0, 'a client that is gone holds nothing');
     this.memory.checkInvariants();
   }
 }

@@ -99,7 +99,7 @@ class Reader {
   keys(): readonly Uint8Array[] {
     const count = this.#count(0);
     const keyBytes = this.u16();
-    if (count * Math.max(keyBytes, 2) > this.left)
+    if (count * (keyBytes === 0 ? 2 : keyBytes) > this.left)
       throw new MalformedBody(`${this.field}: ${count} are named, ${this.left} bytes are left`);
     const keys: Uint8Array[] = [];
     for (let index = 0; index < count; index += 1) keys.push(this.bytes(keyBytes === 0 ? this.u16() : keyBytes));
