@@ -13,7 +13,7 @@ import type { CacheLimits } from '#cache/cache-state.ts';
 import { ChunkIndex } from '#cache/chunk-index.ts';
 import { NamespaceTable } from '#cache/namespace-table.ts';
 import { markTiers, openStore } from '#cache/recovery.ts';
-import type { FolderSetup } from '#cache/recovery.ts';
+import type { FolderSetup, OpenedStore } from '#cache/recovery.ts';
 import { createSqliteCatalogStore } from '#catalog/sqlite-catalog-store.ts';
 import { AGENT_FILE_NAME, formatAgentFile } from '#cli/agent-file.ts';
 import type { Output } from '#cli/deps.ts';
@@ -28,6 +28,7 @@ import type { Logger } from '#core/logger.ts';
 import { hostClock, hostRng } from '#host/clock.ts';
 import { lowestFreeDescriptor, raiseDescriptorLimit } from '#host/descriptors.ts';
 import { HostFileSystem } from '#host/file-system.ts';
+import { JournalFiles } from '#host/journal-files.ts';
 import { GarbageWatch, heapBytes } from '#host/garbage-watch.ts';
 import { HostIoPool } from '#host/io-pool.ts';
 import { memoryReader } from '#host/memory-events.ts';
@@ -106,6 +107,7 @@ class Agent {
   #state: Health['state'] = 'starting';
   readonly #findings: string[] = [];
   #pool: HostIoPool | undefined;
+  #journalFiles: JournalFiles | undefined;
   #tls: TlsFiles | undefined;
   #fileSystem = new HostFileSystem(async (fd) => (await this.#pool?.syncFile(fd)) ?? { ok: false, errno: 9 });
   #lock: { release(): void } | undefined;
@@ -248,17 +250,7 @@ class Agent {
     });
     if (this.#ram === undefined) throw new KvtierError('TIER_UNAVAILABLE', 'Cannot start the cache: there is no RAM tier');
     const ram = this.#ram;
-    const opened = await openStore({
-      fileSystem,
-      ram,
-      ssd,
-      journalPath: `${config.dataDir}/journal`,
-      folders: this.#folders(),
-      hash,
-      clock: hostClock,
-      logger: this.#log.room('cache'),
-      bootId: readBootId(),
-    });
+    const opened = await this.#openStore(pool, { ram, ssd });
     rememberSsdBudgets(config.dataDir, config.ssd.folders);
     for (const finding of opened.findings) {
       this.#findings.push(finding);
@@ -301,6 +293,22 @@ class Agent {
     };
     await cache.start();
     return cache;
+  }
+
+  async #openStore(pool: HostIoPool, { ram, ssd }: { readonly ram: RamTier; readonly ssd: SsdTier }): Promise<OpenedStore> {
+    this.#journalFiles = await JournalFiles.start((fd) => pool.syncFile(fd), this.#options.onBug);
+    return await openStore({
+      fileSystem: this.#fileSystem,
+      journalFiles: this.#journalFiles,
+      ram,
+      ssd,
+      journalPath: `${this.#config.dataDir}/journal`,
+      folders: this.#folders(),
+      hash: this.#options.hash,
+      clock: hostClock,
+      logger: this.#log.room('cache'),
+      bootId: readBootId(),
+    });
   }
 
   #folders(): readonly FolderSetup[] {
@@ -385,6 +393,7 @@ class Agent {
     const { tiers, catalog } = cache.control.stats();
     const reasons = tiers.flatMap((tier) => tier.reasons.map((reason) => `${tier.tier}: ${reason}`));
     if (catalog.state !== 'ok') reasons.push(`catalog: ${catalog.reason}`);
+    if (cache.journalProblem !== undefined) reasons.push(`journal: ${cache.journalProblem}`);
     reasons.push(...this.#findings, ...(this.#gpus?.reasons() ?? []), ...(this.#watch?.reasons() ?? []));
     return reasons.length > 0 ? { state: 'degraded', reasons, notes } : { state: 'ready', reasons: [], notes };
   }
@@ -471,6 +480,7 @@ class Agent {
     this.#fileSystem.remove(`${this.#config.dataDir}/${AGENT_FILE_NAME}`);
     await this.#doors?.close();
     await this.#pool?.close();
+    await this.#journalFiles?.close();
     await this.#gpus?.close();
     this.#keptBytes = (await this.#ram?.close({ keep: true })) ?? 0;
     this.#lock?.release();

@@ -467,6 +467,11 @@ export class Cache implements CacheDoor {
     });
   }
 
+  /** Why no deletion, overwrite of a file or invalidation is taken now; undefined while all is well. */
+  get journalProblem(): string | undefined {
+    return this.#state.tombstones.problem;
+  }
+
   get chunkCount(): number {
     return this.#state.index.entryCount;
   }

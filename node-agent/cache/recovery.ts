@@ -54,6 +54,8 @@ export async function openStore(deps: {
   clock: Clock;
   logger: Logger;
   bootId: string;
+  /** For the journal alone, where its disk may not answer; default `fileSystem`. */
+  journalFiles?: FileSystem | undefined;
   /** See `Journal.open`. */
   compactionBytes?: number | undefined;
 }): Promise<OpenedStore> {
@@ -66,7 +68,7 @@ export async function openStore(deps: {
   const keptEpoch = ram.keptMark?.epoch ?? 0;
   const everyMark = [...marks, keptEpoch <= MAX_EPOCH ? ram.keptMark : undefined].filter((mark) => mark !== undefined);
   const minimumSequence = Math.max(0, ...everyMark.map((mark) => mark.journalSequence));
-  const { journal, replay } = Journal.open(fileSystem, deps.journalPath, deps.hash, {
+  const { journal, replay } = Journal.open(deps.journalFiles ?? fileSystem, deps.journalPath, deps.hash, {
     minimumSequence,
     ...(deps.compactionBytes === undefined ? {} : { compactionBytes: deps.compactionBytes }),
   });
@@ -144,7 +146,8 @@ function markFolders(
 ): KvtierError[] {
   const problems: KvtierError[] = [];
   for (const folder of folders) {
-    if (folder.state === 'off') continue;
+    // A device that does not answer would be waited for; its mark stays behind.
+    if (folder.state === 'off' || folder.state === 'stalled') continue;
     try {
       writeFolderMark(fileSystem, folder.path, { format: 1, id: folder.id, ...mark });
     } catch (problem) {

@@ -320,6 +320,11 @@ export class Tombstones {
     await this.#journal.sync();
   }
 
+  /** Why nothing can be journaled now; undefined while all is well. A compaction heals it. */
+  get problem(): string | undefined {
+    return this.#journal.failure?.message;
+  }
+
   /** Rewrites the journal with what is still needed: where it has grown, and where it has failed, since only that heals it. */
   compactIfNeeded(): boolean {
     if (this.#closed || (!this.#journal.needsCompaction && this.#journal.failure === undefined)) return false;

@@ -8,8 +8,8 @@
  * - sequence numbers grow over the life of the data directory, across compaction and across a damaged file;
  * - `#syncedSequence <= sequence`, and everything up to it survives a power cut;
  * - start epochs grow, and a compacted file holds the last of them: a file without a `start` is `new`, whatever else is in it;
- * - after a failed truncate or sync nothing is appended any more (what is in the file is unknown) until `compact` has written
- *   a new one.
+ * - after a failed truncate or sync, and after anything that passed its deadline, nothing is appended any more (what is in the file is
+ *   unknown) until `compact` has written a new one.
  *
  * What a crash loses: a killed process loses nothing that was appended. A power cut loses what was not synced, and where it
  * leaves half a record the whole journal counts as damaged. A cut exactly between two records cannot be seen in the file, so
@@ -166,7 +166,8 @@ export class Journal {
     try {
       this.#file.append(bytes);
     } catch (error) {
-      this.#takeBack();
+      if (isTimeout(error)) this.#fail('The disk under the journal does not answer', error);
+      else this.#takeBack();
       throw error;
     }
     this.#tail = tail;
@@ -291,6 +292,8 @@ export class Journal {
    * which one is there; unless it is surely the old one, the journal has failed until a compaction succeeds.
    */
   #afterFailedCompaction(attempt: { readonly whole: Uint8Array; readonly tail: JournalTail }, cause: unknown): void {
+    // It may still come in place, at any time.
+    if (isTimeout(cause)) return this.#fail('The disk under the journal does not answer', cause);
     try {
       const there = this.#fileSystem.readFile(this.path);
       if (there === undefined || !equalBytes(there, attempt.whole)) return;
@@ -302,6 +305,12 @@ export class Journal {
   }
 }
 
+/** What was asked may still happen. */
+function isTimeout(problem: unknown): boolean {
+  return problem instanceof KvtierError && problem.context['errno'] === ETIMEDOUT;
+}
+
+const ETIMEDOUT = 110;
 const EIO = 5;
 const EISDIR = 21;
 

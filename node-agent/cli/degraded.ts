@@ -36,6 +36,13 @@ const known: readonly Known[] = [
     advice: 'Mount it, replace the device, or take the folder out of --ssd-dir; then restart the agent. Its chunks are lost.',
   },
   {
+    pattern: /^journal: /,
+    cause: 'journal-stalled',
+    severity: 'problem',
+    advice:
+      'Look at dmesg and the disk of the data directory. It is rewritten by itself, and takes deletions again, when the disk answers.',
+  },
+  {
     pattern: / is off for this run: |^ssd: .*: off for this run: /s,
     cause: 'folder-off',
     severity: 'problem',

@@ -2,7 +2,10 @@
 export interface AppendFile {
   readonly path: string;
   readonly sizeBytes: number;
-  /** Appends all bytes or throws KvtierError. In the page cache when it returns: survives the process, not a power cut. */
+  /**
+   * Appends all bytes or throws KvtierError. In the page cache when it returns: survives the process, not a power cut. ETIMEDOUT (of
+   * `truncate` and `writeFileAtomic` too, where a file system has deadlines): it may still happen, before anything that is asked later.
+   */
   append(bytes: Uint8Array): void;
   /** Durable when the promise settles. Does not block the main thread. */
   sync(): Promise<void>;

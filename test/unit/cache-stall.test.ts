@@ -265,6 +265,25 @@ describe('A folder that is stalled', () => {
     expect(stateOf(sim)).toBe('ok');
   });
 
+  it('gets no mark after an invalidation, which would wait for it; the others do', async () => {
+    const sim = await onSsd(8, { ssdBytes: [4096 * KiB, 4096 * KiB] });
+    const marked = (folder: number): number => {
+      const bytes = sim.disk.readFile(`/ssd${folder}/kv/kvtier-folder.json`) ?? new Uint8Array();
+      return (JSON.parse(new TextDecoder().decode(bytes)) as { journalSequence: number }).journalSequence;
+    };
+    const before = [marked(0), marked(1)];
+    sim.io.stuck.add(FIRST);
+    const opened = Array.from({ length: 8 }, (_, index) => Promise.resolve(sim.open(`k${index}`)));
+    await settle();
+    await sim.drainIo();
+    sim.io.passDeadline();
+    for (const handle of await Promise.all(opened)) handle?.release();
+    expect(stateOf(sim, 0)).toBe('stalled');
+    await sim.run(sim.invalidate({ keys: ['gone'] }));
+    expect(marked(0)).toBe(before[0]);
+    expect(marked(1)).toBeGreaterThan(before[1] ?? 0);
+  });
+
   it('does not hold up a stop', async () => {
     const sim = await onSsd(1);
     sim.io.stuck.add(FIRST);

@@ -414,3 +414,33 @@ describe('Journal.compact', () => {
     expect(reopen(fileSystem).replay.records.map((entry) => entry.record)).toEqual([start, forget(2)]);
   });
 });
+
+describe('Journal on a disk that does not answer', () => {
+  const ETIMEDOUT = 110;
+
+  test('appends nothing behind what may still be written, until it is rewritten', () => {
+    const fileSystem = simFileSystem();
+    const { journal } = reopen(fileSystem);
+    journal.append(start);
+    fileSystem.failNext('append', ETIMEDOUT, { partialBytes: 3 });
+    expect(() => journal.append(forget(1))).toThrow('ETIMEDOUT');
+    expect(journal.failure?.message).toContain('does not answer');
+    expect(() => journal.append(forget(2))).toThrow('nothing is journaled until it is rewritten');
+    journal.compact([start, forget(3)]);
+    journal.append(forget(4));
+    journal.checkInvariants();
+    expect(reopen(fileSystem).replay.records.map(({ record }) => record)).toEqual([start, forget(3), forget(4)]);
+  });
+
+  test('appends nothing to a file that a compaction may still replace', () => {
+    const fileSystem = simFileSystem();
+    const { journal } = reopen(fileSystem);
+    journal.append(start);
+    fileSystem.failNext('append', ETIMEDOUT, { path: `${PATH}.tmp` });
+    expect(() => journal.compact([start])).toThrow('ETIMEDOUT');
+    expect(() => journal.append(forget(1))).toThrow('nothing is journaled until it is rewritten');
+    journal.compact([start]);
+    journal.append(forget(1));
+    journal.checkInvariants();
+  });
+});
