@@ -4,7 +4,7 @@
  *
  * Invariants
  * - The last line is `N passed, N failed`; the exit code is 0 only where nothing failed and no stage was empty.
- * - Stages are found, not listed: lanes in support/lanes.ts, `bench:*` scripts in package.json, programs test/e2e/NAME/run.ts. Only
+ * - Stages are found, not listed: lanes in support/lanes.ts, `bench:*` scripts in package.json, programs run.ts below test/e2e. Only
  *   `check:gpu` is named here, since it is told to do without a card.
  * - A stage that ends with an error, or beyond its time, without a failed test to show for it counts as one failure itself.
  */
@@ -40,7 +40,7 @@ function stages(): readonly Stage[] {
   };
   const checks = ['format', 'lint', 'types', 'types:src', 'unused'];
   const benches = Object.keys(scripts).filter((name) => name.startsWith('bench:'));
-  const programs = [...new Bun.Glob('test/e2e/*/run.ts').scanSync({ cwd: root })].toSorted();
+  const programs = [...new Bun.Glob('test/e2e/**/run.ts').scanSync({ cwd: root })].toSorted();
   return [
     ...checks.map((name) => stage(`check:${name}`, script('check', name), { limitMs: 5 * minute, count: () => undefined })),
     vitestStage(

@@ -70,7 +70,13 @@ describe('the table', () => {
     const effects = rooms.filter(
       (room) => room.hostGlobals || room.builtins.some((name) => name !== 'node:path' && name !== 'node:crypto'),
     );
-    expect(effects.map((room) => room.folder)).toEqual(['node-agent/host', 'node-agent/cuda', 'node-agent/catalog', 'engines/client']);
+    expect(effects.map((room) => room.folder)).toEqual([
+      'node-agent/host',
+      'node-agent/cuda',
+      'node-agent/catalog',
+      'engines/client',
+      'engines/llama',
+    ]);
   });
 });
 

@@ -118,6 +118,15 @@ export const rooms: readonly Room[] = [
     builtins: ['bun', 'bun:ffi'],
     hostGlobals: true,
   },
+  {
+    folder: 'engines/llama',
+    alias: '#engines/llama',
+    // An engine is a client of the agent in a process of its own, and llama.cpp is host effects of its own kind.
+    rooms: ['#client/**', '#core/**', '#engines/client/**', '#protocol/**'],
+    packages: [],
+    builtins: ['bun', 'bun:ffi', 'node:*', 'node:*/**'],
+    hostGlobals: true,
+  },
 ];
 
 /** Files that stand outside of the rooms and may import everything, each with its reason. Files, never folders. */

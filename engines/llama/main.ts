@@ -1,0 +1,156 @@
+/**
+ * `bun run llama`: llama.cpp with the agent behind it. Reads questions from standard input, one JSON object a line (ask.ts), and writes
+ * a line when it is ready and one for each answer; `--prompt` asks one question and prints it for people.
+ */
+import { readFileSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { parseArgs } from 'node:util';
+import { badRequest, errorTable, KvtierError } from '#core/errors.ts';
+import type { Failure, Question } from './ask.ts';
+import type { ChunkStore } from './chunk-store.ts';
+import { EngineSession } from './engine-session.ts';
+import { findModel } from './model-files.ts';
+import { NoopChunkStore } from './noop-chunk-store.ts';
+import type { RespAddress } from './resp-connection.ts';
+import { RespChunkStore } from './resp-chunk-store.ts';
+import { kvTypes, type KvType } from './struct-layouts.ts';
+
+const USAGE = `bun run llama [--prompt TEXT] [flags]
+
+  --model NAME|PATH    preset t, s or m (random weights, written when first used), or any GGUF of the llama architecture; default s
+  --model-dir PATH     where presets are written; default ./.kvtier/models
+  --resp HOST:PORT     the agent; default: as <data-dir>/agent.json says
+  --data-dir PATH      of the agent; default ./.kvtier
+  --no-cache           computes everything
+  --prompt TEXT        one question; without it, JSON lines {"prompt": TEXT, "generate": COUNT} on standard input
+  --generate COUNT     tokens to generate for --prompt; default 8
+  --context TOKENS     default 4096
+  --threads COUNT      default: the cores, at most 8
+  --kv f16|q8_0        type of the KV; default f16
+  --cpu NAME|auto      CPU variant of llama.cpp; default haswell (AVX2) where the machine has it
+  --verbose            llama.cpp's own log on standard error
+
+KVTIER_TOKEN is the agent's token, where it wants one.
+`;
+
+const { values: flags } = parseArgs({
+  options: {
+    model: { type: 'string', default: 's' },
+    'model-dir': { type: 'string', default: '.kvtier/models' },
+    resp: { type: 'string' },
+    'data-dir': { type: 'string', default: process.env['KVTIER_DATA_DIR'] ?? '.kvtier' },
+    'no-cache': { type: 'boolean', default: false },
+    prompt: { type: 'string' },
+    generate: { type: 'string', default: '8' },
+    context: { type: 'string', default: '4096' },
+    threads: { type: 'string', default: String(Math.min(8, availableParallelism())) },
+    kv: { type: 'string', default: 'f16' },
+    cpu: { type: 'string' },
+    verbose: { type: 'boolean', default: false },
+    help: { type: 'boolean', default: false },
+  },
+});
+
+function positive(name: string, text: string): number {
+  const value = Number(text);
+  if (Number.isSafeInteger(value) && value > 0) return value;
+  throw badRequest(`Cannot use --${name} ${text}: want a number of 1 or more`);
+}
+
+function kvType(text: string): KvType {
+  if (Object.hasOwn(kvTypes, text)) return text as KvType;
+  throw badRequest(`Cannot use --kv ${text}: want ${Object.keys(kvTypes).join(' or ')}`);
+}
+
+function agentAddress(): RespAddress {
+  if (flags.resp === undefined) {
+    const file = join(flags['data-dir'], 'agent.json');
+    try {
+      const { doors } = JSON.parse(readFileSync(file, 'utf8')) as { readonly doors: { readonly resp: RespAddress } };
+      return doors.resp;
+    } catch (cause) {
+      throw new KvtierError('NOT_FOUND', `Cannot read ${file}: start the agent with \`bun run agent\`, or name it with --resp`, { cause });
+    }
+  }
+  const [, host, port] = /^(.+):(\d+)$/.exec(flags.resp) ?? [];
+  if (host === undefined || port === undefined) throw badRequest(`Cannot use --resp ${flags.resp}: want HOST:PORT`);
+  return { host: host.replace(/^\[(.*)\]$/, '$1'), port: Number(port) };
+}
+
+function openStore(): ChunkStore {
+  const token = process.env['KVTIER_TOKEN'];
+  return flags['no-cache'] ? new NoopChunkStore() : new RespChunkStore({ ...agentAddress(), ...(token === undefined ? {} : { token }) });
+}
+
+const say = (line: object): void => void process.stdout.write(`${JSON.stringify(line)}\n`);
+
+async function serveLines(session: EngineSession): Promise<void> {
+  say(session.ready());
+  for await (const line of createInterface({ input: process.stdin })) {
+    if (line.trim() === '') continue;
+    try {
+      say(await session.ask(parseQuestion(line)));
+    } catch (error) {
+      if (!(error instanceof KvtierError) || error.code !== 'BAD_REQUEST') throw error;
+      say({ error: error.message } satisfies Failure);
+    }
+  }
+}
+
+function parseQuestion(line: string): Question {
+  let read: unknown;
+  try {
+    read = JSON.parse(line);
+  } catch {
+    throw badRequest('Cannot read a question: it is not JSON');
+  }
+  const { prompt, generate } = (read ?? {}) as Partial<Record<keyof Question, unknown>>;
+  if (typeof prompt !== 'string' || prompt === '') throw badRequest('Cannot read a question: want {"prompt": TEXT}');
+  return typeof generate === 'number' ? { prompt, generate: positive('generate', String(generate)) } : { prompt };
+}
+
+async function askOnce(session: EngineSession, prompt: string): Promise<void> {
+  const answer = await session.ask({ prompt, generate: positive('generate', flags.generate) });
+  const ms = (value: number): string => `${value.toFixed(1)} ms`;
+  process.stdout.write(
+    [
+      `model     ${session.ready().model}`,
+      `tokens    ${answer.tokens}, of which ${answer.restoredTokens} restored; ${answer.storedChunks} chunks stored`,
+      `ttft      ${ms(answer.ttftMs)}: lookup ${ms(answer.lookupMs)}, restore ${ms(answer.restoreMs)}, compute ${ms(answer.computeMs)}`,
+      `logits    ${answer.logitsSha256}`,
+      `text      ${JSON.stringify(answer.text)}\n`,
+    ].join('\n'),
+  );
+}
+
+async function main(): Promise<void> {
+  if (flags.help) {
+    process.stdout.write(USAGE);
+    return;
+  }
+  const store = openStore();
+  const session = await EngineSession.open(
+    {
+      modelPath: findModel(flags.model, flags['model-dir']).path,
+      contextTokens: positive('context', flags.context),
+      threads: positive('threads', flags.threads),
+      kvType: kvType(flags.kv),
+      verbose: flags.verbose,
+      ...(flags.cpu === undefined ? {} : { cpuVariant: flags.cpu }),
+    },
+    store,
+  );
+  if (flags.prompt === undefined) await serveLines(session);
+  else await askOnce(session, flags.prompt);
+  await session.close();
+}
+
+try {
+  await main();
+} catch (error) {
+  if (!(error instanceof KvtierError)) throw error;
+  process.stderr.write(`kvtier llama: ${error.message}\n`);
+  process.exitCode = errorTable[error.code].exit;
+}
