@@ -62,6 +62,7 @@ export class TenantControl implements CacheControl {
       invalidatedChunks: 0,
       expiredChunks: 0,
       sizeGuardMisses: 0,
+      refusedLookups: 0,
       storeAdmission: { mode: stats.storeAdmission.mode, admittedChunks: 0, skippedChunks: 0, shedChunks: 0, writeBudgetBytesPerSecond: 0 },
       leases: 0,
       pins: { chunks: 0, lost: 0, ram: { soft: nothing, hard: nothing }, ssd: { soft: nothing, hard: nothing } },

@@ -110,6 +110,7 @@ export class CacheControlPart implements CacheControl {
       invalidatedChunks: c.invalidatedChunks,
       expiredChunks: c.expiredChunks,
       sizeGuardMisses: c.sizeGuardMisses,
+      refusedLookups: c.refusedLookups,
       storeAdmission: {
         mode: limits.ssdAdmission,
         admittedChunks: c.admittedChunks,

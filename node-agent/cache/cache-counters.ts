@@ -28,6 +28,7 @@ export class CacheCounters {
   invalidatedChunks = 0;
   expiredChunks = 0;
   sizeGuardMisses = 0;
+  refusedLookups = 0;
   admittedChunks = 0;
   skippedChunks = 0;
   shedChunks = 0;

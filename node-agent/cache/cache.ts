@@ -297,7 +297,8 @@ export class Cache implements CacheDoor {
     const { into, outcome } = await this.#reader.loadInto(entry, span);
     const isHere = outcome === 'loaded' && state.isSame(ref) && !state.expiry.isOver(entry);
     if (!isHere || (!into && state.index.ramSlot(entry) < 0)) {
-      this.#miss();
+      if (outcome === 'refused' && state.isSame(ref) && !state.expiry.isOver(entry)) this.#refuse();
+      else this.#miss();
       return outcome === 'fault' ? 'fault' : 'missing';
     }
     state.takeProbedTier(entry);
@@ -314,14 +315,21 @@ export class Cache implements CacheDoor {
     return undefined;
   }
 
+  /** A miss of what is there: nobody gave way in RAM in time, or its device does not answer. */
+  #refuse(): undefined {
+    this.#state.counters.refusedLookups += 1;
+    return this.#miss();
+  }
+
   /** What a former process left in RAM is served once its checksum was found right; else SSD has it, or nobody. */
   async #openUnverified(entry: EntryIndex, owner: LeaseOwner | undefined): Promise<ReadHandle | undefined> {
     const state = this.#state;
     const ref = { entry, generation: state.index.generation(entry) };
-    const isRight = await this.#verifier.verify(entry);
-    if (!state.isSame(ref)) return this.#miss();
-    if (isRight && state.index.ramSlot(entry) >= 0) return this.#handle(entry, state.takeProbedTier(entry), owner);
-    return state.index.ssdFolder(entry) >= 0 ? await this.#openFromSsd(entry, owner) : this.#miss();
+    await this.#verifier.verify(entry);
+    if (!state.isSame(ref) || state.expiry.isOver(entry)) return this.#miss();
+    // Also where the same bytes were put meanwhile: these are right.
+    if (state.index.ramSlot(entry) >= 0 && !state.has(entry, UNVERIFIED)) return this.#handle(entry, state.takeProbedTier(entry), owner);
+    return state.index.ssdFolder(entry) >= 0 ? await this.#openFromSsd(entry, owner) : this.#refuse();
   }
 
   /** By a copy into RAM; where the device cannot, SSD has it, or nobody. */
@@ -331,7 +339,7 @@ export class Cache implements CacheDoor {
     const outcome = await this.#hbm?.reader.load(entry, 'demand');
     if (!state.isSame(ref) || state.expiry.isOver(entry)) return this.#miss();
     if (state.index.ramSlot(entry) < 0) {
-      return outcome !== 'loaded' && state.index.ssdFolder(entry) >= 0 ? await this.#openFromSsd(entry, owner) : this.#miss();
+      return outcome !== 'loaded' && state.index.ssdFolder(entry) >= 0 ? await this.#openFromSsd(entry, owner) : this.#refuse();
     }
     state.takeProbedTier(entry);
     return this.#handle(entry, 'hbm', owner);
@@ -341,7 +349,8 @@ export class Cache implements CacheDoor {
     const state = this.#state;
     const ref = { entry, generation: state.index.generation(entry) };
     const outcome = await this.#reader.load(entry, 'demand');
-    if (outcome !== 'loaded' || !state.isSame(ref) || state.index.ramSlot(entry) < 0 || state.expiry.isOver(entry)) return this.#miss();
+    if (!state.isSame(ref) || state.expiry.isOver(entry)) return this.#miss();
+    if (outcome !== 'loaded' || state.index.ramSlot(entry) < 0) return this.#refuse();
     state.takeProbedTier(entry);
     return this.#handle(entry, 'ssd', owner);
   }

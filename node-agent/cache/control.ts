@@ -129,6 +129,8 @@ export interface CacheStats {
   /** Chunks that ended by themselves, as their expiry said. */
   readonly expiredChunks: number;
   readonly sizeGuardMisses: number;
+  /** Misses of chunks that are there: RAM had no room for them in time, or their device does not answer. */
+  readonly refusedLookups: number;
   readonly storeAdmission: {
     readonly mode: string;
     readonly admittedChunks: number;

@@ -201,7 +201,11 @@ export class RamEvictor {
       if (victim < 0 && !this.#dropStray(own)) return false;
       if (victim < 0) continue;
       if (onSsd >= 0) counters.evictionsSsd += 1;
-      else counters.evictionsRam += 1;
+      else {
+        counters.evictionsRam += 1;
+        if (index.ssdFolder(victim as EntryIndex) >= 0) counters.evictionsSsd += 1;
+        else this.#countDropped(victim as EntryIndex);
+      }
       if (own !== undefined && onSsd >= 0) counters.quotaEvictionsSsd += 1;
       else if (own !== undefined) counters.quotaEvictionsRam += 1;
       state.drop(victim as EntryIndex);
@@ -239,8 +243,14 @@ export class RamEvictor {
       state.catalogReplicas(entry);
       return;
     }
-    if (this.ssdMayTake(entry)) state.counters.droppedDirtyChunks += 1;
-    else if (!state.isAdmitted(entry)) state.counters.skippedChunks += 1;
+    this.#countDropped(entry);
     state.drop(entry);
+  }
+
+  /** RAM alone has it, and it goes, whether SSD would take it or not. With admission `off` that is what an eviction is. */
+  #countDropped(entry: EntryIndex): void {
+    const { counters, limits } = this.#state;
+    if (!this.#state.isAdmitted(entry)) counters.skippedChunks += 1;
+    else if (limits.ssdAdmission !== 'off') counters.droppedDirtyChunks += 1;
   }
 }

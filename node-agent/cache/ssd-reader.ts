@@ -109,9 +109,8 @@ export class SsdReader {
       return this.#failed(entry, outcome);
     }
     if (!this.#isFileOf(entry, outcome.header)) {
-      // The catalog's row was wrong, not the file, whose own chunk is not known: neither may be believed.
       this.#rooms.giveBack(room);
-      return this.#failed(entry, { reason: 'corrupt', problem: 'header names another key', fileStays: true });
+      return this.#isAnothers(entry);
     }
     if (index.ramSlot(entry) >= 0) {
       this.#rooms.giveBack(room);
@@ -177,8 +176,16 @@ export class SsdReader {
       return 'refused';
     }
     if (this.#isFileOf(entry, outcome.header)) return 'loaded';
-    if (index.ssdFolder(entry) === folder) this.#failed(entry, { reason: 'corrupt', problem: 'header names another key', fileStays: true });
+    if (index.ssdFolder(entry) === folder) this.#isAnothers(entry);
     return 'gone';
+  }
+
+  /** The catalog's row was wrong, not the file, whose own chunk is not known: neither may be believed. */
+  #isAnothers(entry: EntryIndex): LoadOutcome {
+    const { ssd, logger } = this.#state;
+    ssd.checksumMismatches += 1;
+    logger.warn('The file of a chunk is that of another key', { key: this.#state.wholeKey(entry) });
+    return this.#failed(entry, { reason: 'corrupt', problem: 'header names another key', fileStays: true });
   }
 
   #whereItIs(ref: { entry: EntryIndex; generation: number }): LoadOutcome {

@@ -79,7 +79,11 @@ function traffic(stats: Stats): string {
       formatCount(stats.lookups),
       `${formatCount(found)} hits (${formatShare(found, stats.lookups)}): ram ${formatCount(hits.ram)}, ssd ${formatCount(hits.ssd)}${hbm}`,
     ],
-    ['misses', formatCount(stats.misses), `${formatCount(stats.sizeGuardMisses)} by the size guard`],
+    [
+      'misses',
+      formatCount(stats.misses),
+      `${formatCount(stats.sizeGuardMisses)} by the size guard, ${formatCount(stats.refusedLookups)} of what is there`,
+    ],
     ['puts', formatCount(stats.puts), `${formatBytes(stats.putBytes)}, ${formatCount(stats.duplicatePuts)} already there`],
     [
       'rejected puts',

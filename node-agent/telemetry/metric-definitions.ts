@@ -267,6 +267,10 @@ const cacheMetrics: readonly MetricDefinition[] = [
     help: 'Misses since the stored size is not the one the client wants',
     read: ({ stats }) => stats.sizeGuardMisses,
   }),
+  plain('counter', 'kvtier_refused_lookups_total', {
+    help: 'Misses of chunks that are there: RAM had no room for them in time, or their device does not answer',
+    read: ({ stats }) => stats.refusedLookups,
+  }),
   plain('counter', 'kvtier_puts_total', { help: 'Chunks stored', read: ({ stats }) => stats.puts }),
   plain('counter', 'kvtier_put_bytes_total', { help: 'Payload bytes stored', read: ({ stats }) => stats.putBytes }),
   plain('counter', 'kvtier_duplicate_puts_total', {

@@ -143,6 +143,7 @@ export class SimCacheControl implements CacheControl {
       invalidatedChunks: this.#invalidatedChunks,
       expiredChunks: 0,
       sizeGuardMisses: 0,
+      refusedLookups: 0,
       storeAdmission: { mode: 'idle', admittedChunks: 0, skippedChunks: 0, shedChunks: 0, writeBudgetBytesPerSecond: 0 },
       leases: this.#list().filter(({ leased }) => leased).length,
       pins: {

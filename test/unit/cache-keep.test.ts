@@ -1,7 +1,8 @@
 /** What the cache takes over from a process that ended, and what it does not. */
 import { describe, expect, it } from 'vitest';
+import type { PutTicket } from '#cache/door.ts';
 import { MiB } from '#core/bytes.ts';
-import { payloadOf, SimCache } from '#testsupport/sim-cache.ts';
+import { isPayload, payloadOf, SimCache } from '#testsupport/sim-cache.ts';
 import type { SimCacheOptions } from '#testsupport/sim-cache.ts';
 
 const options: SimCacheOptions = { keep: true, admission: 'off' };
@@ -63,6 +64,21 @@ describe('Cache after a process that was killed', () => {
       await sim.restart();
       expect(await has(sim)).toBe(false);
     }
+  });
+
+  it('serves the same bytes where they were put while it looked at those that were left', async () => {
+    const sizeBytes = 100_000;
+    const sim = await SimCache.start(options);
+    await sim.put('k', payloadOf(1, sizeBytes));
+    sim.crash();
+    await sim.restart();
+    const opened = Promise.resolve(sim.open('k'));
+    const ticket = sim.reserve('k', sizeBytes) as PutTicket;
+    expect(sim.commit(ticket, payloadOf(1, sizeBytes))).toBe('duplicate');
+    const handle = await sim.run(opened);
+    expect(isPayload(handle?.view(), 1, sizeBytes)).toBe(true);
+    handle?.release();
+    sim.checkQuiet();
   });
 
   it('never serves bytes that changed in shared memory: it is a miss, or SSD has them', async () => {

@@ -250,6 +250,7 @@ describe('Eviction from RAM', () => {
     expect(sim.cache.chunkCount).toBe(100);
     expect(sim.peek('tiny299')).toBeDefined();
     expect(sim.peek('tiny199')).toBeUndefined();
+    expect(sim.cache.control.stats().droppedDirtyChunks).toBe(200);
     await sim.run(sim.cache.control.evict('ram', { all: true }));
     for (let index = 300; index < 350; index += 1) await sim.put(`tiny${index}`, payloadOf(index, 8));
     expect(sim.cache.chunkCount).toBe(100);

@@ -48,6 +48,26 @@ describe('A load from SSD', () => {
     sim.checkQuiet();
   });
 
+  it('that finds no room among what is leased is a miss that is counted, and a hit once the leases end', async () => {
+    const large = 256 * KiB;
+    const sim = await SimCache.start({ ramBytes: 1 * MiB, maxChunkBytes: large });
+    await sim.put('large', payloadOf(99, large));
+    await sim.run(sim.cache.control.evict('ram', { all: true }));
+    for (let index = 0; index < 15; index += 1) await sim.put(`k${index}`, payloadOf(index, chunk));
+    await sim.quiet(3000);
+    expect(sim.tier('ram').dirtyBytes).toBe(0);
+    // No two neighbours give way, and the large one needs four.
+    for (let index = 0; index < 15; index += 2) sim.probe(`k${index}`, 1);
+    expect(await sim.get('large')).toBeUndefined();
+    expect(stats(sim)).toMatchObject({ lookups: 1, misses: 1, refusedLookups: 1, droppedDirtyChunks: 0, evictions: { ssd: 0 } });
+    expect(sim.cache.control.lookup(['large'])[0]?.tier).toBe('ssd');
+    expect(await sim.get('absent')).toBeUndefined();
+    await sim.quiet(32_000, 1000);
+    expect(isPayload(await sim.get('large'), 99, large)).toBe(true);
+    expect(stats(sim)).toMatchObject({ misses: 2, refusedLookups: 1 });
+    sim.checkQuiet();
+  });
+
   it('that joined a read-ahead which found no room waits for room itself', async () => {
     const sim = await onSsd(1, { ramBytes: 1 * MiB, maxChunkBytes: 256 * KiB });
     for (let index = 0; index < 15; index += 1) await sim.put(`filler${index}`, payloadOf(index, chunk));
@@ -118,6 +138,7 @@ describe('A load from SSD', () => {
       const payload = await sim.get(`k${index}`);
       expect(payload === undefined || isPayload(payload, index, chunk)).toBe(true);
     }
+    expect(stats(sim).io.checksumMismatches).toBe(2);
   });
 
   it('keeps a limited number of wrong files', async () => {
@@ -504,6 +525,17 @@ describe('A chunk that SSD cannot take', () => {
     await sim.quiet(6000, 500);
     expect(sim.tier('ram').dirtyBytes).toBe(0);
     sim.checkQuiet();
+  });
+
+  it('because ENOSPC comes on every write is counted when it has to leave RAM', async () => {
+    const sim = await SimCache.start({ ramBytes: 1 * MiB, maxChunkBytes: 256 * KiB });
+    sim.io.faults.push({ kind: 'write', errno: ENOSPC, times: 1000 });
+    await sim.put('k0', payloadOf(0, chunk));
+    await sim.quiet(3000);
+    for (let index = 1; index < 20; index += 1) await sim.put(`k${index}`, payloadOf(index, chunk));
+    const { length: lost } = Array.from({ length: 20 }, (_, index) => sim.peek(`k${index}`)).filter((found) => found === undefined);
+    expect(lost).toBeGreaterThan(0);
+    expect(stats(sim).droppedDirtyChunks).toBe(lost);
   });
 });
 

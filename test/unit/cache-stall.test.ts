@@ -1,5 +1,6 @@
 /** A device that does not answer: what waits for it is a miss, what it holds stays its own, and it is asked again with back-off. */
 import { describe, expect, it } from 'vitest';
+import type { Address, Fd } from '#core/brand.ts';
 import { KiB } from '#core/bytes.ts';
 import { settle } from '#testsupport/sim-clock.ts';
 import { isPayload, payloadOf, SimCache } from '#testsupport/sim-cache.ts';
@@ -39,6 +40,11 @@ describe('A read that the device does not answer', () => {
     expect(sim.open('k3')).toBeInstanceOf(Promise);
     expect(await sim.open('k3')).toBeUndefined();
     expect(sim.probe('k3', 1)).toBeUndefined();
+    expect(sim.cache.control.stats()).toMatchObject({ misses: 6, refusedLookups: 6 });
+    const region = { address: 0 as Address, fd: 0 as Fd, sizeBytes: chunk, sealed: true, close: (): void => {} };
+    const span = { region, offset: 0, sizeBytes: chunk };
+    expect(await sim.with('k3', (namespace, key) => sim.cache.openInto(namespace, key, { owner: 1, span }))).toBe('missing');
+    expect(sim.cache.control.stats()).toMatchObject({ lookups: 7, misses: 7, refusedLookups: 7 });
     expect(sim.io.jobs.filter((job) => job.late === undefined)).toEqual([]);
     sim.check();
     sim.life.ssd.checkInvariants();

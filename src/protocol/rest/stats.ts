@@ -135,6 +135,9 @@ export const statsSchema = z
     invalidatedChunks: countSchema,
     expiredChunks: countSchema,
     sizeGuardMisses: countSchema,
+    refusedLookups: countSchema.meta({
+      description: 'Misses of chunks that are there: RAM had no room for them in time, or their device does not answer',
+    }),
     storeAdmission: storeAdmissionSchema,
     leases: countSchema,
     pins: pinsSchema,
