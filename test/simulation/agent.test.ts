@@ -31,6 +31,10 @@ describe('The agent, whatever happens to it', () => {
     await runSeeds('kills');
   });
 
+  it('misses what it acknowledged only for a reason that it counts, over kills too', async () => {
+    await runSeeds('counted');
+  });
+
   it('explains every answer in a RAM tier that is always full, and keeps what is leased', async () => {
     await runSeeds('full');
   });

@@ -583,4 +583,16 @@ export const mutants: readonly Mutant[] = [
       },
     ],
   },
+  {
+    name: 'uncounted-drop',
+    why: 'A chunk that leaves RAM before it is on SSD is not counted: nobody learns why it is missed',
+    profile: 'counted',
+    edits: [{ file: 'node-agent/cache/ram-evictor.ts', find: 'droppedDirtyChunks += 1;', replace: 'droppedDirtyChunks += 0;' }],
+  },
+  {
+    name: 'uncounted-refusal',
+    why: 'A read that finds no room in RAM is a miss like any other: nobody learns that the chunk is there',
+    profile: 'counted',
+    edits: [{ file: 'node-agent/cache/cache.ts', find: 'this.#state.counters.refusedLookups += 1;', replace: '' }],
+  },
 ];

@@ -11,6 +11,16 @@ export type Profile = Omit<SimWorldOptions, 'seed' | 'steps'>;
 export const profiles = {
   /** Connections are reset, peers and disks stand still, the process is killed. Nothing is lost by that. */
   kills: { compactionBytes: 2 * KiB, kills: 3, resets: 5, delays: 3 },
+  /** RAM that is always full, much of it leased, beside endless folders: what is missed is missed for a reason that is counted. */
+  counted: {
+    counted: true,
+    ramBytes: 1 * MiB,
+    maxChunkBytes: 256 * KiB,
+    sizes: [100, 5000, 20 * KiB, 60 * KiB, 100 * KiB, 250 * KiB],
+    kills: 1,
+    resets: 2,
+    delays: 3,
+  },
   /** A RAM tier that is always full. */
   full: { ramBytes: 1 * MiB, maxChunkBytes: 256 * KiB, kills: 1, resets: 3, delays: 3 },
   /** Two folders that evict all the time; odd seeds by other policies, and with other admissions (`weatherOf`). */

@@ -195,7 +195,7 @@ export class SimCommands {
     // A miss after a promise is an error line, see promises.ts.
     if (reply.kind === 'null' || (reply.kind === 'error' && reply.text.startsWith('M'))) {
       note(`${who} GET ${key.label}: miss`);
-      return oracle.endMiss();
+      return oracle.endMiss(key, span);
     }
     if (reply.kind !== 'bulk') throw new Error(`GET ${key.label} was answered by ${show(reply)}`);
     const value = oracle.endRead(key, span, reply.bytes);
@@ -222,6 +222,7 @@ export class SimCommands {
       if (reply === 'lost') return;
       if (reply.kind !== 'integer') throw new Error(`EXISTS was answered by ${show(reply)}`);
       const most = keys.filter((key) => oracle.mayExist(key, span)).length;
+      if (reply.value === 0) for (const key of keys) oracle.keeping?.judgeMiss(key, span, 'EXISTS');
       const names = keys.map((key) => key.label).join(' ');
       if (reply.value > most) throw new Error(`EXISTS ${names} counts ${reply.value}, at most ${most} can be there`);
       this.#world.note(`${who} EXISTS ${names}: ${reply.value}`);
@@ -232,10 +233,12 @@ export class SimCommands {
     const { oracle } = this.#world;
     const keys = this.#someKeys(client, 2);
     const span = oracle.begin();
+    const over = oracle.beginChange(keys);
     const names = keys.map((key) => key.label).join(' ');
     this.#world.note(`${who} DEL ${names}`);
     client.command([this.#rng.chance(0.5) ? 'DEL' : 'UNLINK', ...keys.map((key) => key.name)], (reply) => {
       this.#world.note(`${who} DEL ${names}: ${show(reply)}`);
+      if (reply !== 'lost') over();
       if (reply === 'lost' || reply.kind === 'error') return;
       expectOf('DEL', reply, 'integer');
       for (const key of keys) oracle.endDelete(key, span);
@@ -279,6 +282,7 @@ export class SimCommands {
       const fits = key.values.some((value) => value.sizeBytes === reply.value && oracle.mayBeRead(value, span));
       if (reply.value !== 0 && !fits) throw new Error(`STRLEN ${key.label} says ${reply.value}, which no value of it has`);
       this.#world.note(`${who} STRLEN ${key.label}: ${reply.value}`);
+      if (reply.value === 0 && key.values.at(-1)?.sizeBytes !== 0) oracle.keeping?.judgeMiss(key, span, 'STRLEN');
     });
   }
 
@@ -300,8 +304,10 @@ export class SimCommands {
     const { oracle } = this.#world;
     const tenant = this.#world.tenantOf(client.who);
     const span = oracle.begin();
+    const over = oracle.beginChange();
     client.command(['FLUSHALL'], (reply) => {
       this.#world.note(`${who} FLUSHALL: ${show(reply)}`);
+      if (reply !== 'lost') over();
       if (reply === 'lost' || reply.kind === 'error') return;
       const selector = tenant === undefined ? ({ all: true } as const) : { tenant };
       oracle.endInvalidation(selector, span);

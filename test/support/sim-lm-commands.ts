@@ -98,7 +98,7 @@ export class SimLmCommands {
     if (outcome === 'lost') return;
     if (outcome.reply.code === LM_FAIL) {
       this.#world.note(`${who} GET ${key.label}: miss`);
-      return oracle.endMiss();
+      return oracle.endMiss(key, span);
     }
     const { block } = outcome.reply;
     const id = block.shape[0];

@@ -141,7 +141,11 @@ export class SimOperators {
   #invalidate(who: string | undefined): void {
     const selector = this.#selector(who);
     const span = this.#world.oracle.begin();
-    this.#post(who, '/v1/invalidate', { selector }, () => this.#invalidated(selector, span, who));
+    const over = this.#world.oracle.beginChange();
+    this.#post(who, '/v1/invalidate', { selector }, () => {
+      over();
+      this.#invalidated(selector, span, who);
+    });
   }
 
   /** A tenant's selector reaches its own chunks alone. */
@@ -205,7 +209,11 @@ export class SimOperators {
 
   #epoch(): void {
     const span = this.#world.oracle.begin();
-    this.#post(undefined, '/v1/namespaces/model-b/epoch', {}, () => this.#invalidated({ model: 'model-b' }, span, undefined));
+    const over = this.#world.oracle.beginChange();
+    this.#post(undefined, '/v1/namespaces/model-b/epoch', {}, () => {
+      over();
+      this.#invalidated({ model: 'model-b' }, span, undefined);
+    });
   }
 
   /** What is listed for somebody must be there for him. */

@@ -12,6 +12,7 @@ import { tenantOfCredential } from '#core/namespace.ts';
 import type { NamespaceDescriptor } from '#core/namespace.ts';
 import { parseKey } from '#protocol/lmcache-key.ts';
 import { payloadOf } from './sim-cache.ts';
+import type { SimKeeping } from './sim-keeping.ts';
 
 export interface SimValue {
   readonly id: number;
@@ -69,6 +70,8 @@ export class SimOracle {
   readonly #payloads = new Map<string, Buffer>();
   reads = 0;
   hits = 0;
+  /** Undefined: any miss is fine. */
+  keeping: SimKeeping | undefined;
 
   readonly #nowMs: () => number;
   readonly #wallMs: () => number;
@@ -113,7 +116,14 @@ export class SimOracle {
   }
 
   begin(): SimSpan {
-    return { begin: ++this.#now, atMs: this.#nowMs() };
+    const span = { begin: ++this.#now, atMs: this.#nowMs() };
+    this.keeping?.beginRead(span);
+    return span;
+  }
+
+  /** Something that may take values of these keys away, or of all; call the answer once it is over, and not at all where nobody knows. */
+  beginChange(keys?: readonly SimKey[]): () => void {
+    return this.keeping?.beginChange(keys) ?? ((): void => {});
   }
 
   // --- writes ---------------------------------------------------------------------------------------------------------------
@@ -146,6 +156,7 @@ export class SimOracle {
       overlapped: key.expiring > 0,
     };
     this.#owners.set(id, key.label);
+    this.keeping?.beginSet(value);
     key.values.push(value);
     if (key.values.length > KEPT_VALUES) this.#forget(key);
     return value;
@@ -174,6 +185,8 @@ export class SimOracle {
   /** EXPIRE, PERSIST and the like: until the answer nobody knows when the values of the key end. */
   beginExpire(key: SimKey): { readonly key: SimKey; readonly begin: number; readonly values: readonly SimValue[] } {
     const begin = ++this.#now;
+    // What got an end once is not missed, whatever became of that.
+    this.keeping?.beginChange([key])();
     const values = key.values.filter((value) => value.deadAt > begin);
     key.expiring += 1;
     for (const value of values) {
@@ -288,8 +301,9 @@ export class SimOracle {
     return value.state !== 'refused' && value.deadAt > span.begin && value.expiresByMs >= span.atMs;
   }
 
-  endMiss(): void {
+  endMiss(key: SimKey, span: SimSpan): void {
     this.reads += 1;
+    this.keeping?.judgeMiss(key, span, 'A read of');
   }
 
   /** True where some value of the key may have been seen since `span` began. */

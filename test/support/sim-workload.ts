@@ -142,6 +142,8 @@ export class SimWorkload {
     this.#startFailed = false;
     if (agent.isReady && this.#world.keepsFiles) time.check(agent.cache.control.chunks({}, { limit: 1000 }).chunks, LONGEST_TTL_MS);
     time.end(agent.life?.tombstones?.clockMs ?? 0);
+    // Not by dirtyBytes: an empty value has none.
+    oracle.keeping?.endOfProcess(agent.isReady && !agent.cache.control.chunks({}, { limit: 1000 }).chunks.some((chunk) => chunk.dirty));
     if (powerCut) time.powerCut();
     if (powerCut) agent.powerCut();
     else agent.kill();

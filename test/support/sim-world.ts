@@ -10,6 +10,7 @@ import type { SimAgentOptions } from './sim-agent.ts';
 import { SimAgent } from './sim-agent.ts';
 import { engineKey } from './lm-client.ts';
 import { SimClient } from './sim-client.ts';
+import { countsOf, SimKeeping } from './sim-keeping.ts';
 import type { SimListener } from './sim-listener.ts';
 import type { SimFaultKind } from './sim-mischief.ts';
 import { SimOracle } from './sim-oracle.ts';
@@ -44,6 +45,8 @@ export interface SimWorldOptions extends SimAgentOptions {
   readonly deviceFaults?: number;
   /** Power cuts, a thousand steps. */
   readonly powerCuts?: number;
+  /** Every miss of what was acknowledged is explained by a counter. */
+  readonly counted?: boolean;
   /** Invariants are checked every so many steps. */
   readonly checkEvery?: number;
   /** Lines of the trace that are kept for a failure. */
@@ -102,6 +105,8 @@ export class SimWorld {
       () => this.time.nowMs(),
       () => this.agent.clock.nowMs(),
     );
+    if (options.counted === true)
+      this.oracle.keeping = new SimKeeping(() => (this.agent.isReady ? countsOf(this.agent.cache.control.stats()) : undefined));
     const count = options.clientCount ?? 4;
     for (const who of this.everybody) {
       const tenant = who === 'admin' ? undefined : who;
