@@ -260,6 +260,8 @@ export class KillOracle {
   kept(key: number): number | undefined {
     const { last, lastChangeEnd } = this.#history(key);
     if (last === undefined || !last.acknowledged || last.dead || last.begin < lastChangeEnd) return undefined;
+    // One that nobody answers may happen any time.
+    for (const removal of this.#openRemovals) if (removal.matches(key)) return undefined;
     return this.mayExpire(key, last.version) ? undefined : last.version;
   }
 

@@ -83,6 +83,20 @@ describe('The oracle of the kills', () => {
     expect([read(1, waiting).length, read(1, next).length]).toEqual([1, 0]);
   });
 
+  it('does not want what a removal may take that nobody has answered', () => {
+    const put = putValue();
+    expect(oracle.required(0)).toBe(put.version);
+    const removal = oracle.beginRemoval((key) => key === 0);
+    const next = oracle.beginPut(0);
+    oracle.endPut(next, true);
+    expect(oracle.required(0)).toBeUndefined();
+    oracle.endRemoval(removal, true);
+    expect(oracle.required(0)).toBeUndefined();
+    const last = oracle.beginPut(0);
+    oracle.endPut(last, true);
+    expect(oracle.required(0)).toBe(last.version);
+  });
+
   it('lets no metadata wait through a deletion or an invalidation', () => {
     const waiting = putMetadata(putValue(100), { found: false });
     oracle.endRemoval(
