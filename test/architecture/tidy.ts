@@ -66,7 +66,9 @@ export const tidyChecks: readonly TidyCheck[] = [
     name: 'kebab-case names',
     applies: (path) => !isForeignName(path),
     find: ({ path }) =>
-      path.split('/').every((part) => /^[a-z0-9]+(?:[-._][a-z0-9]+)*$/.test(part)) && !/_[^/]*\.ts$/.test(path) ? [] : ['not kebab-case'],
+      path.split('/').every((part) => /^(?:[a-z0-9]+(?:[-._][a-z0-9]+)*|__init__\.py)$/.test(part)) && !/_[^/]*\.ts$/.test(path)
+        ? []
+        : ['not kebab-case'],
     bad: { path: 'node-agent/cache/ChunkIndex.ts', text: '' },
   },
   {
