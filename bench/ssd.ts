@@ -7,10 +7,10 @@
  * is fio overwriting a file that is laid out, which no store of immutable chunks can do: block allocation is in the difference.
  * That nothing came out of the page cache is checked by what the kernel says it read from the device.
  */
-import { spawnSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
+import { createFio } from './lib/fio.ts';
 import { alternate, median } from './lib/stats.ts';
 import { parseFlags } from './lib/flags.ts';
 import { compare, publish } from './lib/report.ts';
@@ -41,63 +41,7 @@ const tierFolder = join(root, 'tier');
 const fioFolder = join(root, 'fio');
 mkdirSync(fioFolder);
 
-interface Engine {
-  readonly name: string;
-  readonly args: readonly string[];
-  /** Jobs of one thread each, for the engines that block. */
-  readonly jobs: number;
-}
-
-const engines: readonly Engine[] = [
-  { name: 'libaio', args: ['--ioengine=libaio', `--iodepth=${depth}`], jobs: 1 },
-  { name: 'io_uring', args: ['--ioengine=io_uring', `--iodepth=${depth}`], jobs: 1 },
-  { name: `psync x ${depth}`, args: ['--ioengine=psync'], jobs: depth },
-];
-
-type Mode = 'read' | 'write new files' | 'overwrite';
-
-/** Bytes per second as fio reports them; 0 where this machine lacks the engine. Its own set-up is not in the number. */
-function fio(mode: Mode, engine: Engine): number {
-  const fresh = mode === 'write new files';
-  const folder = join(fioFolder, `${fresh ? 'new' : 'laid-out'}-${engine.jobs}`);
-  if (fresh) rmSync(folder, { recursive: true, force: true });
-  mkdirSync(folder, { recursive: true });
-  const files = chunksPerRun / engine.jobs;
-  const layout = fresh
-    ? [`--nrfiles=${files}`, '--create_on_open=1', '--fallocate=none', `--openfiles=${depth}`, '--file_service_type=sequential']
-    : ['--overwrite=1'];
-  const args = [
-    '--name=peer',
-    `--directory=${folder}`,
-    `--rw=${mode === 'read' ? 'read' : 'write'}`,
-    '--bs=8M',
-    '--direct=1',
-    `--numjobs=${engine.jobs}`,
-    `--size=${files * chunkBytes}`,
-    '--group_reporting',
-    '--output-format=json',
-    ...engine.args,
-    ...layout,
-  ];
-  const result = spawnSync('fio', args, { encoding: 'utf8' });
-  if (result.error !== undefined) throw new Error(`Cannot run fio, the peer of this benchmark: ${result.error.message}`);
-  const json = result.stdout.slice(result.stdout.indexOf('{'));
-  if (result.status !== 0 || json === '') return 0;
-  const report = JSON.parse(json) as { jobs: { read: { bw_bytes: number }; write: { bw_bytes: number } }[] };
-  const job = report.jobs[0];
-  return job === undefined ? 0 : job[mode === 'read' ? 'read' : 'write'].bw_bytes;
-}
-
-/** The engine that is fastest for this job here; laid-out files exist on disk afterwards. */
-function fastest(mode: Mode): Engine {
-  const rates = engines.map((engine) => {
-    fio(mode, engine);
-    return fio(mode, engine);
-  });
-  const best = engines[rates.indexOf(Math.max(...rates))];
-  if (best === undefined || Math.max(...rates) === 0) throw new Error('fio can run none of its engines here');
-  return best;
-}
+const { run: fio, fastest } = createFio({ folder: fioFolder, chunkBytes, chunks: chunksPerRun, depth });
 
 /**
  * Bytes that this process, with all its threads, has read from devices: what the page cache answers is not in it. Children

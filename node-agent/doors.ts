@@ -129,7 +129,7 @@ export class Doors {
     if (socket.path === undefined) return;
     this.#native = new NativeServer({
       cache,
-      transport: new UnixTransport(),
+      transport: new UnixTransport(this.#parts.onBug),
       regions: new HostRegions(socket.regionRoots),
       regionIo: pool.regions,
       arenas: tier,

@@ -21,9 +21,9 @@ export type FileRequest =
     }
   | {
       readonly kind: 'copyOut' | 'copyIn';
-      readonly arenaFd: number;
-      readonly arenaOffset: number;
       readonly arenaAddress: number;
+      readonly regionFd: number;
+      readonly regionOffset: number;
       readonly regionAddress: number;
       readonly sizeBytes: number;
       readonly sealed: boolean;

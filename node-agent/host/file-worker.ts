@@ -4,7 +4,7 @@
  *
  * Slices of 4 MiB; the checksum of a slice is taken while the device works for the other threads.
  */
-import { readdirSync, statfsSync } from 'node:fs';
+import { fstatSync, readdirSync, statfsSync } from 'node:fs';
 import { IoVector } from './io-vector.ts';
 import { MemoryViews, checksumOf } from './memory-checksum.ts';
 import { BLOCK_BYTES, roundUp } from '#core/bytes.ts';
@@ -176,20 +176,25 @@ function readChunk(request: Extract<FileRequest, { kind: 'read' }>): FileRespons
   }
 }
 
-/** The kernel copies, so that memory which the client takes away is EFAULT and no signal; what cannot shrink is copied plainly. */
+/**
+ * What cannot shrink is copied plainly. Else the kernel copies between the client's file and our memory, so that a file which the client
+ * truncates is a failure and no signal; what is gone of it stays gone.
+ */
 function moveSlice(request: Extract<FileRequest, { kind: 'copyOut' | 'copyIn' }>, offset: number, sizeBytes: number): void {
   const inwards = request.kind === 'copyIn';
+  const arena = request.arenaAddress + offset;
   if (request.sealed) {
     const region = asPointer(request.regionAddress + offset);
-    const arena = asPointer(request.arenaAddress + offset);
-    libc.memcpy(inwards ? arena : region, inwards ? region : arena, sizeBytes);
+    libc.memcpy(inwards ? asPointer(arena) : region, inwards ? region : asPointer(arena), sizeBytes);
     return;
   }
-  transfer(request.arenaFd, [[request.regionAddress + offset, sizeBytes]], {
-    offset: request.arenaOffset + offset,
-    writing: inwards,
-    minimumBytes: sizeBytes,
-  });
+  const start = request.regionOffset + offset;
+  if (fstatSync(request.regionFd).size < start + sizeBytes) throw new Failure('region', EFAULT);
+  try {
+    transfer(request.regionFd, [[arena, sizeBytes]], { offset: start, writing: !inwards, minimumBytes: sizeBytes });
+  } catch (problem) {
+    throw problem instanceof Failure ? new Failure('region', EFAULT) : problem;
+  }
 }
 
 function copyOut(request: Extract<FileRequest, { kind: 'copyOut' | 'copyIn' }>): FileResponse {

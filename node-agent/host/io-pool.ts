@@ -27,7 +27,7 @@ import type {
   WriteChunkDone,
   WriteChunkJob,
 } from '#ports/io-pool.ts';
-import type { ArenaPlace, RegionIo, RegionSpan } from '#ports/local-door.ts';
+import type { RegionIo, RegionSpan } from '#ports/local-door.ts';
 import type { FileRequest, TimedFileResponse } from './file-requests.ts';
 import { JobRing, KIND_ARENA, KIND_RECEIVE, KIND_SEND, KIND_STOP, emptyJobRecord } from './io-jobs.ts';
 import type { SocketCompletion, SocketJobRecord } from './io-jobs.ts';
@@ -397,17 +397,11 @@ class HostFileIo implements FileIo, RegionIo {
     return { demand: q.demand.length, prefetch: q.prefetch.length, write: q.write.length, background: q.background.length };
   }
 
-  async copyOut(
-    from: { readonly address: Address; readonly place: ArenaPlace },
-    to: RegionSpan,
-  ): Promise<{ readonly ok: true } | IoFailure> {
+  async copyOut(from: { readonly address: Address }, to: RegionSpan): Promise<{ readonly ok: true } | IoFailure> {
     return done(await this.submit(copyRequest('copyOut', from, to), 'demand'));
   }
 
-  async copyIn(
-    from: RegionSpan,
-    to: { readonly address: Address; readonly place: ArenaPlace },
-  ): Promise<{ readonly ok: true; readonly checksum: bigint } | IoFailure> {
+  async copyIn(from: RegionSpan, to: { readonly address: Address }): Promise<{ readonly ok: true; readonly checksum: bigint } | IoFailure> {
     const response = await this.submit(copyRequest('copyIn', to, from), 'demand');
     if (!response.ok) return failure(response);
     assert(response.checksum !== undefined, 'a copy into an arena answers a checksum');
@@ -441,14 +435,14 @@ function sizes({ sizeBytes, direct }: ReadChunkJob): { readonly sizeBytes: numbe
 
 function copyRequest(
   kind: 'copyOut' | 'copyIn',
-  arena: { readonly address: Address; readonly place: ArenaPlace },
+  arena: { readonly address: Address },
   { region, offset, sizeBytes }: RegionSpan,
 ): FileRequest {
   return {
     kind,
-    arenaFd: arena.place.fd,
-    arenaOffset: arena.place.offset,
     arenaAddress: arena.address,
+    regionFd: region.fd,
+    regionOffset: offset,
     regionAddress: region.address + offset,
     sizeBytes,
     sealed: region.sealed,

@@ -94,6 +94,13 @@ function peerOf(fd: Fd): Peer {
 }
 
 export class UnixTransport implements LocalTransport {
+  readonly #onBug: (problem: unknown) => void;
+
+  /** `onBug`: a handler threw. Bun would keep it to itself, and the connection would be silent for ever. */
+  constructor(onBug: (problem: unknown) => void) {
+    this.#onBug = onBug;
+  }
+
   listen(address: LocalAddress, accept: (socket: LocalSocket) => ConnectionHandler): LocalListener {
     const { path, mode } = address;
     if (new TextEncoder().encode(path).length > MAX_PATH_BYTES) {
@@ -107,7 +114,7 @@ export class UnixTransport implements LocalTransport {
     const former = process.umask(0o177);
     let server: ReturnType<typeof open>;
     try {
-      server = open(path, accept);
+      server = open(path, accept, this.#onBug);
     } finally {
       process.umask(former);
     }
@@ -125,7 +132,11 @@ export class UnixTransport implements LocalTransport {
   }
 }
 
-function open(path: string, accept: (socket: LocalSocket) => ConnectionHandler): { stop(closeActive?: boolean): void } {
+function open(
+  path: string,
+  accept: (socket: LocalSocket) => ConnectionHandler,
+  onBug: (problem: unknown) => void,
+): { stop(closeActive?: boolean): void } {
   return Bun.listen<Attached>({
     unix: path,
     socket: {
@@ -143,7 +154,9 @@ function open(path: string, accept: (socket: LocalSocket) => ConnectionHandler):
         socket.data.socket.closed();
         socket.data.handler.onClose();
       },
-      error() {},
+      error(_socket, problem) {
+        onBug(problem);
+      },
     },
   });
 }

@@ -86,10 +86,7 @@ export interface RegionSpan {
 
 export interface RegionIo {
   /** Arena to region; not one byte outside the span is written. */
-  copyOut(from: { readonly address: Address; readonly place: ArenaPlace }, to: RegionSpan): Promise<{ readonly ok: true } | IoFailure>;
+  copyOut(from: { readonly address: Address }, to: RegionSpan): Promise<{ readonly ok: true } | IoFailure>;
   /** Region to arena. Answers the checksum of what has arrived. */
-  copyIn(
-    from: RegionSpan,
-    to: { readonly address: Address; readonly place: ArenaPlace },
-  ): Promise<{ readonly ok: true; readonly checksum: bigint } | IoFailure>;
+  copyIn(from: RegionSpan, to: { readonly address: Address }): Promise<{ readonly ok: true; readonly checksum: bigint } | IoFailure>;
 }

@@ -390,8 +390,8 @@ export class NativeConnection implements ConnectionHandler {
   }
 
   get #parts(): Parameters<typeof runLoad>[0] {
-    const { cache, regionIo: regions, clock, arenas } = this.#server.options;
-    return { cache, regions, clock, locate: (address) => arenas.locate(address) };
+    const { cache, regionIo: regions, clock } = this.#server.options;
+    return { cache, regions, clock };
   }
 
   #store(tag: number, request: Request<'STORE'>): void {

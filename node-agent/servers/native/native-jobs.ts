@@ -6,9 +6,9 @@
  * as long as a chunk of the job is in work.
  */
 import type { CacheDoor, ChunkRef, LeaseOwner, PutRejection, PutTicket, ReadHandle } from '#cache/door.ts';
-import type { Address, NamespaceId } from '#core/brand.ts';
+import type { NamespaceId } from '#core/brand.ts';
 import type { Clock } from '#core/clock.ts';
-import type { ArenaPlace, RegionIo } from '#ports/local-door.ts';
+import type { RegionIo } from '#ports/local-door.ts';
 import type { Span } from '#protocol/native/native-codec.ts';
 import { loadOutcomes, storeOutcomes } from '#protocol/native/native-schema.ts';
 import type { SharedRegion } from './native-memory.ts';
@@ -20,7 +20,6 @@ export interface JobParts {
   readonly cache: CacheDoor;
   readonly regions: RegionIo;
   readonly clock: Clock;
-  readonly locate: (address: Address) => ArenaPlace;
 }
 
 export interface Job {
@@ -70,13 +69,13 @@ export async function runLoad(parts: JobParts, job: Job, deadlineMs: number): Pr
   return outcomes;
 }
 
-async function loadOne({ cache, regions, locate }: JobParts, job: Job, index: number): Promise<number> {
+async function loadOne({ cache, regions }: JobParts, job: Job, index: number): Promise<number> {
   const [key, span] = [job.keys[index], job.spans[index]];
   if (key === undefined || span === undefined) return loadOutcomes.failed;
   const to = { region: job.shared.region, offset: span.offset, sizeBytes: span.length };
   const opened = await cache.openInto(job.namespace, key, { owner: job.owner, span: to });
   if (typeof opened === 'string') return loadOutcomes[opened];
-  return await copied(opened, (handle) => regions.copyOut({ address: handle.address, place: locate(handle.address) }, to), span.length);
+  return await copied(opened, (handle) => regions.copyOut({ address: handle.address }, to), span.length);
 }
 
 async function copied(
@@ -127,7 +126,7 @@ async function storeOne(
   job: Job,
   { index, options, refs }: { readonly index: number; readonly options: StoreOptions; readonly refs: (ChunkRef | undefined)[] },
 ): Promise<number> {
-  const { cache, regions, locate } = parts;
+  const { cache, regions } = parts;
   const { namespace } = job;
   const [key, span] = [job.keys[index], job.spans[index]];
   if (key === undefined || span === undefined) return storeOutcomes.failed;
@@ -135,7 +134,7 @@ async function storeOne(
   const reserved = await cache.reserve({ namespace, key, sizeBytes: span.length, ...(spare === undefined ? {} : { spare }) });
   if (reserved.kind === 'rejected') return rejections[reserved.reason];
   const from = { region: job.shared.region, offset: span.offset, sizeBytes: span.length };
-  const outcome = await regions.copyIn(from, { address: reserved.address, place: locate(reserved.address) });
+  const outcome = await regions.copyIn(from, { address: reserved.address });
   if (!outcome.ok) {
     if (outcome.late !== undefined) await outcome.late;
     cache.abort(reserved);

@@ -152,6 +152,7 @@ class Writer {
     this.#at = headroom;
   }
 
+  /** Where so many bytes go. It may put other memory in the place of #bytes and #view: look at these afterwards. */
   #room(bytes: number): number {
     const at = this.#at;
     if (at + bytes > this.#bytes.length) {
@@ -165,16 +166,19 @@ class Writer {
   }
 
   u8(value: number): void {
-    this.#view.setUint8(this.#room(1), value);
+    const at = this.#room(1);
+    this.#view.setUint8(at, value);
   }
 
   u16(value: number): void {
     if (value > 0xffff) throw new RangeError(`${value} does not fit 16 bits`);
-    this.#view.setUint16(this.#room(2), value, true);
+    const at = this.#room(2);
+    this.#view.setUint16(at, value, true);
   }
 
   u32(value: number): void {
-    this.#view.setUint32(this.#room(4), value, true);
+    const at = this.#room(4);
+    this.#view.setUint32(at, value, true);
   }
 
   u64(value: number): void {
@@ -184,7 +188,6 @@ class Writer {
   }
 
   bytes(bytes: Uint8Array): void {
-    // `#room` may put other memory in the place of #bytes.
     const at = this.#room(bytes.length);
     this.#bytes.set(bytes, at);
   }
