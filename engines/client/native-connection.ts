@@ -213,13 +213,14 @@ export class NativeConnection {
 
   #answer(frame: NativeFrame): void {
     const body = frame.body.slice();
-    if (frame.op === nativeOperations.EVENT.op) return this.#onEvent(decodeBody(nativeOperations.EVENT.reply, body));
-    if (frame.op === nativeOperations.CONTINUE.op) return this.#sendDescriptor();
+    const isOk = frame.status === statuses.ok;
+    if (isOk && frame.op === nativeOperations.EVENT.op) return this.#onEvent(decodeBody(nativeOperations.EVENT.reply, body));
+    if (isOk && frame.op === nativeOperations.CONTINUE.op) return this.#sendDescriptor();
     const pending = this.#pending.get(frame.tag);
     if (pending === undefined) return;
     this.#pending.delete(frame.tag);
     clearTimeout(pending.timer);
-    if (frame.status === statuses.ok) {
+    if (isOk) {
       const shape = nativeOperations[pending.name].reply as Shape;
       return pending.answer({ ok: true, reply: decodeBody(shape, body) as unknown as Reply<OperationName> });
     }

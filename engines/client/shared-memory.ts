@@ -36,7 +36,8 @@ export class SharedMemory {
   constructor(fd: number, { sizeBytes, path, writable = true }: { sizeBytes: number; path?: string | undefined; writable?: boolean }) {
     const mapped = libc.mmap(null, sizeBytes, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, fd, 0);
     const address = Number(mapped);
-    if (mapped === null || address === -1) {
+    // MAP_FAILED is the highest address, which as a number is not -1.
+    if (mapped === null || !Number.isSafeInteger(address)) {
       const reason = errno();
       libc.close(fd);
       throw new Error(`Cannot map ${sizeBytes} bytes of shared memory: errno ${reason}`);

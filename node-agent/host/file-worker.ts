@@ -16,6 +16,7 @@ import {
   EIO,
   ENOSPC,
   MADV_POPULATE_WRITE,
+  MFD_CLOEXEC,
   O_CLOEXEC,
   O_CREAT,
   O_DIRECT,
@@ -214,24 +215,42 @@ function copyIn(request: Extract<FileRequest, { kind: 'copyOut' | 'copyIn' }>): 
 }
 
 /**
+ * Memory of the kernel's on the way from the bounce slice to a client's region: read(2) from there is EFAULT where the region has gone, while
+ * a write to the client's file would make it longer again.
+ */
+class Ferry {
+  #fd = -1;
+
+  carry(sizeBytes: number, regionAddress: number): void {
+    if (this.#fd < 0) this.#fd = libc.memfd_create(addressOf(cString('kvtier-ferry')), MFD_CLOEXEC);
+    if (this.#fd < 0) throw new Failure('memfd_create');
+    transfer(this.#fd, [[bounceAddress, sizeBytes]], { offset: 0, writing: true, minimumBytes: sizeBytes });
+    transfer(this.#fd, [[regionAddress, sizeBytes]], { offset: 0, writing: false, minimumBytes: sizeBytes });
+  }
+
+  close(): void {
+    if (this.#fd >= 0) libc.close(this.#fd);
+  }
+}
+
+/**
  * Whole blocks go straight into the region where it is aligned; a tail, and what is not aligned, through the bounce slice, so that no byte
  * behind the span is touched. The checksum is of what the region holds then, read back through the kernel.
  */
 function readInto(request: Extract<FileRequest, { kind: 'readInto' }>): FileResponse {
   const opened = openFile(request.path, O_RDONLY, request.direct);
+  const ferry = new Ferry();
   try {
     const header = readHeaderBlock(opened.fd);
     const { regionFd, regionOffset, regionAddress } = request;
-    /** Between the bounce slice and the client's file. What fails there is the client's fault and not the device's. */
-    const inRegion = (options: { offset: number; writing: boolean; minimumBytes: number }): void => {
+    /** What fails here is the client's fault and not the device's. */
+    const block = (offset: number, sizeBytes: number): Uint8Array => {
       try {
-        transfer(regionFd, [[bounceAddress, options.minimumBytes]], options);
+        const options = { offset: regionOffset + offset, writing: false, minimumBytes: sizeBytes };
+        if (sizeBytes > 0) transfer(regionFd, [[bounceAddress, sizeBytes]], options);
       } catch (problem) {
         throw problem instanceof Failure ? new Failure('region', EFAULT) : problem;
       }
-    };
-    const block = (offset: number, sizeBytes: number): Uint8Array => {
-      if (sizeBytes > 0) inRegion({ offset: regionOffset + offset, writing: false, minimumBytes: sizeBytes });
       return scratch.subarray(BLOCK_BYTES, BLOCK_BYTES + sizeBytes);
     };
     const hasher = new RunningChecksum(request.sizeBytes, (bytes, seed) => Bun.hash.xxHash3(bytes, seed), block);
@@ -245,12 +264,13 @@ function readInto(request: Extract<FileRequest, { kind: 'readInto' }>): FileResp
       if (rest > 0) {
         const padded = roundUp(rest, BLOCK_BYTES);
         transfer(opened.fd, [[bounceAddress, padded]], { offset: fileOffset + straight, writing: false, minimumBytes: rest });
-        inRegion({ offset: regionOffset + slice.offset + straight, writing: true, minimumBytes: rest });
+        ferry.carry(rest, regionAddress + slice.offset + straight);
       }
       hasher.advance(slice.offset + slice.sizeBytes);
     }
     return { ok: true, direct: opened.direct, header, checksum: hasher.finish() };
   } finally {
+    ferry.close();
     libc.close(opened.fd);
   }
 }

@@ -102,6 +102,7 @@ export const O_TRUNC = 0o1000;
 export const O_APPEND = 0o2000;
 export const O_CLOEXEC = 0o2000000;
 export const O_NONBLOCK = 0o4000;
+export const O_PATH = 0o10000000;
 /** Not the same on every architecture: asm-generic 0o400000, arm64 0o100000. */
 export const O_NOFOLLOW = process.arch === 'arm64' ? 0o100000 : 0o400000;
 export const O_DIRECT = process.arch === 'arm64' ? 0o200000 : 0o40000;
@@ -121,6 +122,7 @@ export const SHUT_RDWR = 2;
 export const SO_PEERCRED = 17;
 export const MFD_CLOEXEC = 1;
 export const MFD_ALLOW_SEALING = 2;
+export const F_GETFL = 3;
 export const F_ADD_SEALS = 1033;
 export const F_GET_SEALS = 1034;
 export const F_SEAL_SEAL = 1;

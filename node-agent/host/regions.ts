@@ -8,6 +8,7 @@ import { errnoName } from '#core/errors.ts';
 import type { Peer, Region, RegionOutcome, Regions } from '#ports/local-door.ts';
 import {
   F_ADD_SEALS,
+  F_GETFL,
   F_GET_SEALS,
   F_SEAL_GROW,
   F_SEAL_SEAL,
@@ -16,9 +17,10 @@ import {
   MAP_SHARED,
   MFD_ALLOW_SEALING,
   MFD_CLOEXEC,
+  O_APPEND,
   O_CLOEXEC,
   O_NOFOLLOW,
-  O_NONBLOCK,
+  O_PATH,
   O_RDWR,
   PROT_READ,
   PROT_WRITE,
@@ -29,8 +31,13 @@ import {
   libc,
 } from './libc.ts';
 
-/** f_type of statfs(2): what lies in memory. A region on a device could stop a thread for as long as the device likes. */
-const memoryFileSystems = new Set([0x01021994, 0x958458f6]);
+/**
+ * f_type of statfs(2): what lies in memory, memfds too. A region on a device could stop a thread for as long as the device likes; one on
+ * hugetlbfs cannot be written to by its descriptor, and its pages may be none at the first touch also where its size is sealed.
+ */
+const TMPFS = 0x01021994;
+/** 4 TiB, more than any node's memory; an address space has 128, and others want to map too. */
+const MAX_REGION_BYTES = 2 ** 42;
 
 class MappedRegion implements Region {
   readonly address: Address;
@@ -68,13 +75,18 @@ export class HostRegions implements Regions {
 
   byPath(path: string, peer: Peer): RegionOutcome {
     if (!path.startsWith('/') || path.includes('\0')) return { problem: 'the path of a region must be absolute' };
-    // Non-blocking: the open of a pipe would wait for its other end.
-    const fd = libc.open(addressOf(cString(path)), O_RDWR | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK, 0) as Fd;
-    if (fd < 0) return { problem: `cannot open the region: ${errnoName(errno())}` };
-    const problem = this.#refusal(fd, peer);
-    if (problem === undefined) return mapped(fd);
-    libc.close(fd);
-    return { problem };
+    // Looked at before it is opened: to open a device is to do something to it.
+    const place = libc.open(addressOf(cString(path)), O_PATH | O_NOFOLLOW | O_CLOEXEC, 0) as Fd;
+    if (place < 0) return { problem: `cannot open the region: ${errnoName(errno())}` };
+    try {
+      const problem = this.#refusal(place, peer) ?? unfit(place);
+      if (problem !== undefined) return { problem };
+      // The same file, whatever the path leads to by now.
+      const fd = libc.open(addressOf(cString(`/proc/self/fd/${place}`)), O_RDWR | O_CLOEXEC, 0) as Fd;
+      return fd < 0 ? { problem: `cannot open the region: ${errnoName(errno())}` } : mapped(fd);
+    } finally {
+      libc.close(place);
+    }
   }
 
   #refusal(fd: Fd, peer: Peer): string | undefined {
@@ -114,10 +126,16 @@ function mapped(fd: Fd): RegionOutcome {
     libc.close(fd);
     return { problem };
   }
-  const sizeBytes = fstatSync(fd).size;
+  // The seals first: it could shrink between a look at its size and a look at its seals.
   const seals = libc.fcntl(fd, F_GET_SEALS, 0);
+  const sizeBytes = fstatSync(fd).size;
+  if (sizeBytes === 0 || sizeBytes > MAX_REGION_BYTES) {
+    libc.close(fd);
+    return { problem: sizeBytes === 0 ? 'a region must have a size' : `a region has at most ${MAX_REGION_BYTES} bytes` };
+  }
   const address = libc.mmap(null, sizeBytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-  if (address === null || Number(address) === -1) {
+  // MAP_FAILED is the highest address, which as a number is not -1.
+  if (address === null || !Number.isSafeInteger(Number(address))) {
     const refused = `cannot map the region: ${errnoName(errno())}`;
     libc.close(fd);
     return { problem: refused };
@@ -128,9 +146,9 @@ function mapped(fd: Fd): RegionOutcome {
 }
 
 function unfit(fd: Fd): string | undefined {
-  const stats = fstatSync(fd);
-  if (!stats.isFile()) return 'a region must be a regular file';
-  if (stats.size === 0) return 'a region must have a size';
-  if (!memoryFileSystems.has(statfsSync(`/proc/self/fd/${fd}`).type)) return 'a region must lie in memory (tmpfs, hugetlbfs, memfd)';
+  if (!fstatSync(fd).isFile()) return 'a region must be a regular file';
+  if (statfsSync(`/proc/self/fd/${fd}`).type !== TMPFS) return 'a region must lie in memory (tmpfs, memfd without huge pages)';
+  // A write by such a descriptor goes to the end of the file, wherever it is meant to go.
+  if ((libc.fcntl(fd, F_GETFL, 0) & O_APPEND) !== 0) return 'a region must not be open for appending';
   return undefined;
 }

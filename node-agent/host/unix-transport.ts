@@ -45,10 +45,7 @@ class UnixSocket implements LocalSocket {
 
   writeWithDescriptor(bytes: Uint8Array, fd: Fd): number {
     if (this.#closed) return -1;
-    const sent = this.#message.send(this.fd, bytes, fd);
-    // Bun tells of room only after a write of its own was refused.
-    if (sent < 0) this.#socket.write(new Uint8Array(0));
-    return sent;
+    return this.#message.send(this.fd, bytes, fd);
   }
 
   async receiveDescriptor(deadlineMs: number): Promise<Fd | undefined> {
@@ -115,11 +112,19 @@ export class UnixTransport implements LocalTransport {
     let server: ReturnType<typeof open>;
     try {
       server = open(path, accept, this.#onBug);
+    } catch (problem) {
+      throw unusable(path, problem);
     } finally {
       process.umask(former);
     }
-    if (gid !== undefined) chownSync(path, process.getuid?.() ?? 0, gid);
-    chmodSync(path, mode);
+    try {
+      if (gid !== undefined) chownSync(path, process.getuid?.() ?? 0, gid);
+      chmodSync(path, mode);
+    } catch (problem) {
+      server.stop(true);
+      remove(path);
+      throw unusable(path, problem);
+    }
     return {
       // A unix socket is accepted by its own users alone; a shortage of descriptors is met by the limit of connections.
       pause() {},
@@ -130,6 +135,10 @@ export class UnixTransport implements LocalTransport {
       },
     };
   }
+}
+
+function unusable(path: string, problem: unknown): KvtierError {
+  return new KvtierError('CONFIG_INVALID', `Cannot listen on ${path}: ${String(problem)}`, { context: { path }, cause: problem });
 }
 
 function open(
@@ -154,6 +163,7 @@ function open(
         socket.data.socket.closed();
         socket.data.handler.onClose();
       },
+      end: (socket) => void socket.end(),
       error(_socket, problem) {
         onBug(problem);
       },

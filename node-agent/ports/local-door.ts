@@ -19,7 +19,7 @@ export interface LocalSocket extends TransportSocket {
    * caller's to close. Nothing is read for onData meanwhile.
    */
   receiveDescriptor(deadlineMs: number): Promise<Fd | undefined>;
-  /** As `write`, with a duplicate of the descriptor for the peer. -1 where nothing was taken: try again after onDrain. */
+  /** As `write`, with a duplicate of the descriptor for the peer. -1 where nothing was taken: try again a little later. */
   writeWithDescriptor(bytes: Uint8Array, fd: Fd): number;
 }
 

@@ -54,6 +54,11 @@ export function meantTenant(name: string, hasToken: (name: string) => boolean): 
   return hasToken(name) ? tenantOfCredential(name) : name;
 }
 
+/** How an order names the tenant of a salt, whoever has a token. */
+export function saltAsTenant(salt: string): string {
+  return `${SALT_WORD}${salt}`;
+}
+
 /** True for what `tenantOfCredential` makes: such a tenant is configured and no secret. */
 export function isCredentialTenant(tenant: string): boolean {
   return tenant.startsWith(CREDENTIAL_SIGIL);

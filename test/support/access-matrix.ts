@@ -3,6 +3,7 @@
  * conformance test tries each cell on the real agent, docs/security.md prints the table. A route or command without a row does not
  * compile.
  */
+import type { OperationName } from '#protocol/native/native-schema.ts';
 import type { RespCommandName } from '#protocol/resp/command-name.ts';
 import { restRoutes, type RouteName } from '#protocol/rest/routes.ts';
 
@@ -105,6 +106,35 @@ export const commandRows: Readonly<Record<RespCommandName, CommandRow>> = {
   QUIT: { cells: '......' },
 };
 
+/**
+ * The native door, where tenants have tokens. As over RESP, a caller without a tenant's token names other chunks than any tenant, also
+ * where they are spelled alike; OPEN, CONTINUE and EVENT are nobody's to ask.
+ */
+export const operationRows: Readonly<Record<OperationName, Cells>> = {
+  HELLO: neutral,
+  PING: neutral,
+  NAMESPACE: neutral,
+  ATTACH: neutral,
+  DETACH: neutral,
+  LOOKUP: read.cells,
+  LOAD: read.cells,
+  STORE: '---.x.',
+  LET_GO: read.cells,
+  OPEN: '------',
+  RELEASE: neutral,
+  RESERVE: '---...',
+  COMMIT: '---.x.',
+  ABORT: '---...',
+  TOUCH: read.cells,
+  PREFETCH: '---.x.',
+  PIN: '---.--',
+  INVALIDATE: '---xx.',
+  EVENTS: list,
+  STATS: list,
+  CONTINUE: '------',
+  EVENT: '------',
+};
+
 const shown: Readonly<Record<Cell, string>> = { '-': '-', x: 'yes', '.': 'blind' };
 
 function line(name: string, cells: string): string {
@@ -120,5 +150,6 @@ export function matrixPage(): string {
     return line(`\`${method} ${path}\``, cells);
   });
   const commands = Object.entries(commandRows).map(([name, { cells }]) => line(`\`${name}\``, cells));
-  return [head('route'), ...routes, '', head('command'), ...commands].join('\n');
+  const operations = Object.entries(operationRows).map(([name, cells]) => line(`\`${name}\``, cells));
+  return [head('route'), ...routes, '', head('command'), ...commands, '', head('native operation'), ...operations].join('\n');
 }

@@ -3,15 +3,14 @@
  * what operators ask) are answered when they end, under their tag.
  *
  * Invariants: at most MAX_JOBS jobs are in work, and a request beyond them is refused as busy; replies that the kernel does not take wait
- * in a queue that is bounded by the jobs, and no further request is read meanwhile; events that find no room are counted and dropped;
+ * in a queue that is bounded by the jobs, and no further request is read meanwhile;
  * everything that the client holds ends with its socket, its regions when the last job has let go of them.
  */
 import type { CacheDoor, LeaseOwner } from '#cache/door.ts';
 import { assert } from '#core/assert.ts';
-import type { NamespaceId } from '#core/brand.ts';
+import type { Fd, NamespaceId } from '#core/brand.ts';
 import { OPEN_CREDENTIAL } from '#core/credential.ts';
 import type { Credential } from '#core/credential.ts';
-import type { NamespaceDescriptor } from '#core/namespace.ts';
 import type { LocalSocket } from '#ports/local-door.ts';
 import type { ConnectionHandler } from '#ports/transport.ts';
 import { MalformedBody, decodeBody, encodeFrame, errorShape } from '#protocol/native/native-codec.ts';
@@ -19,9 +18,10 @@ import type { Span, Values } from '#protocol/native/native-codec.ts';
 import { NativeParser } from '#protocol/native/native-parser.ts';
 import type { NativeFrame } from '#protocol/native/native-parser.ts';
 import { isNativeKey } from '#protocol/native/native-key.ts';
-import { NATIVE_VERSION, STORE_CHAIN, nativeOperations, statuses } from '#protocol/native/native-schema.ts';
+import { NATIVE_VERSION, STORE_CHAIN, loadOutcomes, nativeOperations, statuses, storeOutcomes } from '#protocol/native/native-schema.ts';
 import type { OperationName, Shape, StatusName } from '#protocol/native/native-schema.ts';
-import { Outbox } from '#servers/outbox.ts';
+import { FrameQueue, NO_DESCRIPTOR } from './frame-queue.ts';
+import { NativeEvents } from './native-events.ts';
 import type { NativeMemory, SharedRegion } from './native-memory.ts';
 import { runLoad, runStore } from './native-jobs.ts';
 import type { Job } from './native-jobs.ts';
@@ -34,8 +34,6 @@ import type { NativeServer } from './native-server.ts';
 export const MAX_FRAME_BYTES = 4 * 1024 * 1024;
 export const MAX_JOBS = 64;
 const DESCRIPTOR_DEADLINE_MS = 2000;
-/** Frames that wait for the kernel beyond which events are dropped. */
-const MAX_EVENTS_WAITING = 64;
 
 const byNumber = new Map<number, OperationName>(Object.entries(nativeOperations).map(([name, { op }]) => [op, name as OperationName]));
 /** What a holder of the read token may ask. */
@@ -59,10 +57,8 @@ export class NativeConnection implements ConnectionHandler {
   readonly #server: NativeServer;
   readonly #socket: LocalSocket;
   readonly #parser = new NativeParser(MAX_FRAME_BYTES);
-  readonly #outbox: Outbox;
+  readonly #frames: FrameQueue;
   readonly #session: NativeSession;
-  /** Frames for which the kernel has no room. */
-  #waiting: { readonly frame: Uint8Array; readonly fd: number }[] = [];
   #credential: Credential | undefined;
   #token = '';
   #greeted = false;
@@ -71,8 +67,7 @@ export class NativeConnection implements ConnectionHandler {
   #closed = false;
   #quietSinceMs: number;
   #unwatch: (() => void) | undefined;
-  #eventKinds = 0;
-  #lostEvents = 0;
+  #events: NativeEvents | undefined;
 
   constructor(server: NativeServer, socket: LocalSocket, owner: LeaseOwner) {
     const { clock, stallMs, authenticate } = server.options;
@@ -81,7 +76,7 @@ export class NativeConnection implements ConnectionHandler {
     this.#quietSinceMs = clock.monotonicMs();
     this.#credential = authenticate === undefined ? OPEN_CREDENTIAL : undefined;
     this.#session = new NativeSession(server, owner);
-    this.#outbox = new Outbox(socket, { clock, stallMs, onSent: () => {} }, () => this.close());
+    this.#frames = new FrameQueue(socket, { clock, stallMs, onStall: () => this.close() });
   }
 
   get busy(): boolean {
@@ -103,22 +98,20 @@ export class NativeConnection implements ConnectionHandler {
   }
 
   #run(): void {
-    while (!this.#closed && !this.#paused && !this.#outbox.isBlocked) {
+    while (!this.#closed && !this.#paused && !this.#frames.isBlocked) {
       const event = this.#parser.next();
       if (event === undefined) break;
       if ('problem' in event) return this.#fail(0, 0, { status: 'malformed', message: event.problem, fatal: true });
       this.#take(event);
     }
-    if (this.#outbox.isBlocked && !this.#closed) this.#waitForRoom();
+    this.#waitForRoom();
   }
 
+  /** Nothing more is read of a client that does not read its replies. */
   #waitForRoom(): void {
-    if (this.#paused) return;
+    if (!this.#frames.isBlocked || this.#paused || this.#closed) return;
     this.#pause();
-    void this.#outbox.drained().then(() => {
-      this.#sendWaiting();
-      this.#resume();
-    });
+    void this.#frames.drained().then(() => this.#resume());
   }
 
   #pause(): void {
@@ -165,6 +158,7 @@ export class NativeConnection implements ConnectionHandler {
     const { tag } = frame;
     switch (name) {
       case 'HELLO':
+        checkVersion(frame.body);
         return this.#reply(name, tag, this.#hello(this.#decode(name, frame)));
       case 'PING':
         return this.#reply(name, tag, this.#decode(name, frame));
@@ -203,7 +197,7 @@ export class NativeConnection implements ConnectionHandler {
   }
 
   #decode<Name extends OperationName>(name: Name, frame: NativeFrame): Request<Name> {
-    return decodeBody(nativeOperations[name].request as Shape, frame.body) as Request<Name>;
+    return decodeBody(nativeOperations[name].request as Shape, frame.body, MAX_KEYS) as Request<Name>;
   }
 
   /** For what outlives the frame: keys and blobs are of a copy. */
@@ -214,66 +208,34 @@ export class NativeConnection implements ConnectionHandler {
   // --- frames out -----------------------------------------------------------------------------------------------------------
 
   #reply<Name extends OperationName>(name: Name, tag: number, values: Reply<Name>): void {
-    this.#answer({ name, tag }, values, -1);
+    this.#answer({ name, tag }, values, NO_DESCRIPTOR);
   }
 
-  #answer<Name extends OperationName>({ name, tag }: { readonly name: Name; readonly tag: number }, values: Reply<Name>, fd: number): void {
+  #answer<Name extends OperationName>({ name, tag }: { readonly name: Name; readonly tag: number }, values: Reply<Name>, fd: Fd): void {
+    if (this.#closed) return;
     const { op, reply } = nativeOperations[name];
-    this.#send(encodeFrame({ op, tag }, reply as Shape, values as Values<Shape>), fd);
+    this.#frames.send(encodeFrame({ op, tag }, reply as Shape, values as Values<Shape>), fd);
+    this.#waitForRoom();
   }
 
   #fail(op: number, tag: number, error: { readonly status: StatusName; readonly message: string; readonly fatal?: boolean }): void {
-    this.#send(encodeFrame({ op, tag, status: statuses[error.status] }, errorShape, { message: error.message }));
-    if (error.fatal !== true) return;
-    this.#server.protocolErrors += 1;
-    this.#socket.end();
-    this.#end();
-  }
-
-  #send(frame: Uint8Array, fd = -1): void {
     if (this.#closed) return;
-    if (this.#outbox.isBlocked || this.#waiting.length > 0) {
-      // Its memory may be written again by then only if it were shared, and it is not.
-      this.#waiting.push({ frame, fd });
-      this.#waitForRoom();
-      return;
-    }
-    this.#write(frame, fd);
-  }
-
-  #write(frame: Uint8Array, fd: number): void {
-    if (fd < 0) return this.#outbox.write(frame);
-    const sent = this.#socket.writeWithDescriptor(frame, fd as never);
-    // The descriptor is with the first byte; the rest goes as any other.
-    if (sent < 0) {
-      this.#waiting.unshift({ frame, fd });
-      const { clock } = this.#server.options;
-      clock.schedule(1, () => this.#sendWaiting());
-      return;
-    }
-    if (sent < frame.length) this.#outbox.write(frame.subarray(sent));
-  }
-
-  #sendWaiting(): void {
-    while (!this.#closed && !this.#outbox.isBlocked) {
-      const next = this.#waiting.shift();
-      if (next === undefined) return;
-      const before = this.#waiting.length;
-      this.#write(next.frame, next.fd);
-      if (this.#waiting.length > before) return;
-    }
+    this.#frames.send(encodeFrame({ op, tag, status: statuses[error.status] }, errorShape, { message: error.message }));
+    if (error.fatal !== true) return this.#waitForRoom();
+    this.#server.protocolErrors += 1;
+    // What he holds ends now; the socket when the last words are out, or he has not taken them in time.
+    this.#release();
+    void this.#frames.drained().then(() => this.#socket.end());
   }
 
   onDrain(): void {
-    this.#outbox.onDrain();
+    this.#frames.onDrain();
   }
 
   // --- who asks, and of what --------------------------------------------------------------------------------------------------
 
-  #hello({ version, token }: Request<'HELLO'>): Reply<'HELLO'> {
+  #hello({ token }: Request<'HELLO'>): Reply<'HELLO'> {
     const { options } = this.#server;
-    if (version !== NATIVE_VERSION)
-      throw new Refusal('version', `the client speaks version ${version} of the native protocol, this agent ${NATIVE_VERSION}`);
     if (options.authenticate !== undefined) {
       const credential = options.authenticate(token);
       if (credential === undefined) throw new Refusal('denied', token === '' ? 'a token is required' : 'the token is wrong');
@@ -303,7 +265,7 @@ export class NativeConnection implements ConnectionHandler {
     if (this.#session.memory.isFull) throw new Refusal('busy', 'too many regions on one connection');
     if (how === 0) return this.#attached(tag, this.#server.options.regions.byPath(path, this.#socket.peer));
     if (how !== 1) throw new Refusal('invalid', `how ${how} is unknown: 0 is by path, 1 by descriptor`);
-    if (this.#outbox.isBlocked || this.#parser.pendingBytes > 0)
+    if (this.#frames.isBlocked || this.#parser.pendingBytes > 0)
       throw new Refusal('invalid', 'nothing may follow ATTACH before its descriptor');
     this.#pause();
     this.#reply('CONTINUE', tag, {});
@@ -349,11 +311,11 @@ export class NativeConnection implements ConnectionHandler {
     this.#jobWith(
       tag,
       name,
-      work.then((reply) => ({ reply, fd: -1 })),
+      work.then((reply) => ({ reply, fd: NO_DESCRIPTOR })),
     );
   }
 
-  #jobWith<Name extends OperationName>(tag: number, name: Name, work: Promise<{ readonly reply: Reply<Name>; readonly fd: number }>): void {
+  #jobWith<Name extends OperationName>(tag: number, name: Name, work: Promise<{ readonly reply: Reply<Name>; readonly fd: Fd }>): void {
     this.#jobs += 1;
     void work.then(
       ({ reply, fd }) => {
@@ -370,7 +332,12 @@ export class NativeConnection implements ConnectionHandler {
 
   #jobDone(): void {
     this.#jobs -= 1;
-    if (this.#closed && this.#jobs === 0) this.#server.forget(this);
+    if (this.#closed && this.#jobs === 0) this.#forget();
+  }
+
+  #forget(): void {
+    this.#session.endNamespaces();
+    this.#server.forget(this);
   }
 
   #checkJobs(): void {
@@ -385,7 +352,7 @@ export class NativeConnection implements ConnectionHandler {
 
   async #runLoad(job: Job, deadlineMs: number): Promise<Reply<'LOAD'>> {
     const outcomes = await runLoad(this.#parts, job, deadlineMs);
-    for (const [index, span] of job.spans.entries()) if (outcomes[index] === 0) this.#server.sentBytes += span.length;
+    for (const [index, span] of job.spans.entries()) if (outcomes[index] === loadOutcomes.loaded) this.#server.sentBytes += span.length;
     return { outcomes };
   }
 
@@ -408,24 +375,24 @@ export class NativeConnection implements ConnectionHandler {
     const isChain = (flags & STORE_CHAIN) !== 0;
     const before = isChain && isNativeKey(parent) ? this.#cache.peek(job.namespace, parent)?.ref : undefined;
     const outcomes = await runStore(this.#parts, job, { isChain, parent: before, ttlMs });
-    for (const span of job.spans) this.#server.receivedBytes += span.length;
+    for (const [index, span] of job.spans.entries())
+      if ((outcomes[index] ?? 0) <= storeOutcomes.dropped) this.#server.receivedBytes += span.length;
     return { outcomes };
   }
 
   #commit(tag: number, request: Request<'COMMIT'>): void {
     this.#checkJobs();
     const shared = this.#session.memory.reservations;
-    const room = shared?.reservations;
-    for (const span of request.spans) {
-      if (room?.holds(span) !== true || span.length === 0)
-        throw new Refusal('invalid', `nothing of ${span.length} bytes is reserved at ${span.offset}`);
-    }
-    if (shared === undefined || room === undefined) throw new Refusal('invalid', 'nothing is reserved');
+    if (shared?.reservations === undefined) throw new Refusal('invalid', 'nothing is reserved');
+    const room = shared.reservations;
     const job = this.#jobOf(this.#session.namespace(request.namespace).id, shared, request);
-    const work = this.#runStore(job, request).finally(() => {
-      for (const { offset } of request.spans) room.giveBack(offset);
-    });
-    this.#job(tag, 'COMMIT', work);
+    const refused = room.begin(request.spans);
+    if (refused !== undefined) throw new Refusal('invalid', `nothing of ${refused.length} bytes is reserved at ${refused.offset}`);
+    this.#job(
+      tag,
+      'COMMIT',
+      this.#runStore(job, request).finally(() => room.finish(request.spans)),
+    );
   }
 
   // --- what operators ask -------------------------------------------------------------------------------------------------------
@@ -463,59 +430,53 @@ export class NativeConnection implements ConnectionHandler {
 
   #watch(kinds: number): void {
     if (kinds > 3) throw new Refusal('invalid', `kinds ${kinds} is unknown: 1 is stored, 2 removed, 3 both`);
-    this.#eventKinds = kinds;
-    if (kinds === 0) {
+    const events = (this.#events ??= new NativeEvents(this.#frames, this.#credential?.tenant));
+    events.wanted = kinds;
+    if (kinds > 0) this.#unwatch ??= this.#cache.watch((kind, descriptor, key) => events.add(kind, descriptor, key));
+    else {
       this.#unwatch?.();
       this.#unwatch = undefined;
-    } else this.#unwatch ??= this.#cache.watch((kind, descriptor, key) => this.#event(kind, descriptor, key));
-  }
-
-  #event(kind: 'stored' | 'removed', descriptor: NamespaceDescriptor, key: Uint8Array): void {
-    const number = kind === 'stored' ? 1 : 2;
-    const tenant = this.#credential?.tenant;
-    const isOwn = tenant === undefined || descriptor.tenant === tenant;
-    if ((this.#eventKinds & number) === 0 || !isOwn || descriptor.grammar !== 'native') return;
-    if (this.#waiting.length >= MAX_EVENTS_WAITING) {
-      this.#lostEvents += 1;
-      return;
     }
-    const { model, rank, group, tags } = descriptor;
-    const { op, reply } = nativeOperations.EVENT;
-    const lost = this.#lostEvents;
-    this.#lostEvents = 0;
-    this.#send(encodeFrame({ op, tag: 0 }, reply, { kind: number, lost, model, layout: tags['layout'] ?? '', rank, group, keys: [key] }));
   }
 
   // --- the end --------------------------------------------------------------------------------------------------------------------
 
-  /** Once a second: a client that stops in the middle of a frame is closed, and what was open for too long is taken back. */
+  /** Once a second: a client that stops in the middle of a frame, or before HELLO, is closed; what was open for too long is taken back. */
   sweep(nowMs: number): void {
     this.#session.endOld();
-    if (this.#parser.pendingBytes > 0 && !this.#paused && nowMs - this.#quietSinceMs > this.#server.options.stallMs) this.close();
+    const isWaitedFor = !this.#greeted || this.#parser.pendingBytes > 0;
+    if (isWaitedFor && !this.#paused && nowMs - this.#quietSinceMs > this.#server.options.stallMs) this.close();
   }
 
   close(): void {
-    if (!this.#closed) this.#socket.terminate();
+    this.#socket.terminate();
   }
 
   onClose(): void {
-    this.#end();
-    this.#outbox.onClose();
+    this.#release();
+    this.#frames.close();
   }
 
-  /** Everything that the client holds. */
-  #end(): void {
+  /** Everything that the client holds. Jobs go on to their end, and answer nobody. */
+  #release(): void {
     if (this.#closed) return;
     this.#closed = true;
-    this.#waiting = [];
     this.#unwatch?.();
     this.#session.end();
-    if (this.#jobs === 0) this.#server.forget(this);
+    if (this.#jobs === 0) this.#forget();
   }
 
   checkInvariants(): void {
     assert(this.#jobs >= 0 && this.#jobs <= MAX_JOBS, 'jobs are bounded');
-    assert(this.#waiting.length <= MAX_JOBS + MAX_EVENTS_WAITING + 1, 'frames that wait are bounded');
+    assert(this.#frames.length <= MAX_JOBS + 2, 'frames that wait are bounded');
     this.#session.checkInvariants();
   }
+}
+
+/** Before anything else of a HELLO is read: another version may have other fields behind it. */
+function checkVersion(body: Uint8Array): void {
+  if (body.length < 4) throw new MalformedBody('version: is missing');
+  const version = new DataView(body.buffer, body.byteOffset, 4).getUint32(0, true);
+  if (version === NATIVE_VERSION) return;
+  throw new Refusal('version', `the client speaks version ${version} of the native protocol, this agent ${NATIVE_VERSION}`);
 }

@@ -49,7 +49,9 @@ async function forEachIndex(count: number, work: (index: number) => Promise<void
       await work(index);
     }
   };
-  await Promise.all(Array.from({ length: Math.min(count, CHUNKS_AT_ONCE) }, run));
+  // Also where one fails the others are waited for: until then they use the region.
+  const runs = await Promise.allSettled(Array.from({ length: Math.min(count, CHUNKS_AT_ONCE) }, run));
+  for (const outcome of runs) if (outcome.status === 'rejected') throw outcome.reason;
 }
 
 /** Outcomes as `loadOutcomes`, one for each key. */
@@ -133,6 +135,10 @@ async function storeOne(
   const spare = options.isChain ? spareOf(options.parent, refs) : undefined;
   const reserved = await cache.reserve({ namespace, key, sizeBytes: span.length, ...(spare === undefined ? {} : { spare }) });
   if (reserved.kind === 'rejected') return rejections[reserved.reason];
+  if (job.isCancelled()) {
+    cache.abort(reserved);
+    return storeOutcomes.failed;
+  }
   const from = { region: job.shared.region, offset: span.offset, sizeBytes: span.length };
   const outcome = await regions.copyIn(from, { address: reserved.address });
   if (!outcome.ok) {

@@ -12,11 +12,15 @@ import { Reservations } from './reservations.ts';
 /** At most so many of one connection. */
 const MAX_REGIONS = 64;
 
-/** Bytes that the agent makes for clients, over all of them. */
-export interface ReserveBudget {
+/** Address space that all regions together may take: a quarter of what a process has. */
+const MAX_MAPPED_BYTES = 2 ** 45;
+
+/** Bytes that the agent makes for clients, and maps for them, over all of them. */
+export interface MemoryBudget {
   readonly perClientBytes: number;
   readonly totalBytes: number;
   usedBytes: number;
+  mappedBytes: number;
 }
 
 export class SharedRegion {
@@ -67,12 +71,12 @@ export class SharedRegion {
 
 export class NativeMemory {
   readonly #regions: Regions;
-  readonly #budget: ReserveBudget;
+  readonly #budget: MemoryBudget;
   readonly #attached = new Map<number, SharedRegion>();
   #nextId = 1;
   #reserved: { readonly id: number; readonly shared: SharedRegion } | undefined;
 
-  constructor(regions: Regions, budget: ReserveBudget) {
+  constructor(regions: Regions, budget: MemoryBudget) {
     this.#regions = regions;
     this.#budget = budget;
   }
@@ -92,6 +96,11 @@ export class NativeMemory {
   /** Takes the outcome of an attach in. */
   add(outcome: RegionOutcome): { readonly id: number; readonly region: Region } | { readonly problem: string } {
     if ('problem' in outcome) return outcome;
+    if (this.#budget.mappedBytes + outcome.sizeBytes > MAX_MAPPED_BYTES) {
+      outcome.close();
+      return { problem: 'too much is mapped for other regions' };
+    }
+    this.#budget.mappedBytes += outcome.sizeBytes;
     const id = this.#nextId++;
     this.#attached.set(id, new SharedRegion(outcome));
     return { id, region: outcome };
@@ -102,7 +111,10 @@ export class NativeMemory {
     const shared = this.#attached.get(id);
     if (shared === undefined || shared === this.#reserved?.shared) return false;
     this.#attached.delete(id);
-    shared.giveUp(onFree);
+    shared.giveUp(() => {
+      this.#budget.mappedBytes -= shared.region.sizeBytes;
+      onFree();
+    });
     return true;
   }
 
@@ -130,8 +142,11 @@ export class NativeMemory {
   /** The client is gone. What jobs use goes when they end. */
   close(): void {
     for (const shared of this.#attached.values()) {
-      const bytes = shared === this.#reserved?.shared ? this.#budget.perClientBytes : 0;
-      shared.giveUp(() => void (this.#budget.usedBytes -= bytes));
+      const isReserved = shared === this.#reserved?.shared;
+      shared.giveUp(() => {
+        if (isReserved) this.#budget.usedBytes -= this.#budget.perClientBytes;
+        else this.#budget.mappedBytes -= shared.region.sizeBytes;
+      });
     }
     this.#attached.clear();
     this.#reserved = undefined;
@@ -141,5 +156,6 @@ export class NativeMemory {
     assert(this.#attached.size <= MAX_REGIONS + 1, 'regions are bounded');
     this.#reserved?.shared.reservations?.checkInvariants();
     assert(this.#budget.usedBytes <= this.#budget.totalBytes, 'the memory for reservations is bounded');
+    assert(this.#budget.mappedBytes >= 0 && this.#budget.mappedBytes <= MAX_MAPPED_BYTES, 'what is mapped is bounded');
   }
 }

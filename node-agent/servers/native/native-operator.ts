@@ -1,4 +1,5 @@
 /** What operators may do over REST, asked through the native door: the same code does it, with the token of the connection. */
+import { isCredentialTenant, saltAsTenant } from '#core/namespace.ts';
 import type { NamespaceDescriptor } from '#core/namespace.ts';
 import { Refusal } from './native-request.ts';
 import type { Reply, Request } from './native-request.ts';
@@ -41,7 +42,9 @@ export class NativeOperator {
 
   async pin(mode: number, namespace: NamespaceDescriptor, keys: readonly Uint8Array[]): Promise<Reply<'PIN'>> {
     if (mode > 2) throw new Refusal('invalid', `mode ${mode} is unknown: 0 unpins, 1 is soft, 2 is hard`);
-    const selector = { keys: spelled(namespace, keys) };
+    // Keys alone would mean those of all tenants who spell theirs alike.
+    const { tenant } = namespace;
+    const selector = { keys: spelled(namespace, keys), tenant: isCredentialTenant(tenant) ? tenant : saltAsTenant(tenant) };
     if (mode === 0) {
       const answer = await this.#ask('POST', '/v1/unpin', JSON.stringify({ selector }));
       return { count: (JSON.parse(answer) as { readonly unpinned: Sum }).unpinned.chunks };

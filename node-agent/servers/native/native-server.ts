@@ -10,7 +10,7 @@ import type { Logger } from '#core/logger.ts';
 import type { ArenaPlace, LocalAddress, LocalListener, LocalSocket, LocalTransport, RegionIo, Regions } from '#ports/local-door.ts';
 import { DoorConnections } from '#servers/door-connections.ts';
 import { NativeConnection } from './native-connection.ts';
-import type { ReserveBudget } from './native-memory.ts';
+import type { MemoryBudget } from './native-memory.ts';
 
 export interface NativeServerOptions {
   readonly cache: CacheDoor;
@@ -65,7 +65,7 @@ const FIRST_OWNER = 2 ** 41;
 
 export class NativeServer {
   readonly options: NativeServerOptions;
-  readonly budget: ReserveBudget;
+  readonly budget: MemoryBudget;
   readonly #connections: DoorConnections<NativeConnection, LocalSocket, LocalAddress, LocalListener>;
   requests = 0;
   protocolErrors = 0;
@@ -74,7 +74,7 @@ export class NativeServer {
 
   constructor(options: NativeServerOptions) {
     this.options = options;
-    this.budget = { perClientBytes: options.reserveBytes.perClient, totalBytes: options.reserveBytes.total, usedBytes: 0 };
+    this.budget = { perClientBytes: options.reserveBytes.perClient, totalBytes: options.reserveBytes.total, usedBytes: 0, mappedBytes: 0 };
     this.#connections = new DoorConnections(options, {
       open: (socket, id) => new NativeConnection(this, socket, FIRST_OWNER + id),
       refuse: (socket) => socket.end(),

@@ -7,11 +7,12 @@
  */
 import type { CacheDoor, ChunkRef, DeviceRead, LeaseOwner, ReadHandle } from '#cache/door.ts';
 import { assert } from '#core/assert.ts';
-import type { NamespaceId } from '#core/brand.ts';
+import type { Fd, NamespaceId } from '#core/brand.ts';
 import type { NamespaceDescriptor } from '#core/namespace.ts';
 import type { Span } from '#protocol/native/native-codec.ts';
 import { isNativeKey, nativeDescriptor } from '#protocol/native/native-key.ts';
 import { LOOKUP_PEEK, LOOKUP_PREFIX, tierNumbers } from '#protocol/native/native-schema.ts';
+import { NO_DESCRIPTOR } from './frame-queue.ts';
 import { NativeMemory } from './native-memory.ts';
 import type { SharedRegion } from './native-memory.ts';
 import { Refusal } from './native-request.ts';
@@ -87,7 +88,7 @@ export class NativeSession {
     return shared;
   }
 
-  reserve({ sizes }: Request<'RESERVE'>): { readonly reply: Reply<'RESERVE'>; readonly fd: number } {
+  reserve({ sizes }: Request<'RESERVE'>): { readonly reply: Reply<'RESERVE'>; readonly fd: Fd } {
     if (sizes.length > MAX_KEYS) throw new Refusal('invalid', `${sizes.length} sizes, at most ${MAX_KEYS}`);
     const reserved = this.memory.reserved();
     if ('problem' in reserved) throw new Refusal('busy', reserved.problem);
@@ -97,7 +98,7 @@ export class NativeSession {
       const offset = room.take(length);
       return offset < 0 ? { offset: 0, length: 0 } : { offset, length };
     });
-    return { reply: { region: reserved.id, spans }, fd: reserved.isNew ? reserved.shared.region.fd : -1 };
+    return { reply: { region: reserved.id, spans }, fd: reserved.isNew ? reserved.shared.region.fd : NO_DESCRIPTOR };
   }
 
   abort({ spans }: Request<'ABORT'>): number {
@@ -145,7 +146,7 @@ export class NativeSession {
     return refs.length;
   }
 
-  async openChunk({ namespace, key }: Request<'OPEN'>): Promise<{ readonly reply: Reply<'OPEN'>; readonly fd: number }> {
+  async openChunk({ namespace, key }: Request<'OPEN'>): Promise<{ readonly reply: Reply<'OPEN'>; readonly fd: Fd }> {
     const { options } = this.#server;
     const { id } = this.namespace(namespace);
     this.checkKeys([key]);
@@ -158,19 +159,20 @@ export class NativeSession {
     if (found !== undefined && device !== undefined) {
       const lease = this.#lend({ ref: found.ref, handle: undefined, device });
       const { offsetBytes: offset, sizeBytes, deviceUuid, handle } = device;
-      return { reply: { ...nothing, tier: tierNumbers.hbm, lease, offset, sizeBytes, device: deviceUuid, handle }, fd: -1 };
+      return { reply: { ...nothing, tier: tierNumbers.hbm, lease, offset, sizeBytes, device: deviceUuid, handle }, fd: NO_DESCRIPTOR };
     }
     const handle = await this.#cache.open(id, key, this.owner);
-    if (handle === undefined) return { reply: nothing, fd: -1 };
-    const ref = this.#cache.peek(id, key)?.ref;
-    if (ref === undefined || this.#ended) {
+    if (handle === undefined || found === undefined) return { reply: nothing, fd: NO_DESCRIPTOR };
+    const { ref } = found;
+    // What was put in its place meanwhile is not what was found, and may not be vouched for by its name.
+    if (this.#ended || this.#open.size >= MAX_OPEN || !this.#cache.isCurrent(ref)) {
       handle.release();
-      return { reply: nothing, fd: -1 };
+      return { reply: nothing, fd: NO_DESCRIPTOR };
     }
     const place = options.arenas.locate(handle.address);
     const lease = this.#lend({ ref, handle, device: undefined });
     const reply = { ...nothing, tier: tierNumbers.ram, lease, arena: place.arena, offset: place.offset, sizeBytes: handle.sizeBytes };
-    if (this.#shownArenas.has(place.arena)) return { reply, fd: -1 };
+    if (this.#shownArenas.has(place.arena)) return { reply, fd: NO_DESCRIPTOR };
     this.#shownArenas.add(place.arena);
     return { reply, fd: options.arenas.readOnlyDescriptor(place.arena) };
   }
@@ -199,7 +201,7 @@ export class NativeSession {
     this.#open.delete(lease);
     handle?.release();
     const heldOnDevice = device?.release() ?? true;
-    return heldOnDevice && this.#cache.isCurrent(ref);
+    return heldOnDevice && this.#cache.expiresAtMs(ref) !== undefined;
   }
 
   endOld(): void {
@@ -218,8 +220,12 @@ export class NativeSession {
     for (const [lease, chunk] of this.#open) this.#giveBack(lease, chunk);
     this.#cache.endLeases(this.owner);
     this.memory.close();
-    for (const { id } of this.#namespaces) this.#cache.releaseNamespace(id);
-    this.#namespaces.length = 0;
+  }
+
+  /** Not before the last job has ended: it names chunks by them. */
+  endNamespaces(): void {
+    assert(this.#ended, 'namespaces end after all else');
+    for (const { id } of this.#namespaces.splice(0)) this.#cache.releaseNamespace(id);
   }
 
   checkInvariants(): void {

@@ -1,17 +1,22 @@
 /**
  * Room in memory that one client shares with the agent: first fit, in whole blocks of 4 KiB.
  *
- * Invariants: spans that are given out do not overlap and lie in the memory; free spans are sorted, apart from one another, and with those
+ * Invariants: spans that are given out do not overlap and lie in the memory; one that is in use is not given back; free spans are sorted, apart from one another, and with those
  * given out they are the whole memory.
  */
 import { assert } from '#core/assert.ts';
 import { BLOCK_BYTES, roundUp } from '#core/bytes.ts';
 
+interface Span {
+  readonly offset: number;
+  readonly length: number;
+}
+
 export class Reservations {
   readonly #sizeBytes: number;
   /** Offset -> bytes, ascending. */
   #free: { offset: number; sizeBytes: number }[];
-  readonly #taken = new Map<number, { readonly blockBytes: number; readonly sizeBytes: number }>();
+  readonly #taken = new Map<number, { readonly blockBytes: number; readonly sizeBytes: number; inUse: boolean }>();
 
   constructor(sizeBytes: number) {
     this.#sizeBytes = sizeBytes;
@@ -32,20 +37,39 @@ export class Reservations {
     span.offset += blockBytes;
     span.sizeBytes -= blockBytes;
     if (span.sizeBytes === 0) this.#free.splice(at, 1);
-    this.#taken.set(offset, { blockBytes, sizeBytes });
+    this.#taken.set(offset, { blockBytes, sizeBytes, inUse: false });
     return offset;
   }
 
-  /** True for a span that was given out whole and not given back. */
-  holds({ offset, length }: { readonly offset: number; readonly length: number }): boolean {
-    const taken = this.#taken.get(offset);
-    return taken !== undefined && length <= taken.sizeBytes;
+  /** Spans that are read from now on, until `finish`; or the first that was not given out, or is in use already: then none is. */
+  begin(spans: readonly Span[]): Span | undefined {
+    const begun: { inUse: boolean }[] = [];
+    for (const span of spans) {
+      const taken = this.#taken.get(span.offset);
+      if (taken === undefined || taken.inUse || span.length < 1 || span.length > taken.sizeBytes) {
+        for (const other of begun) other.inUse = false;
+        return span;
+      }
+      taken.inUse = true;
+      begun.push(taken);
+    }
+    return undefined;
   }
 
-  /** False where nothing was taken there. */
+  /** Gives back what `begin` was answered. */
+  finish(spans: readonly Span[]): void {
+    for (const { offset } of spans) {
+      const taken = this.#taken.get(offset);
+      assert(taken?.inUse === true, 'a span that was begun is in use until it is finished');
+      taken.inUse = false;
+      this.giveBack(offset);
+    }
+  }
+
+  /** False where nothing was taken there, or it is in use. */
   giveBack(offset: number): boolean {
     const taken = this.#taken.get(offset);
-    if (taken === undefined) return false;
+    if (taken === undefined || taken.inUse) return false;
     this.#taken.delete(offset);
     const at = this.#free.findIndex((span) => span.offset > offset);
     this.#free.splice(at < 0 ? this.#free.length : at, 0, { offset, sizeBytes: taken.blockBytes });

@@ -357,6 +357,13 @@ export class SsdTier {
     this.readBytes += this.fileBytes(request.sizeBytes);
     const problem = this.#wrong(request, outcome.header, outcome.checksum);
     if (typeof problem !== 'string') return { ok: true, header: problem, elapsedMs: outcome.elapsedMs };
+    if (request.region !== undefined) {
+      // What lies in a client's memory he may have written himself: the file is judged by what is read of it into ours.
+      const verdict = await this.verifyFile(request.folder, request);
+      if (verdict === undefined)
+        return { ok: false, reason: 'fault', problem: 'the memory was changed while it was read into', fileStays: true };
+      if (verdict.reason !== 'corrupt') return { ok: false, ...verdict, fileStays: verdict.reason !== 'missing' };
+    }
     return { ok: false, reason: 'corrupt', problem, fileStays: !(await this.quarantine(folder, request.generation, problem)) };
   }
 

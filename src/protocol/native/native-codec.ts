@@ -36,11 +36,13 @@ const LIMIT = Number.MAX_SAFE_INTEGER;
 class Reader {
   readonly #bytes: Uint8Array;
   readonly #view: DataView;
+  readonly #maxCount: number;
   #at = 0;
   field = '';
 
-  constructor(bytes: Uint8Array) {
+  constructor(bytes: Uint8Array, maxCount: number) {
     this.#bytes = bytes;
+    this.#maxCount = maxCount;
     this.#view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
   }
 
@@ -92,6 +94,7 @@ class Reader {
   /** A count of things that take at least `leastBytes` each. */
   #count(leastBytes: number): number {
     const count = this.u32();
+    if (count > this.#maxCount) throw new MalformedBody(`${this.field}: ${count} are named, at most ${this.#maxCount} are allowed`);
     if (count * leastBytes > this.left) throw new MalformedBody(`${this.field}: ${count} are named, ${this.left} bytes are left`);
     return count;
   }
@@ -129,9 +132,9 @@ class Reader {
   }
 }
 
-/** Throws MalformedBody. Blobs, keys and u8s are views of `body`. */
-export function decodeBody<S extends Shape>(shape: S, body: Uint8Array): Values<S> {
-  const reader = new Reader(body);
+/** Throws MalformedBody. Blobs, keys and u8s are views of `body`. `maxCount`: of the elements of one list. */
+export function decodeBody<S extends Shape>(shape: S, body: Uint8Array, maxCount = 0xffff_ffff): Values<S> {
+  const reader = new Reader(body, maxCount);
   const values: Record<string, unknown> = {};
   for (const [name, type] of Object.entries(shape)) {
     reader.field = name;
@@ -139,6 +142,11 @@ export function decodeBody<S extends Shape>(shape: S, body: Uint8Array): Values<
   }
   if (reader.left > 0) throw new MalformedBody(`${reader.left} bytes are left over`);
   return values as Values<S>;
+}
+
+function fitting(value: number, most: number): number {
+  if (!Number.isInteger(value) || value < 0 || value > most) throw new RangeError(`${value} is no integer from 0 to ${most}`);
+  return value;
 }
 
 class Writer {
@@ -165,23 +173,25 @@ class Writer {
     return at;
   }
 
+  // `#room` may put other memory in the place of #bytes and #view, so that it comes before them.
+
   u8(value: number): void {
     const at = this.#room(1);
-    this.#view.setUint8(at, value);
+    this.#view.setUint8(at, fitting(value, 0xff));
   }
 
   u16(value: number): void {
-    if (value > 0xffff) throw new RangeError(`${value} does not fit 16 bits`);
     const at = this.#room(2);
-    this.#view.setUint16(at, value, true);
+    this.#view.setUint16(at, fitting(value, 0xffff), true);
   }
 
   u32(value: number): void {
     const at = this.#room(4);
-    this.#view.setUint32(at, value, true);
+    this.#view.setUint32(at, fitting(value, 0xffff_ffff), true);
   }
 
   u64(value: number): void {
+    fitting(value, LIMIT);
     const at = this.#room(8);
     this.#view.setUint32(at, value % 2 ** 32, true);
     this.#view.setUint32(at + 4, Math.floor(value / 2 ** 32), true);
