@@ -2,6 +2,8 @@
 
 export interface Question {
   readonly prompt: string;
+  /** Cuts the prompt to so many tokens. */
+  readonly promptTokens?: number;
   /** Tokens to generate; default 8. */
   readonly generate?: number;
 }
@@ -9,8 +11,9 @@ export interface Question {
 /** The first line of an engine that is ready. */
 export interface Ready {
   readonly ready: true;
-  /** As the agent's statistics call it. */
   readonly model: string;
+  /** Of everything that makes equal tokens different KV. */
+  readonly fingerprint: string;
   readonly build: string;
   readonly cpuVariant: string;
   readonly kvType: string;

@@ -1,12 +1,13 @@
 /**
- * How chunks are named: `MODEL@01000100@0@HASH`, LMCache's object key, so that the agent's doors know model and chain.
+ * How chunks are named: by a namespace, which is the model's name and a fingerprint, and a chained hash.
  *
- *   MODEL  the model's name, cleaned, a slash, and 16 hex digits of the fingerprint
- *   HASH   SHA-256 in hex, chained: of chunk i over the hash of chunk i-1 and the chunk's tokens as little-endian 32-bit numbers; before the
- *          first stands the fingerprint's own hash
+ *   native door  the namespace's model and layout, and the hash as the key
+ *   RESP         `MODEL/FINGERPRINT@01000100@0@HASH`, LMCache's object key, so that the agent knows model and chain; 16 digits of the fingerprint
+ *   hash         SHA-256 in hex: of chunk i over the hash of chunk i-1 and the chunk's tokens as little-endian 32-bit numbers; before the first
+ *                stands the fingerprint
  *
- * Invariant: two chunks have one key only where every bit of their rows is the same by right: same model bytes, build, CPU variant, KV type,
- * flash attention, layout and seal, and the same tokens from the start of the sequence.
+ * Invariant: two chunks have one hash only where every bit of their rows is the same by right: same model bytes, build, CPU variant, KV
+ * type, flash attention, layout and seal, and the same tokens from the start of the sequence.
  */
 import { createHash } from 'node:crypto';
 import { SEAL_VERSION } from './chunk-seal.ts';
@@ -34,17 +35,32 @@ export function fingerprintOf(facts: EngineFacts): Uint8Array {
   return createHash('sha256').update(parts.join('\n')).digest();
 }
 
-/** As it stands in keys and in the agent's statistics. */
-export function modelIdOf(facts: EngineFacts): string {
-  const name = facts.modelName.replace(/[^A-Za-z0-9._-]+/g, '-').slice(0, MAX_NAME_LENGTH);
-  return `${name}/${toHex(fingerprintOf(facts)).slice(0, 16)}`;
+/** What makes equal hashes equal KV, for people and for the agent. */
+export interface ChunkNamespace {
+  /** The model's name, cleaned. */
+  readonly model: string;
+  /** The fingerprint: 64 hex digits. */
+  readonly layout: string;
 }
 
-/** The keys of all whole chunks of a sequence, in order. */
-export function chunkKeysOf(facts: EngineFacts, tokens: Int32Array): readonly string[] {
-  const model = modelIdOf(facts);
+export function chunkNamespaceOf(facts: EngineFacts): ChunkNamespace {
+  const model = facts.modelName.replace(/[^A-Za-z0-9._-]+/g, '-').slice(0, MAX_NAME_LENGTH);
+  return { model, layout: toHex(fingerprintOf(facts)) };
+}
+
+/** How the agent calls the model of chunks that came by RESP. */
+export function respModelOf({ model, layout }: ChunkNamespace): string {
+  return `${model}/${layout.slice(0, 16)}`;
+}
+
+export function respKeyOf(namespace: ChunkNamespace, hash: string): string {
+  return `${respModelOf(namespace)}@${RANK}@${GROUP}@${hash}`;
+}
+
+/** The hashes of all whole chunks of a sequence, in order. */
+export function chunkHashesOf(facts: EngineFacts, tokens: Int32Array): readonly string[] {
   const count = Math.floor(tokens.length / facts.chunkTokens);
-  const keys: string[] = [];
+  const hashes: string[] = [];
   let hash = fingerprintOf(facts);
   for (let index = 0; index < count; index += 1) {
     const part = tokens.subarray(index * facts.chunkTokens, (index + 1) * facts.chunkTokens);
@@ -52,9 +68,9 @@ export function chunkKeysOf(facts: EngineFacts, tokens: Int32Array): readonly st
       .update(hash)
       .update(new Uint8Array(part.buffer, part.byteOffset, part.byteLength))
       .digest();
-    keys.push(`${model}@${RANK}@${GROUP}@${toHex(hash)}`);
+    hashes.push(toHex(hash));
   }
-  return keys;
+  return hashes;
 }
 
 function toHex(bytes: Uint8Array): string {

@@ -3,12 +3,16 @@
  *
  * Invariants of every implementation
  * - It fails open: no call rejects. What cannot be had is a miss, what cannot be kept is not kept, and a store that is away answers in time.
+ * - A store is of one namespace; keys are the chained hashes of chunk-keys.ts, 64 hex digits.
  * - Order is the prefix: keys of one call are consecutive chunks, and are asked, loaded and stored in that order.
  * - A buffer is the store's from the call until its promise is settled, and not a moment longer.
  */
 import type { MemoryRange } from './engine-messages.ts';
 
-/** Room for one value, at an address that every thread of the process may use; made by the store that will fill it. */
+/**
+ * Room for one value, at an address that every thread of the process may use; made by the store that will fill it. Ask for address and
+ * bytes anew after each load and store: a store may put other memory there.
+ */
 export interface ChunkBuffer extends MemoryRange {
   /** The same memory. */
   readonly bytes: Uint8Array;
@@ -24,7 +28,7 @@ export interface ChunkStore {
    * exactly its size. What was in the buffer is gone either way.
    */
   load(keys: readonly string[], buffers: readonly ChunkBuffer[]): readonly Promise<boolean>[];
-  /** One promise a key: whether the store has taken the value. */
-  store(keys: readonly string[], buffers: readonly ChunkBuffer[]): readonly Promise<boolean>[];
+  /** One promise a key: whether the store has taken the value. `parent`: the key before the first, where there is one. */
+  store(keys: readonly string[], buffers: readonly ChunkBuffer[], parent?: string): readonly Promise<boolean>[];
   close(): Promise<void>;
 }

@@ -1,7 +1,7 @@
 /** One engine with a prefix cache over a store: questions in, answers out. */
 import { createHash } from 'node:crypto';
 import type { Answer, Question, Ready } from './ask.ts';
-import { modelIdOf } from './chunk-keys.ts';
+import { type ChunkNamespace, chunkNamespaceOf } from './chunk-keys.ts';
 import type { ChunkStore } from './chunk-store.ts';
 import { EngineThread } from './engine-thread.ts';
 import type { EngineOptions } from './llama-engine.ts';
@@ -15,11 +15,12 @@ export class EngineSession {
   readonly #cache: PrefixCache;
   readonly #openMs: number;
 
-  /** Takes the store: `close` closes it. Errors: those of LlamaEngine's constructor. */
-  static async open(options: EngineOptions, store: ChunkStore): Promise<EngineSession> {
+  /** `openStore` makes the store of the engine's namespace, which `close` closes. Errors: those of LlamaEngine's constructor. */
+  static async open(options: EngineOptions, openStore: (namespace: ChunkNamespace) => Promise<ChunkStore>): Promise<EngineSession> {
     const startMs = performance.now();
     const engine = await EngineThread.open(options);
-    return new EngineSession(engine, store, performance.now() - startMs);
+    const openMs = performance.now() - startMs;
+    return new EngineSession(engine, await openStore(chunkNamespaceOf(engine.facts)), openMs);
   }
 
   constructor(engine: EngineThread, store: ChunkStore, openMs: number) {
@@ -31,14 +32,25 @@ export class EngineSession {
 
   ready(): Ready {
     const { build, cpuVariant, kvType, parameterCount, chunkBytes, chunkTokens } = this.#engine.facts;
-    const model = modelIdOf(this.#engine.facts);
-    return { ready: true, model, build, cpuVariant, kvType, parameterCount, chunkBytes, chunkTokens, openMs: this.#openMs };
+    const { model, layout } = chunkNamespaceOf(this.#engine.facts);
+    return {
+      ready: true,
+      model,
+      fingerprint: layout,
+      build,
+      cpuVariant,
+      kvType,
+      parameterCount,
+      chunkBytes,
+      chunkTokens,
+      openMs: this.#openMs,
+    };
   }
 
   /** Answers when everything that is new is stored. */
   async ask(question: Question): Promise<Answer> {
     const startMs = performance.now();
-    const tokens = await this.#engine.tokenize(question.prompt);
+    const tokens = (await this.#engine.tokenize(question.prompt)).subarray(0, question.promptTokens);
     const tokenizeMs = performance.now() - startMs;
     const prefill = await this.#cache.prefill(tokens);
     const ttftMs = performance.now() - startMs;

@@ -9,9 +9,11 @@ import { createInterface } from 'node:readline';
 import { parseArgs } from 'node:util';
 import { badRequest, errorTable, KvtierError } from '#core/errors.ts';
 import type { Failure, Question } from './ask.ts';
+import type { ChunkNamespace } from './chunk-keys.ts';
 import type { ChunkStore } from './chunk-store.ts';
 import { EngineSession } from './engine-session.ts';
 import { findModel } from './model-files.ts';
+import { NativeChunkStore } from './native-chunk-store.ts';
 import { NoopChunkStore } from './noop-chunk-store.ts';
 import type { RespAddress } from './resp-connection.ts';
 import { RespChunkStore } from './resp-chunk-store.ts';
@@ -21,10 +23,11 @@ const USAGE = `bun run llama [--prompt TEXT] [flags]
 
   --model NAME|PATH    preset t, s or m (random weights, written when first used), or any GGUF of the llama architecture; default s
   --model-dir PATH     where presets are written; default ./.kvtier/models
-  --resp HOST:PORT     the agent; default: as <data-dir>/agent.json says
+  --socket PATH        the agent's native door; default: as <data-dir>/agent.json says
+  --resp HOST:PORT     its RESP door instead; auto: as <data-dir>/agent.json says
   --data-dir PATH      of the agent; default ./.kvtier
   --no-cache           computes everything
-  --prompt TEXT        one question; without it, JSON lines {"prompt": TEXT, "generate": COUNT} on standard input
+  --prompt TEXT        one question; without it, JSON lines {"prompt": TEXT} on standard input
   --generate COUNT     tokens to generate for --prompt; default 8
   --context TOKENS     default 4096
   --threads COUNT      default: the cores, at most 8
@@ -39,6 +42,7 @@ const { values: flags } = parseArgs({
   options: {
     model: { type: 'string', default: 's' },
     'model-dir': { type: 'string', default: '.kvtier/models' },
+    socket: { type: 'string' },
     resp: { type: 'string' },
     'data-dir': { type: 'string', default: process.env['KVTIER_DATA_DIR'] ?? '.kvtier' },
     'no-cache': { type: 'boolean', default: false },
@@ -64,24 +68,40 @@ function kvType(text: string): KvType {
   throw badRequest(`Cannot use --kv ${text}: want ${Object.keys(kvTypes).join(' or ')}`);
 }
 
-function agentAddress(): RespAddress {
-  if (flags.resp === undefined) {
-    const file = join(flags['data-dir'], 'agent.json');
-    try {
-      const { doors } = JSON.parse(readFileSync(file, 'utf8')) as { readonly doors: { readonly resp: RespAddress } };
-      return doors.resp;
-    } catch (cause) {
-      throw new KvtierError('NOT_FOUND', `Cannot read ${file}: start the agent with \`bun run agent\`, or name it with --resp`, { cause });
-    }
+interface AgentDoors {
+  readonly resp?: RespAddress;
+  readonly socket?: string;
+}
+
+/** Where the agent of the data directory listens. */
+function agentDoors(): AgentDoors {
+  const file = join(flags['data-dir'], 'agent.json');
+  try {
+    return (JSON.parse(readFileSync(file, 'utf8')) as { readonly doors: AgentDoors }).doors;
+  } catch (cause) {
+    throw new KvtierError('NOT_FOUND', `Cannot read ${file}: start the agent with \`bun run agent\`, or name its door`, { cause });
   }
-  const [, host, port] = /^(.+):(\d+)$/.exec(flags.resp) ?? [];
-  if (host === undefined || port === undefined) throw badRequest(`Cannot use --resp ${flags.resp}: want HOST:PORT`);
+}
+
+function parseAddress(text: string): RespAddress {
+  const [, host, port] = /^(.+):(\d+)$/.exec(text) ?? [];
+  if (host === undefined || port === undefined) throw badRequest(`Cannot use --resp ${text}: want HOST:PORT or auto`);
   return { host: host.replace(/^\[(.*)\]$/, '$1'), port: Number(port) };
 }
 
-function openStore(): ChunkStore {
+/** The native door, unless RESP is asked for. Looks for the agent at once, so that a wrong address is an error before the model is loaded. */
+function storeOpener(): (namespace: ChunkNamespace) => Promise<ChunkStore> {
   const token = process.env['KVTIER_TOKEN'];
-  return flags['no-cache'] ? new NoopChunkStore() : new RespChunkStore({ ...agentAddress(), ...(token === undefined ? {} : { token }) });
+  const credential = token === undefined ? {} : { token };
+  if (flags['no-cache']) return () => Promise.resolve(new NoopChunkStore());
+  if (flags.resp !== undefined) {
+    const address = flags.resp === 'auto' ? agentDoors().resp : parseAddress(flags.resp);
+    if (address === undefined) throw badRequest('Cannot use --resp auto: the agent has no RESP door');
+    return (namespace) => Promise.resolve(new RespChunkStore({ ...address, namespace, ...credential }));
+  }
+  const path = flags.socket ?? agentDoors().socket;
+  if (path === undefined) throw badRequest('Cannot use the native door: the agent has none; want --resp auto');
+  return (namespace) => NativeChunkStore.open({ path, namespace, ...credential });
 }
 
 const say = (line: object): void => void process.stdout.write(`${JSON.stringify(line)}\n`);
@@ -106,9 +126,11 @@ function parseQuestion(line: string): Question {
   } catch {
     throw badRequest('Cannot read a question: it is not JSON');
   }
-  const { prompt, generate } = (read ?? {}) as Partial<Record<keyof Question, unknown>>;
+  const { prompt, ...counts } = (read ?? {}) as Partial<Record<keyof Question, unknown>>;
   if (typeof prompt !== 'string' || prompt === '') throw badRequest('Cannot read a question: want {"prompt": TEXT}');
-  return typeof generate === 'number' ? { prompt, generate: positive('generate', String(generate)) } : { prompt };
+  const count = (name: 'generate' | 'promptTokens'): Partial<Question> =>
+    counts[name] === undefined ? {} : { [name]: positive(name, String(counts[name])) };
+  return { prompt, ...count('generate'), ...count('promptTokens') };
 }
 
 async function askOnce(session: EngineSession, prompt: string): Promise<void> {
@@ -116,7 +138,7 @@ async function askOnce(session: EngineSession, prompt: string): Promise<void> {
   const ms = (value: number): string => `${value.toFixed(1)} ms`;
   process.stdout.write(
     [
-      `model     ${session.ready().model}`,
+      `model     ${session.ready().model}, fingerprint ${session.ready().fingerprint.slice(0, 16)}`,
       `tokens    ${answer.tokens}, of which ${answer.restoredTokens} restored; ${answer.storedChunks} chunks stored`,
       `ttft      ${ms(answer.ttftMs)}: lookup ${ms(answer.lookupMs)}, restore ${ms(answer.restoreMs)}, compute ${ms(answer.computeMs)}`,
       `logits    ${answer.logitsSha256}`,
@@ -130,7 +152,7 @@ async function main(): Promise<void> {
     process.stdout.write(USAGE);
     return;
   }
-  const store = openStore();
+  const openStore = storeOpener();
   const session = await EngineSession.open(
     {
       modelPath: findModel(flags.model, flags['model-dir']).path,
@@ -140,7 +162,7 @@ async function main(): Promise<void> {
       verbose: flags.verbose,
       ...(flags.cpu === undefined ? {} : { cpuVariant: flags.cpu }),
     },
-    store,
+    openStore,
   );
   if (flags.prompt === undefined) await serveLines(session);
   else await askOnce(session, flags.prompt);

@@ -9,7 +9,7 @@
  * - A buffer is free, or the store's until its promise is settled.
  */
 import { assert } from '#core/assert.ts';
-import { chunkKeysOf } from './chunk-keys.ts';
+import { chunkHashesOf } from './chunk-keys.ts';
 import { SEAL_BYTES, sealChunk, sealHolds } from './chunk-seal.ts';
 import type { ChunkBuffer, ChunkStore } from './chunk-store.ts';
 import type { Engine } from './engine-thread.ts';
@@ -62,7 +62,7 @@ export class PrefixCache {
     this.checkInvariants();
     const startMs = performance.now();
     const { chunkTokens } = this.#engine.facts;
-    const keys = chunkKeysOf(this.#engine.facts, tokens);
+    const keys = chunkHashesOf(this.#engine.facts, tokens);
     await this.#engine.clear();
     const loadable = keys.slice(0, Math.floor((tokens.length - 1) / chunkTokens));
     const foundChunks = loadable.length === 0 ? 0 : await this.#store.lookup(loadable);
@@ -244,7 +244,7 @@ class StoreRun {
     try {
       await this.#engine.cutChunk(index, { address: buffer.address, sizeBytes: this.#engine.facts.chunkBytes });
       sealChunk(buffer.bytes, key);
-      return (await this.#store.store([key], [buffer])[0]) ?? false;
+      return (await this.#store.store([key], [buffer], this.#keys[index - 1])[0]) ?? false;
     } finally {
       this.#free.push(buffer);
     }

@@ -6,6 +6,7 @@
  * RECONNECT_PAUSE_MS tries again.
  */
 import { ptr } from 'bun:ffi';
+import { type ChunkNamespace, respKeyOf } from './chunk-keys.ts';
 import type { ChunkBuffer, ChunkStore } from './chunk-store.ts';
 import { RespConnection, type RespAddress, type RespReply } from './resp-connection.ts';
 
@@ -13,6 +14,7 @@ const RECONNECT_PAUSE_MS = 100;
 const DEFAULT_STALL_MS = 2000;
 
 export interface RespChunkStoreOptions extends RespAddress {
+  readonly namespace: ChunkNamespace;
   /** Password, where the agent wants one. */
   readonly token?: string;
   /** How long an answer may take without a byte moving; default 2 s. */
@@ -38,7 +40,7 @@ export class RespChunkStore implements ChunkStore {
   async lookup(keys: readonly string[]): Promise<number> {
     const connection = await this.#connect();
     if (connection === undefined) return 0;
-    const replies = await Promise.all(keys.map((key) => connection.request(['EXISTS', key])));
+    const replies = await Promise.all(keys.map((key) => connection.request(['EXISTS', this.#spell(key)])));
     const gap = replies.findIndex((reply) => !isLine(reply, ':1'));
     return gap < 0 ? keys.length : gap;
   }
@@ -49,7 +51,7 @@ export class RespChunkStore implements ChunkStore {
       const connection = await connecting;
       const target = buffers[index]?.bytes;
       if (connection === undefined || target === undefined) return false;
-      return (await connection.request(['GET', key], target)).kind === 'filled';
+      return (await connection.request(['GET', this.#spell(key)], target)).kind === 'filled';
     });
   }
 
@@ -59,12 +61,16 @@ export class RespChunkStore implements ChunkStore {
       const connection = await connecting;
       const value = buffers[index]?.bytes;
       if (connection === undefined || value === undefined) return false;
-      return isLine(await connection.request(['SET', key, value]), '+OK');
+      return isLine(await connection.request(['SET', this.#spell(key), value]), '+OK');
     });
   }
 
   async close(): Promise<void> {
     (await this.#connection)?.end();
+  }
+
+  #spell(hash: string): string {
+    return respKeyOf(this.#options.namespace, hash);
   }
 
   async #connect(): Promise<RespConnection | undefined> {

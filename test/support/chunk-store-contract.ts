@@ -10,7 +10,7 @@ export interface ChunkStoreSubject {
 }
 
 const VALUE_BYTES = 256 * 1024 + 4096;
-let nextModel = 1;
+let nextKey = 1;
 
 export function describeChunkStore(name: string, subject: ChunkStoreSubject): void {
   describe(name, () => {
@@ -22,10 +22,8 @@ export function describeChunkStore(name: string, subject: ChunkStoreSubject): vo
       await subject.close(store);
     });
 
-    const keysOf = (count: number): string[] => {
-      const model = `contract-${nextModel++}`;
-      return Array.from({ length: count }, (_, index) => `${model}@01000100@0@${index.toString(16).padStart(64, '0')}`);
-    };
+    /** Never the same twice. */
+    const keysOf = (count: number): string[] => Array.from({ length: count }, () => (nextKey++).toString(16).padStart(64, '0'));
     const filled = (count: number, seed: number): readonly ChunkBuffer[] => {
       const buffers = store.createBuffers(count, VALUE_BYTES);
       for (const [index, buffer] of buffers.entries()) buffer.bytes.fill(seed + index);

@@ -1,9 +1,12 @@
 import { describe } from 'vitest';
+import { NativeChunkStore } from '#engines/llama/native-chunk-store.ts';
 import { RespChunkStore } from '#engines/llama/resp-chunk-store.ts';
 import { startAgent, type RunningAgent } from '#testsupport/agent.ts';
 import { describeChunkStore } from '#testsupport/chunk-store-contract.ts';
 import { MemoryChunkStore } from '#testsupport/memory-chunk-store.ts';
 import { type RedisServer, redisServerVersion, startRedisServer } from '#testsupport/redis-server.ts';
+
+const namespace = { model: 'contract', layout: '0'.repeat(64) };
 
 describeChunkStore('MemoryChunkStore', {
   open: () => Promise.resolve(new MemoryChunkStore()),
@@ -14,11 +17,23 @@ let agent: RunningAgent | undefined;
 describeChunkStore('RespChunkStore, the agent', {
   open: async () => {
     agent = await startAgent({ token: 'secret' });
-    return new RespChunkStore({ ...agent.resp, token: 'secret' });
+    return new RespChunkStore({ ...agent.resp, namespace, token: 'secret' });
   },
   close: async (store) => {
     await store.close();
     await agent?.stop();
+  },
+});
+
+let nativeAgent: RunningAgent | undefined;
+describeChunkStore('NativeChunkStore', {
+  open: async () => {
+    nativeAgent = await startAgent({ token: 'secret' });
+    return await NativeChunkStore.open({ path: nativeAgent.socket, namespace, token: 'secret' });
+  },
+  close: async (store) => {
+    await store.close();
+    await nativeAgent?.stop();
   },
 });
 
@@ -27,7 +42,7 @@ describe.skipIf(redisServerVersion() === undefined)('a redis-server, which is no
   describeChunkStore('RespChunkStore, redis-server', {
     open: async () => {
       redis = await startRedisServer();
-      return new RespChunkStore(redis);
+      return new RespChunkStore({ ...redis, namespace });
     },
     close: async (store) => {
       await store.close();

@@ -1,7 +1,8 @@
 import { describe, expect, test } from 'vitest';
-import { chunkKeysOf, fingerprintOf, modelIdOf } from '#engines/llama/chunk-keys.ts';
+import { chunkHashesOf, chunkNamespaceOf, fingerprintOf, respKeyOf, respModelOf } from '#engines/llama/chunk-keys.ts';
 import { SEAL_BYTES, sealChunk, sealHolds } from '#engines/llama/chunk-seal.ts';
 import type { EngineFacts } from '#engines/llama/llama-engine.ts';
+import { isNativeKey, nativeDescriptor } from '#protocol/native/native-key.ts';
 import { parseKey } from '#protocol/lmcache-key.ts';
 
 const facts: EngineFacts = {
@@ -21,32 +22,36 @@ const facts: EngineFacts = {
 const tokens = Int32Array.from({ length: 1000 }, (_, index) => index);
 
 describe('keys', () => {
-  test('name the whole chunks, in an order that a door reads as one model', () => {
-    const keys = chunkKeysOf(facts, tokens);
-    expect(keys).toHaveLength(3);
-    for (const key of keys) {
-      const parsed = parseKey(new TextEncoder().encode(key));
+  test('name the whole chunks, and the doors read them as one namespace', () => {
+    const namespace = chunkNamespaceOf(facts);
+    expect(namespace.model).toBe('Tiny-Llama-home');
+    expect(nativeDescriptor({ ...namespace, rank: '0', group: '', salt: '' }, undefined)).toMatchObject({ model: 'Tiny-Llama-home' });
+    const hashes = chunkHashesOf(facts, tokens);
+    expect(hashes).toHaveLength(3);
+    for (const hash of hashes) {
+      expect(isNativeKey(new TextEncoder().encode(hash))).toBe(true);
+      const parsed = parseKey(new TextEncoder().encode(respKeyOf(namespace, hash)));
       if (parsed === 'too-long') throw new Error(parsed);
-      expect(parsed.descriptor).toMatchObject({ grammar: 'object-key', model: modelIdOf(facts), tenant: 'default', group: '0' });
+      expect(parsed.descriptor).toMatchObject({ grammar: 'object-key', model: respModelOf(namespace), tenant: 'default', group: '0' });
     }
-    expect(modelIdOf(facts)).toMatch(/^Tiny-Llama-home\/[0-9a-f]{16}$/);
+    expect(respModelOf(namespace)).toBe(`Tiny-Llama-home/${namespace.layout.slice(0, 16)}`);
   });
 
   test('are chained: a token changes its own chunk and every later one, and none before', () => {
-    const keys = chunkKeysOf(facts, tokens);
-    const changed = chunkKeysOf(facts, tokens.with(256, 7));
+    const keys = chunkHashesOf(facts, tokens);
+    const changed = chunkHashesOf(facts, tokens.with(256, 7));
     expect(changed[0]).toBe(keys[0]);
     expect(changed[1]).not.toBe(keys[1]);
     expect(changed[2]).not.toBe(keys[2]);
     const swapped = Int32Array.of(...tokens.subarray(256, 512), ...tokens.subarray(0, 256));
-    expect(chunkKeysOf(facts, swapped)[1]).not.toBe(keys[0]);
-    expect(chunkKeysOf(facts, tokens.subarray(0, 700))).toEqual(keys.slice(0, 2));
+    expect(chunkHashesOf(facts, swapped)[1]).not.toBe(keys[0]);
+    expect(chunkHashesOf(facts, tokens.subarray(0, 700))).toEqual(keys.slice(0, 2));
   });
 
   test('depend on where the tokens lie in no way', () => {
     const shifted = new Int32Array(1100);
     shifted.set(tokens, 100);
-    expect(chunkKeysOf(facts, shifted.subarray(100))).toEqual(chunkKeysOf(facts, tokens));
+    expect(chunkHashesOf(facts, shifted.subarray(100))).toEqual(chunkHashesOf(facts, tokens));
   });
 
   test('differ as a whole where anything that changes the bits differs', () => {
@@ -59,10 +64,10 @@ describe('keys', () => {
       { layout: '1:1x64,8x34' },
       { chunkTokens: 128 },
     ];
-    const ids = others.map((other) => modelIdOf({ ...facts, ...other }));
-    expect(new Set([modelIdOf(facts), ...ids]).size).toBe(others.length + 1);
-    const keys = chunkKeysOf(facts, tokens).map((key) => key.split('@').at(-1));
-    const foreign = chunkKeysOf({ ...facts, cpuVariant: 'zen4' }, tokens).map((key) => key.split('@').at(-1));
+    const layouts = others.map((other) => chunkNamespaceOf({ ...facts, ...other }).layout);
+    expect(new Set([chunkNamespaceOf(facts).layout, ...layouts]).size).toBe(others.length + 1);
+    const keys = chunkHashesOf(facts, tokens);
+    const foreign = chunkHashesOf({ ...facts, cpuVariant: 'zen4' }, tokens);
     expect(keys.filter((hash) => foreign.includes(hash))).toEqual([]);
   });
 

@@ -37,6 +37,7 @@ class ScriptedServer {
   }
 }
 
+const namespace = { model: 'm', layout: '0'.repeat(64) };
 let server: ScriptedServer | undefined;
 afterEach(() => server?.stop());
 
@@ -137,7 +138,7 @@ describe('RespChunkStore', () => {
   test('answers misses in time where nobody listens, and does not reject', async () => {
     const gone = new ScriptedServer(() => undefined);
     gone.stop();
-    const store = new RespChunkStore(gone.address);
+    const store = new RespChunkStore({ ...gone.address, namespace });
     const buffers = store.createBuffers(2, 16);
     const startMs = performance.now();
     expect(await store.lookup(['a', 'b'])).toBe(0);
@@ -152,7 +153,7 @@ describe('RespChunkStore', () => {
       const exists = text.match(/EXISTS/g)?.length ?? 0;
       socket.write(text.includes('CLIENT') ? '+OK\r\n' : ':1\r\n:1\r\n:0\r\n:1\r\n'.slice(0, exists * 4));
     });
-    const store = new RespChunkStore(server.address);
+    const store = new RespChunkStore({ ...server.address, namespace });
     expect(await store.lookup(['a', 'b', 'c', 'd'])).toBe(2);
     expect(await store.lookup(['a', 'b'])).toBe(2);
     await store.close();
@@ -160,7 +161,7 @@ describe('RespChunkStore', () => {
 
   test('takes a server that refuses its token for one that is away', async () => {
     server = new ScriptedServer((socket) => void socket.write('-WRONGPASS no\r\n-NOAUTH no\r\n'));
-    const store = new RespChunkStore({ ...server.address, token: 'wrong' });
+    const store = new RespChunkStore({ ...server.address, namespace, token: 'wrong' });
     expect(await store.lookup(['a'])).toBe(0);
     await store.close();
   });

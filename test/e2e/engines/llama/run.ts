@@ -16,12 +16,14 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { KvtierError } from '#core/errors.ts';
-import { modelIdOf } from '#engines/llama/chunk-keys.ts';
+import { chunkHashesOf, chunkNamespaceOf, respModelOf, type ChunkNamespace } from '#engines/llama/chunk-keys.ts';
 import type { ChunkBuffer, ChunkStore } from '#engines/llama/chunk-store.ts';
 import { EngineThread } from '#engines/llama/engine-thread.ts';
 import { CHUNK_TOKENS, LlamaEngine } from '#engines/llama/llama-engine.ts';
 import { findModel } from '#engines/llama/model-files.ts';
 import { PrefixCache, type Prefill } from '#engines/llama/prefix-cache.ts';
+import { NativeChunkStore } from '#engines/llama/native-chunk-store.ts';
+import { NoopChunkStore } from '#engines/llama/noop-chunk-store.ts';
 import { RespChunkStore } from '#engines/llama/resp-chunk-store.ts';
 import type { KvType } from '#engines/llama/struct-layouts.ts';
 import { fileOf, listed } from '#testsupport/agent-chunks.ts';
@@ -153,8 +155,13 @@ class Client {
   readonly cache: PrefixCache;
   readonly #store: ChunkStore;
 
-  static async open(modelPath: string, store: ChunkStore, kvType: KvType = 'f16'): Promise<Client> {
-    return new Client(await EngineThread.open({ modelPath, contextTokens: 4096, threads: 1, kvType }), store);
+  static async open(
+    modelPath: string,
+    openStore: (namespace: ChunkNamespace) => Promise<ChunkStore>,
+    kvType: KvType = 'f16',
+  ): Promise<Client> {
+    const engine = await EngineThread.open({ modelPath, contextTokens: 4096, threads: 1, kvType });
+    return new Client(engine, await openStore(chunkNamespaceOf(engine.facts)));
   }
   constructor(engine: EngineThread, store: ChunkStore) {
     this.engine = engine;
@@ -164,6 +171,11 @@ class Client {
   async ask(tokens: Int32Array): Promise<Prefill & { readonly storedChunks: number }> {
     const prefill = await this.cache.prefill(tokens);
     return { ...prefill, storedChunks: await prefill.stored };
+  }
+  /** Resolves when an agent that is back is in use again. */
+  async reconnected(): Promise<void> {
+    const [first = ''] = chunkHashesOf(this.engine.facts, prompt);
+    while ((await this.#store.lookup([first])) === 0) await Bun.sleep(20);
   }
   async close(): Promise<void> {
     await this.#store.close();
@@ -179,11 +191,17 @@ function checkWarm(claim: string, cold: Prefill, warm: Prefill, chunks = SHARED_
   check(`${claim}: ${chunks} chunks are restored and the logits identical`, good, describe(warm));
 }
 
-async function throughTheAgent(modelPath: string): Promise<Prefill> {
+type Door = 'native' | 'resp';
+
+async function throughTheAgent(modelPath: string, door: Door): Promise<Prefill> {
+  console.log(`    through the ${door} door`);
+  rmSync(dataDir, { recursive: true, force: true });
   let agent = await agentWith([]);
   const port = agent.resp.port;
-  const store = (): RespChunkStore => new RespChunkStore(agent.resp);
-  const first = await Client.open(modelPath, store());
+  const openStore = async (namespace: ChunkNamespace): Promise<ChunkStore> =>
+    door === 'native' ? await NativeChunkStore.open({ path: agent.socket, namespace }) : new RespChunkStore({ ...agent.resp, namespace });
+  const first = await Client.open(modelPath, openStore);
+  const model = door === 'native' ? chunkNamespaceOf(first.engine.facts).model : respModelOf(chunkNamespaceOf(first.engine.facts));
   const cold = await first.ask(prompt);
   check(
     'cold: nothing is restored and every whole chunk is stored',
@@ -202,15 +220,15 @@ async function throughTheAgent(modelPath: string): Promise<Prefill> {
     'a prompt of whole chunks: its last is computed, since a state has no logits',
     exact.restoredTokens === (SHARED_CHUNKS - 1) * CHUNK_TOKENS,
   );
-  await checkStatistics(agent, first);
+  await checkStatistics(agent, model);
 
-  const second = await Client.open(modelPath, store());
+  const second = await Client.open(modelPath, openStore);
   checkWarm('another engine', cold, await second.ask(prompt));
   const branched = prompt.slice();
   branched.fill(299, 5 * CHUNK_TOKENS + 1);
   const branch = await second.ask(branched);
   check('a prompt that branches off shares its head', branch.restoredTokens === 5 * CHUNK_TOKENS, describe(branch));
-  const quantized = await Client.open(modelPath, store(), 'q8_0');
+  const quantized = await Client.open(modelPath, openStore, 'q8_0');
   const foreign = await quantized.ask(prompt);
   check(
     'an engine with another KV type shares nothing',
@@ -225,13 +243,14 @@ async function throughTheAgent(modelPath: string): Promise<Prefill> {
   const went = same(cold.logits, away.logits) && away.restoredTokens === 0 && away.storedChunks === 0;
   check('agent away: the engine goes on', went && away.lookupMs < 500, `${describe(away)}, lookup ${away.lookupMs.toFixed(1)} ms`);
   agent = await agentWith([], port);
+  await second.reconnected();
   checkWarm('agent killed and back, RAM lost: from SSD', cold, await second.ask(prompt));
   const hits = (await agent.client.stats()).hits;
   check('and the bytes came from SSD', hits.ssd === SHARED_CHUNKS, JSON.stringify(hits));
 
   await agent.kill9();
-  agent = await flipOneBit(agent, () => agentWith([], port), modelIdOf(first.engine.facts));
-  const third = await Client.open(modelPath, store());
+  agent = await flipOneBit(agent, () => agentWith([], port), model);
+  const third = await Client.open(modelPath, openStore);
   const spoiled = await third.ask(prompt);
   checkWarm('a bit flipped on SSD', cold, spoiled, FLIPPED_CHUNK);
   const { checksumMismatches } = (await agent.client.stats()).io;
@@ -246,8 +265,7 @@ async function throughTheAgent(modelPath: string): Promise<Prefill> {
   return cold;
 }
 
-async function checkStatistics(agent: RunningAgent, client: Client): Promise<void> {
-  const model = modelIdOf(client.engine.facts);
+async function checkStatistics(agent: RunningAgent, model: string): Promise<void> {
   const chunks = await listed(agent, { model });
   const parents = chunks.filter((chunk) => chunk.parentId !== null).length;
   const sizes = new Set(chunks.map((chunk) => chunk.sizeBytes));
@@ -278,7 +296,7 @@ async function flipOneBit(agent: RunningAgent, restart: () => Promise<RunningAge
 /** A store in memory whose values are spoiled on their way back. */
 class LyingStore implements ChunkStore {
   readonly #values = new Map<string, Uint8Array>();
-  readonly #inner = new RespChunkStore({ host: '127.0.0.1', port: 1 });
+  readonly #inner = new NoopChunkStore();
   spoil: (value: Uint8Array, index: number) => Uint8Array = (value) => value;
 
   createBuffers(count: number, sizeBytes: number): readonly ChunkBuffer[] {
@@ -312,7 +330,7 @@ class LyingStore implements ChunkStore {
 
 async function lyingStore(modelPath: string, cold: Prefill): Promise<void> {
   const store = new LyingStore();
-  const client = await Client.open(modelPath, store);
+  const client = await Client.open(modelPath, () => Promise.resolve(store));
   await client.ask(prompt);
   await client.ask(promptOf(prompt.length, 8));
   checkWarm('a store in memory', cold, await client.ask(prompt));
@@ -337,7 +355,8 @@ async function main(): Promise<void> {
     const { path } = findModel(options.model, work);
     engineAlone(path, { kvType: 'f16' });
     engineAlone(path, { kvType: 'q8_0' });
-    const cold = await throughTheAgent(path);
+    await throughTheAgent(path, 'resp');
+    const cold = await throughTheAgent(path, 'native');
     await lyingStore(path, cold);
   } catch (error) {
     check('the lane runs to its end', false, error instanceof Error ? (error.stack ?? error.message) : String(error));
