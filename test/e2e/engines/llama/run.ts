@@ -5,13 +5,14 @@
  *
  * A. The engine alone: state that is cut into chunks and restored gives the logits of a recomputation, to the bit; and the controls that show
  *    that this comparison would notice: a zeroed chunk, a chunk of another prefix.
- * B. Through the agent: cold, warm, another engine, the agent killed with SIGKILL, RAM lost, a bit flipped on SSD, the agent away and back.
+ * B. Through the agent, by RESP and by the native door: cold, warm, another engine, the agent killed with SIGKILL, RAM lost, a bit flipped on SSD, the agent away and back.
  * C. A store that lies: what another prefix, zeros or a flipped bit would give is refused by the seal, and computed.
+ * D. `bun run demo`, small.
  *
  * Prints one line per check and last `N passed, N failed`; exit code 1 on a failure. One thread: llama.cpp's threads spin at barriers, and a
  * machine that runs other tests beside has no core to spin on.
  */
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
@@ -137,8 +138,12 @@ function engineAlone(modelPath: string, variant: { readonly kvType: KvType; read
 const SHARED_CHUNKS = 8;
 const prompt = promptOf(SHARED_CHUNKS * CHUNK_TOKENS + 24, 7);
 
-async function agentWith(flags: readonly string[], respPort = 0): Promise<RunningAgent> {
-  return await startAgent({ dataDir, respPort, flags: ['--ram', '256MiB', '--ssd', '1GiB', ...flags] });
+/** The one that runs, so that none is left behind. */
+let running: RunningAgent | undefined;
+
+async function agentWith(respPort = 0): Promise<RunningAgent> {
+  running = await startAgent({ dataDir, respPort, flags: ['--ram', '256MiB', '--ssd', '1GiB'] });
+  return running;
 }
 
 async function clean(agent: RunningAgent): Promise<void> {
@@ -196,7 +201,7 @@ type Door = 'native' | 'resp';
 async function throughTheAgent(modelPath: string, door: Door): Promise<Prefill> {
   console.log(`    through the ${door} door`);
   rmSync(dataDir, { recursive: true, force: true });
-  let agent = await agentWith([]);
+  let agent = await agentWith();
   const port = agent.resp.port;
   const openStore = async (namespace: ChunkNamespace): Promise<ChunkStore> =>
     door === 'native' ? await NativeChunkStore.open({ path: agent.socket, namespace }) : new RespChunkStore({ ...agent.resp, namespace });
@@ -242,14 +247,14 @@ async function throughTheAgent(modelPath: string, door: Door): Promise<Prefill> 
   const away = await second.ask(prompt);
   const went = same(cold.logits, away.logits) && away.restoredTokens === 0 && away.storedChunks === 0;
   check('agent away: the engine goes on', went && away.lookupMs < 500, `${describe(away)}, lookup ${away.lookupMs.toFixed(1)} ms`);
-  agent = await agentWith([], port);
+  agent = await agentWith(port);
   await second.reconnected();
   checkWarm('agent killed and back, RAM lost: from SSD', cold, await second.ask(prompt));
   const hits = (await agent.client.stats()).hits;
   check('and the bytes came from SSD', hits.ssd === SHARED_CHUNKS, JSON.stringify(hits));
 
   await agent.kill9();
-  agent = await flipOneBit(agent, () => agentWith([], port), model);
+  agent = await flipOneBit(agent, () => agentWith(port), model);
   const third = await Client.open(modelPath, openStore);
   const spoiled = await third.ask(prompt);
   checkWarm('a bit flipped on SSD', cold, spoiled, FLIPPED_CHUNK);
@@ -350,6 +355,29 @@ async function lyingStore(modelPath: string, cold: Prefill): Promise<void> {
   await client.close();
 }
 
+// ---- D
+
+async function demo(): Promise<void> {
+  const folder = join(work, 'demo');
+  mkdirSync(folder);
+  const started = performance.now();
+  const child = Bun.spawn(
+    [process.execPath, join(import.meta.dir, '../../../../engines/llama/demo.ts'), '--model', 't', '--threads', '1'],
+    {
+      cwd: folder,
+      stdout: 'pipe',
+      stderr: 'inherit',
+    },
+  );
+  const output = await new Response(child.stdout).text();
+  const code = await child.exited;
+  console.log(output.trimEnd().replaceAll(/^/gm, '    | '));
+  check('the demo ends well, in less than three minutes', code === 0 && performance.now() - started < 180_000, `exit code ${code}`);
+  check('and finds the logits identical in its four warm cases', output.match(/ identical$/gm)?.length === 4);
+  const left = [...readdirSync(folder), ...readdirSync('/dev/shm').filter((name) => name === `kvtier-demo-${child.pid}`)];
+  check('and leaves nothing behind', left.length === 0, left.join(' '));
+}
+
 async function main(): Promise<void> {
   try {
     const { path } = findModel(options.model, work);
@@ -358,12 +386,14 @@ async function main(): Promise<void> {
     await throughTheAgent(path, 'resp');
     const cold = await throughTheAgent(path, 'native');
     await lyingStore(path, cold);
+    await demo();
   } catch (error) {
     check('the lane runs to its end', false, error instanceof Error ? (error.stack ?? error.message) : String(error));
   }
 }
 
 await main();
+await running?.kill9();
 if (options.keep || failed > 0) console.log(`Model and data are in ${work}`);
 else rmSync(work, { recursive: true, force: true });
 console.log(`${passed} passed, ${failed} failed`);
