@@ -57,10 +57,10 @@ const { values: flags } = parseArgs({
   },
 });
 
-function positive(name: string, text: string): number {
-  const value = Number(text);
+function positive(name: string, given: unknown): number {
+  const value = Number(given);
   if (Number.isSafeInteger(value) && value > 0) return value;
-  throw badRequest(`Cannot use --${name} ${text}: want a number of 1 or more`);
+  throw badRequest(`Cannot use ${name} ${JSON.stringify(given)}: want a number of 1 or more`);
 }
 
 function kvType(text: string): KvType {
@@ -129,7 +129,7 @@ function parseQuestion(line: string): Question {
   const { prompt, ...counts } = (read ?? {}) as Partial<Record<keyof Question, unknown>>;
   if (typeof prompt !== 'string' || prompt === '') throw badRequest('Cannot read a question: want {"prompt": TEXT}');
   const count = (name: 'generate' | 'promptTokens'): Partial<Question> =>
-    counts[name] === undefined ? {} : { [name]: positive(name, String(counts[name])) };
+    counts[name] === undefined ? {} : { [name]: positive(name, counts[name]) };
   return { prompt, ...count('generate'), ...count('promptTokens') };
 }
 

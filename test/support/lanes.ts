@@ -11,7 +11,7 @@ export interface Lane {
   readonly serial: boolean;
 }
 
-/** Every lane but e2e, which is not vitest's: a program test/e2e/NAME/run.ts each, since it brings clients in other languages. */
+/** Every lane but e2e, which is not vitest's: programs run.ts below test/e2e, since it brings clients in other languages. */
 export const lanes: readonly Lane[] = [
   { name: 'unit', fast: true, required: true, testTimeoutMs: 20_000, serial: false },
   { name: 'property', fast: true, required: true, testTimeoutMs: 60_000, serial: false },

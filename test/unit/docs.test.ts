@@ -28,6 +28,7 @@ const foreignFlags: Readonly<Record<string, readonly string[]>> = {
     '--processes',
     '--driver',
   ],
+  'bun run demo and bun run llama': ['--model', '--chunks', '--threads', '--stay', '--prompt', '--no-cache', '--cpu'],
 };
 /** Variables that Kubernetes makes of a Service called kvtier; named where a page says that they are passed over. */
 const kubernetesVariable = /^KVTIER_(?:SERVICE_HOST|PORT(?:_7600_TCP)?)$/;
