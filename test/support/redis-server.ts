@@ -1,15 +1,22 @@
-/** Starts the reference: a redis-server of the machine, without persistence, on a free loopback port. */
+/** Starts the reference: a redis-server of the machine, on a loopback port. */
 import { spawn, spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
-import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { freePort } from './free-port.ts';
 
 export interface RedisServer {
   readonly host: string;
   readonly port: number;
   readonly version: string;
+  /** SIGKILL. Removes the folder if it was the server's own. */
   stop(): Promise<void>;
+}
+
+export interface RedisServerStart {
+  /** Kept across restarts, with an append-only file in it; without it the server has a folder of its own and no persistence. */
+  readonly folder?: string;
+  readonly port?: number;
 }
 
 /** `7.0.15`; undefined where redis-server is not installed, so that a suite can skip and say why. */
@@ -25,12 +32,26 @@ export function hasRedisCli(): boolean {
 export const NO_REDIS_SERVER = 'redis-server is not installed';
 
 /** Resolves when it accepts connections; throws with its log where it does not start. */
-export async function startRedisServer(): Promise<RedisServer> {
+export async function startRedisServer(options: RedisServerStart = {}): Promise<RedisServer> {
   const version = redisServerVersion();
   if (version === undefined) throw new Error(NO_REDIS_SERVER);
-  const folder = mkdtempSync(join(tmpdir(), 'kvtier-redis-'));
-  const port = await freePort();
-  const args = ['--port', String(port), '--bind', '127.0.0.1', '--save', '', '--appendonly', 'no', '--dir', folder, '--daemonize', 'no'];
+  const folder = options.folder ?? mkdtempSync(join(tmpdir(), 'kvtier-redis-'));
+  const port = options.port ?? (await freePort());
+  const appendOnly = options.folder === undefined ? 'no' : 'yes';
+  const args = [
+    '--port',
+    String(port),
+    '--bind',
+    '127.0.0.1',
+    '--save',
+    '',
+    '--appendonly',
+    appendOnly,
+    '--dir',
+    folder,
+    '--daemonize',
+    'no',
+  ];
   const child = spawn('redis-server', args, { stdio: ['ignore', 'pipe', 'pipe'] });
   const exited = new Promise<void>((resolve) => child.once('exit', () => resolve()));
   let log = '';
@@ -51,19 +72,7 @@ export async function startRedisServer(): Promise<RedisServer> {
     async stop() {
       child.kill('SIGKILL');
       await exited;
-      rmSync(folder, { recursive: true, force: true });
+      if (options.folder === undefined) rmSync(folder, { recursive: true, force: true });
     },
   };
-}
-
-/** A port that was free a moment ago; redis-server cannot be told to choose one. */
-function freePort(): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const server = createServer();
-    server.once('error', reject);
-    server.listen(0, '127.0.0.1', () => {
-      const address = server.address();
-      server.close(() => (typeof address === 'object' && address !== null ? resolve(address.port) : reject(new Error('no port'))));
-    });
-  });
 }

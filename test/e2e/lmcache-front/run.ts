@@ -1,15 +1,16 @@
 /**
  * The real client of LMCache while its agent is killed: without a front its sockets die for good, with one they live on, and what it asks while no
- * agent is there is answered by the next. Wants the environment of test/e2e/lmcache/setup.sh.
+ * agent is there is answered by the next. The environment is that of test/e2e/engines/setup.sh.
  */
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
-import { homedir, tmpdir } from 'node:os';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { startAgent } from '#testsupport/agent.ts';
 import type { RunningAgent } from '#testsupport/agent.ts';
+import { makeEngineEnvironment } from '#testsupport/engine-environment.ts';
 import { startFront } from '#testsupport/front.ts';
 
-const python = join(process.env['KVTIER_E2E_VENV'] ?? join(homedir(), '.cache/kvtier/lmcache-venv'), 'bin/python');
+const python = (await makeEngineEnvironment()).program('python');
 const SOCKETS = 4;
 const KILLS = 3;
 const dataDir = mkdtempSync(join(tmpdir(), 'kvtier-e2e-front-'));
@@ -117,10 +118,6 @@ async function withFront(): Promise<void> {
   await front.stop();
 }
 
-if (!existsSync(python)) {
-  console.error(`There is no ${python}: run test/e2e/lmcache/setup.sh first`);
-  process.exit(2);
-}
 try {
   await withoutFront();
   await withFront();

@@ -19,6 +19,7 @@ import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
+import { engineEnvironment } from '#testsupport/engine-environment.ts';
 
 const here = import.meta.dir;
 const root = join(here, '../../..');
@@ -341,7 +342,7 @@ async function readingRun(peer: Peer, when: string, stack: string, expected: rea
   check(`${when}: ${peer.name} counts a hit for each of ${wantHits} reads`, hits >= wantHits, `${hits}`);
 }
 
-const python = join(process.env['KVTIER_E2E_VENV'] ?? join(process.env['HOME'] ?? '', '.cache/kvtier/lmcache-venv'), 'bin/python');
+const python = engineEnvironment().program('python');
 
 /** A Python program of this folder, with its arguments; what it printed and how it ended. */
 async function pythonProgram(name: string, ...args: string[]): Promise<Run> {
@@ -379,7 +380,7 @@ async function restart(peer: Peer, how: 'SIGTERM' | 'SIGKILL'): Promise<void> {
 }
 
 async function main(): Promise<void> {
-  const ready = await script('setup.sh');
+  const ready = await script('../engines/setup.sh');
   if (!check('the real lmcache client is installed', ready.code === 0)) return;
   if (!options['skip-wire']) {
     const { code, output } = await pythonProgram('wire_rules.py');
