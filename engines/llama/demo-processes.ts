@@ -15,6 +15,9 @@ export class DemoAgent {
   readonly #shmDir: string;
   #process: Bun.Subprocess | undefined;
   #port = 0;
+  /** Chosen once: what a killed agent leaves for the next one takes room itself. */
+  #ramBytes = 0;
+  #starts = 0;
   client = new KvtierClient({ baseUrl: 'http://127.0.0.1' });
 
   constructor(folder: string, shmDir: string) {
@@ -29,14 +32,16 @@ export class DemoAgent {
   /** With the same HTTP port each time. `keepRam` false: RAM is lost with the process, as in a reboot. */
   async start(keepRam: boolean): Promise<void> {
     mkdirSync(this.#shmDir, { recursive: true, mode: 0o700 });
-    const { bavail, bsize } = statfsSync(this.#shmDir);
-    const ramBytes = Math.min(WANTED_RAM_BYTES, Math.floor((bavail * bsize) / 2));
+    if (this.#ramBytes === 0) {
+      const { bavail, bsize } = statfsSync(this.#shmDir);
+      this.#ramBytes = Math.min(WANTED_RAM_BYTES, Math.floor((bavail * bsize) / 2));
+    }
     const agentFile = join(this.dataDir, 'agent.json');
     rmSync(agentFile, { force: true });
     const flags = ['--data-dir', this.dataDir, '--http', `127.0.0.1:${this.#port}`, '--resp', 'off', '--lm', 'off'];
     flags.push(
       '--ram',
-      String(ramBytes),
+      String(this.#ramBytes),
       '--shm-dir',
       this.#shmDir,
       '--socket',
@@ -46,7 +51,8 @@ export class DemoAgent {
       '--ram-keep',
       keepRam ? 'on' : 'off',
     );
-    const log = Bun.file(join(this.dataDir, '..', 'agent.log'));
+    this.#starts += 1;
+    const log = Bun.file(`${this.dataDir}-${this.#starts}.log`);
     const child = Bun.spawn([process.execPath, join(root, 'node-agent/main.ts'), 'serve', ...flags], {
       cwd: root,
       env: childEnvironment(),

@@ -3,8 +3,8 @@
  * and a value goes out of the memory it lies in.
  *
  * Invariants
- * - Replies are matched to requests by order alone; whatever shakes that order (a protocol error, a stall) ends the connection.
- * - Every request is settled exactly once, also when the connection ends; memory of a request is not touched after that.
+ * - Whatever shakes the order of replies (a protocol error, a stall) ends the connection.
+ * - Every request is settled exactly once, also when the connection ends.
  */
 import type { Socket } from 'bun';
 
@@ -27,11 +27,13 @@ export interface RespAddress {
   readonly port: number;
 }
 
-export class RespConnection {
-  #socket: Socket | undefined;
+/**
+ * Takes replies out of bytes as they come. Replies are matched to what is expected by order alone.
+ * Invariants: everything that is expected is settled exactly once, and its memory is not touched after that.
+ */
+export class RespReplies {
   readonly #expected: Expected[] = [];
-  readonly #outgoing: Uint8Array[] = [];
-  #ended = false;
+  #broken = false;
   /** Of the line under way. */
   readonly #line = new Uint8Array(MAX_LINE_BYTES);
   #lineLength = 0;
@@ -40,6 +42,82 @@ export class RespConnection {
   /** Where its next byte goes, or undefined where it is thrown away. */
   #bulkTarget: Uint8Array | undefined;
   #bulkSize = 0;
+
+  get expectedCount(): number {
+    return this.#expected.length;
+  }
+
+  expect(target: Uint8Array | undefined, settle: (reply: RespReply) => void): void {
+    this.#expected.push({ target, settle });
+  }
+
+  /** False where the bytes are no RESP, or a reply that nobody asked for: then nothing more can be told apart. */
+  receive(bytes: Uint8Array): boolean {
+    for (let offset = 0; offset < bytes.length && !this.#broken;) {
+      offset = this.#bulkLeft > 0 ? this.#receiveBulk(bytes, offset) : this.#receiveLine(bytes, offset);
+    }
+    return !this.#broken;
+  }
+
+  /** Settles everything that waits as absent. */
+  end(): void {
+    this.#broken = true;
+    for (const { settle } of this.#expected.splice(0)) settle({ kind: 'absent' });
+  }
+
+  #receiveBulk(bytes: Uint8Array, offset: number): number {
+    const count = Math.min(this.#bulkLeft, bytes.length - offset);
+    const done = this.#bulkSize + 2 - this.#bulkLeft;
+    const payload = Math.max(0, Math.min(count, this.#bulkSize - done));
+    if (payload > 0) this.#bulkTarget?.set(bytes.subarray(offset, offset + payload), done);
+    this.#bulkLeft -= count;
+    if (this.#bulkLeft === 0) this.#settle(this.#bulkTarget === undefined ? { kind: 'absent' } : { kind: 'filled' });
+    return offset + count;
+  }
+
+  #receiveLine(bytes: Uint8Array, offset: number): number {
+    const end = bytes.indexOf(LF, offset);
+    const part = bytes.subarray(offset, end < 0 ? bytes.length : end + 1);
+    if (this.#lineLength + part.length > MAX_LINE_BYTES) {
+      this.#broken = true;
+      return bytes.length;
+    }
+    this.#line.set(part, this.#lineLength);
+    this.#lineLength += part.length;
+    if (end >= 0) this.#takeLine();
+    return offset + part.length;
+  }
+
+  #takeLine(): void {
+    const whole = this.#lineLength >= 3 && this.#line[this.#lineLength - 2] === CR;
+    const text = new TextDecoder('latin1').decode(this.#line.subarray(0, Math.max(0, this.#lineLength - 2)));
+    this.#lineLength = 0;
+    const [next] = this.#expected;
+    if (!whole || next === undefined || !/^(?:[+-]|:-?\d+$|\$(?:-1|\d{1,10})$)/.test(text)) {
+      this.#broken = true;
+      return;
+    }
+    if (!text.startsWith('$')) this.#settle({ kind: 'line', text });
+    else if (text === '$-1') this.#settle({ kind: 'absent' });
+    else {
+      this.#bulkSize = Number(text.slice(1));
+      this.#bulkLeft = this.#bulkSize + 2;
+      // A value of another size is read to its end, so that the next reply is found.
+      this.#bulkTarget = next.target?.length === this.#bulkSize ? next.target : undefined;
+    }
+  }
+
+  #settle(reply: RespReply): void {
+    this.#bulkTarget = undefined;
+    this.#expected.shift()?.settle(reply);
+  }
+}
+
+export class RespConnection {
+  #socket: Socket | undefined;
+  readonly #replies = new RespReplies();
+  readonly #outgoing: Uint8Array[] = [];
+  #ended = false;
   readonly #stallMs: number;
   #stallTimer: ReturnType<typeof setTimeout> | undefined;
 
@@ -76,7 +154,7 @@ export class RespConnection {
   request(words: readonly (string | Uint8Array)[], target?: Uint8Array): Promise<RespReply> {
     if (this.#ended) return Promise.resolve({ kind: 'absent' });
     return new Promise((settle) => {
-      this.#expected.push({ target, settle });
+      this.#replies.expect(target, settle);
       this.#outgoing.push(...encode(words));
       this.#flush();
       this.#watch();
@@ -90,12 +168,12 @@ export class RespConnection {
     clearTimeout(this.#stallTimer);
     this.#outgoing.length = 0;
     this.#socket?.terminate();
-    for (const { settle } of this.#expected.splice(0)) settle({ kind: 'absent' });
+    this.#replies.end();
   }
 
   #watch(): void {
     clearTimeout(this.#stallTimer);
-    if (this.#expected.length > 0 && !this.#ended) this.#stallTimer = setTimeout(() => this.end(), this.#stallMs);
+    if (this.#replies.expectedCount > 0 && !this.#ended) this.#stallTimer = setTimeout(() => this.end(), this.#stallMs);
   }
 
   #flush(): void {
@@ -115,57 +193,9 @@ export class RespConnection {
   }
 
   #receive(bytes: Uint8Array): void {
-    for (let offset = 0; offset < bytes.length && !this.#ended;) {
-      offset = this.#bulkLeft > 0 ? this.#receiveBulk(bytes, offset) : this.#receiveLine(bytes, offset);
-    }
-    this.#watch();
-  }
-
-  #receiveBulk(bytes: Uint8Array, offset: number): number {
-    const count = Math.min(this.#bulkLeft, bytes.length - offset);
-    const done = this.#bulkSize + 2 - this.#bulkLeft;
-    const payload = Math.max(0, Math.min(count, this.#bulkSize - done));
-    if (payload > 0) this.#bulkTarget?.set(bytes.subarray(offset, offset + payload), done);
-    this.#bulkLeft -= count;
-    if (this.#bulkLeft === 0) this.#settle(this.#bulkTarget === undefined ? { kind: 'absent' } : { kind: 'filled' });
-    return offset + count;
-  }
-
-  #receiveLine(bytes: Uint8Array, offset: number): number {
-    const end = bytes.indexOf(LF, offset);
-    const part = bytes.subarray(offset, end < 0 ? bytes.length : end + 1);
-    if (this.#lineLength + part.length > MAX_LINE_BYTES) {
-      this.end();
-      return bytes.length;
-    }
-    this.#line.set(part, this.#lineLength);
-    this.#lineLength += part.length;
-    if (end >= 0) this.#takeLine();
-    return offset + part.length;
-  }
-
-  #takeLine(): void {
-    const whole = this.#lineLength >= 3 && this.#line[this.#lineLength - 2] === CR;
-    const text = new TextDecoder('latin1').decode(this.#line.subarray(0, Math.max(0, this.#lineLength - 2)));
-    this.#lineLength = 0;
-    const [next] = this.#expected;
-    if (!whole || next === undefined || !/^(?:[+-]|:-?\d+$|\$(?:-1|\d{1,10})$)/.test(text)) {
-      this.end(); // Not RESP, or a reply that nobody asked for.
-      return;
-    }
-    if (!text.startsWith('$')) this.#settle({ kind: 'line', text });
-    else if (text === '$-1') this.#settle({ kind: 'absent' });
-    else {
-      this.#bulkSize = Number(text.slice(1));
-      this.#bulkLeft = this.#bulkSize + 2;
-      // A value of another size is read to its end, so that the next reply is found.
-      this.#bulkTarget = next.target?.length === this.#bulkSize ? next.target : undefined;
-    }
-  }
-
-  #settle(reply: RespReply): void {
-    this.#bulkTarget = undefined;
-    this.#expected.shift()?.settle(reply);
+    if (this.#ended) return;
+    if (this.#replies.receive(bytes)) this.#watch();
+    else this.end();
   }
 }
 

@@ -6,6 +6,7 @@ import { agentFile, chunkHeader, fileNames, folderMark, journal } from './file-t
 import { frontMessages, frontState, frontText } from './front-targets.ts';
 import { tenants } from './tenant-target.ts';
 import type { FuzzTarget } from './harness.ts';
+import { llamaReplies, llamaState } from './llama-targets.ts';
 import { lm } from './lm-targets.ts';
 import { glob, resp } from './resp-targets.ts';
 import { slotTable } from './slot-table-target.ts';
@@ -32,4 +33,6 @@ export const targets: readonly FuzzTarget[] = [
   config,
   scalars,
   rest,
+  llamaState,
+  llamaReplies,
 ];
