@@ -8,6 +8,7 @@ import { tenants } from './tenant-target.ts';
 import type { FuzzTarget } from './harness.ts';
 import { llamaReplies, llamaState } from './llama-targets.ts';
 import { lm } from './lm-targets.ts';
+import { nativeBodies, nativeFrames } from './native-targets.ts';
 import { glob, resp } from './resp-targets.ts';
 import { slotTable } from './slot-table-target.ts';
 import { config, keys, rest, scalars } from './text-targets.ts';
@@ -15,6 +16,8 @@ import { config, keys, rest, scalars } from './text-targets.ts';
 export const targets: readonly FuzzTarget[] = [
   resp,
   lm,
+  nativeFrames,
+  nativeBodies,
   glob,
   keys,
   chunkHeader,
