@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import mmap
 import os
+import stat
 
 F_ADD_SEALS = 1033
 F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW = 1, 2, 4
+
+#: Regions are told apart by a number that is never used again, as ids of Python are.
+_numbers = itertools.count(1)
 
 
 class Region:
@@ -15,6 +20,7 @@ class Region:
     of the agent."""
 
     def __init__(self, size: int) -> None:
+        self.number = next(_numbers)
         self.fd = os.memfd_create("kvtier-region", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.ftruncate(self.fd, size)
@@ -37,3 +43,23 @@ class Region:
         except BufferError:
             # Somebody still looks at it (a tensor); the mapping goes with the last of them.
             pass
+
+
+class FileRegion:
+    """Memory of somebody else's, a file on tmpfs that is open or has a path: ``source`` is either. Nothing is mapped here; the agent is given a
+    descriptor, so that it needs neither the path nor the folder. OSError where it cannot be opened, ValueError where it is no file."""
+
+    def __init__(self, source: int | str) -> None:
+        self.number = next(_numbers)
+        self.fd = os.dup(source) if isinstance(source, int) else os.open(source, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        status = os.fstat(self.fd)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(self.fd)
+            raise ValueError(f"{source} is no regular file")
+        self.size = status.st_size
+        self.identity = (status.st_dev, status.st_ino)
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
