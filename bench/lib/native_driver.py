@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "engines" / "python"))
 
 from kvtier.client import Client, Namespace  # noqa: E402
-from kvtier.region import Region  # noqa: E402
+from kvtier.region import Region, next_number  # noqa: E402
 
 MIB = 1024 * 1024
 
@@ -26,6 +26,7 @@ class FileRegion(Region):
     """Not sealed: a file under /dev/shm, as vLLM's own."""
 
     def __init__(self, size: int) -> None:
+        self.number = next_number()
         path = f"/dev/shm/kvtier-bench-{os.getpid()}"
         self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         os.unlink(path)

@@ -125,7 +125,7 @@ class NotSent(ConnectionError):
     """The agent has never seen the job."""
 
 
-class _Link:
+class Link:
     """One connected socket; ends for good with the first thing that goes wrong."""
 
     def __init__(self, path: str, token: str, name: str) -> None:
@@ -235,7 +235,7 @@ class _Job:
 class _Jobs:
     """The socket of jobs: a thread sends them, a thread reads the replies and resolves who waits for them."""
 
-    def __init__(self, link: _Link) -> None:
+    def __init__(self, link: Link) -> None:
         self.link = link
         self._lock = threading.Lock()
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -247,6 +247,11 @@ class _Jobs:
         link.socket.settimeout(None)
         threading.Thread(target=self._send_all, name="kvtier-requests", daemon=True).start()
         threading.Thread(target=self._read, name="kvtier-replies", daemon=True).start()
+
+    @property
+    def is_busy(self) -> bool:
+        """True while jobs wait to be sent."""
+        return not self._queue.empty()
 
     def submit(self, op: int, make: Callable[[_Jobs], bytes]) -> Future[wire.Reader | None]:
         """Never waits. Resolves with the reply, with None where the connection ends first, or raises Refused or NotSent."""
@@ -351,14 +356,14 @@ class _Jobs:
 
 
 #: Operations that take a place among the jobs of a connection; what a job asks first does not.
-COUNTED = frozenset((wire.LOAD, wire.STORE, wire.DETACH, wire.STATS, wire.INVALIDATE, wire.PING))
+COUNTED = frozenset((wire.LOAD, wire.STORE, wire.TOUCH, wire.DETACH, wire.STATS, wire.INVALIDATE, wire.PING))
 
 
 @dataclass
 class _Limbo:
     """Futures of jobs whose connection has ended while a living agent may still write."""
 
-    link: _Link
+    link: Link
     until: float
     resolve: list[Callable[[], None]]
 
@@ -370,11 +375,11 @@ class Client:
         self._path = find_socket(socket, data_dir)
         self._token = token
         self._name = name
-        self._lookups: _Link | None = None
+        self._lookups: Link | None = None
         self._jobs: _Jobs | None = None
         self._lookup_lock = threading.Lock()
         self._limbo_lock = threading.Lock()
-        self._limbo: dict[_Link, _Limbo] = {}
+        self._limbo: dict[Link, _Limbo] = {}
         self._wake = threading.Event()
         self._closed = False
         self._refusal = ""
@@ -398,9 +403,9 @@ class Client:
     def _connect(self) -> bool:
         try:
             if self._jobs is None or self._jobs.closed:
-                self._jobs = _Jobs(_Link(self._path, self._token, self._name))
+                self._jobs = _Jobs(Link(self._path, self._token, self._name))
             if self._lookups is None:
-                self._lookups = _Link(self._path, self._token, self._name)
+                self._lookups = Link(self._path, self._token, self._name)
             if self._closed:
                 self._end()
             self._refusal = ""
@@ -412,6 +417,10 @@ class Client:
         except (OSError, wire.ProtocolError) as problem:
             log.debug("no kvtier agent at %s: %s", self._path, problem)
         return False
+
+    def connect(self) -> Link:
+        """A connection of the caller's own, for what keeps one. Raises OSError, Refused, ProtocolError."""
+        return Link(self._path, self._token, self._name)
 
     def _reconnect(self) -> None:
         pause, longest = BACK_OFF_SECONDS
@@ -441,7 +450,7 @@ class Client:
             for resolve in limbo.resolve:
                 resolve()
 
-    def _linger(self, link: _Link, resolve: Callable[[], None]) -> None:
+    def _linger(self, link: Link, resolve: Callable[[], None]) -> None:
         with self._limbo_lock:
             if self._closed:
                 resolve()
@@ -450,7 +459,7 @@ class Client:
             limbo.resolve.append(resolve)
         self._wake.set()
 
-    def _drop_lookups(self, link: _Link) -> None:
+    def _drop_lookups(self, link: Link) -> None:
         if self._lookups is link:
             self._lookups = None
         link.close()
@@ -474,7 +483,7 @@ class Client:
         finally:
             self._lookup_lock.release()
 
-    def _lookup_on(self, link: _Link, namespace: Namespace, keys: Sequence[bytes], flags: int, until: float) -> Found:
+    def _lookup_on(self, link: Link, namespace: Namespace, keys: Sequence[bytes], flags: int, until: float) -> Found:
         try:
             number = link.namespaces.get(namespace)
             if number is None:
@@ -577,7 +586,7 @@ class Client:
             body = head(start) + wire.keys(part) + wire.spans(places)
 
             def make(to: _Jobs, body: bytes = body) -> bytes:
-                return struct.pack("<II", *self._prepare(to, namespace, region)) + body
+                return struct.pack("<II", self._namespace_on(to, namespace), self._region_on(to, region)) + body
 
             def finish(reply: Future[wire.Reader | None], index: int = index, count: int = len(part)) -> None:
                 nothing = bytes([failed]) * count
@@ -611,18 +620,31 @@ class Client:
         return outcome if len(outcome) == len(nothing) else None
 
     @staticmethod
-    def _prepare(jobs: _Jobs, namespace: Namespace, region: Region | FileRegion) -> tuple[int, int]:
-        """The numbers of both on this connection; on its sending thread."""
+    def _region_on(jobs: _Jobs, region: Region | FileRegion) -> int:
+        """Its number on this connection; on its sending thread, as _namespace_on."""
         link = jobs.link
-        number = link.namespaces.get(namespace)
-        if number is None:
-            number = jobs.ask(wire.NAMESPACE, namespace.body()).number(4)
-            link.namespaces[namespace] = number
         attached = link.regions.get(region.number)
         if attached is None:
             attached = jobs.ask(wire.ATTACH, b"\1" + wire.text(""), region.fd).number(4)
             link.regions[region.number] = attached
-        return number, attached
+        return attached
+
+    @staticmethod
+    def _namespace_on(jobs: _Jobs, namespace: Namespace) -> int:
+        number = jobs.link.namespaces.get(namespace)
+        if number is None:
+            number = jobs.ask(wire.NAMESPACE, namespace.body()).number(4)
+            jobs.link.namespaces[namespace] = number
+        return number
+
+    def touch(self, namespace: Namespace, keys: Sequence[bytes]) -> None:
+        """Keys, in prefix order, were used now. Nobody waits for it, and where the agent is away or slow it is left out."""
+        jobs = self._jobs
+        if jobs is None or jobs.is_busy:
+            return
+        for start in range(0, len(keys), jobs.link.max_keys):
+            body = wire.keys(keys[start : start + jobs.link.max_keys])
+            jobs.submit(wire.TOUCH, lambda to, body=body: struct.pack("<I", self._namespace_on(to, namespace)) + body)
 
     def detach(self, region: Region | FileRegion) -> None:
         """Before a region is closed. Where the agent is away there is nothing to do."""

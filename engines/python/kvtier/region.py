@@ -15,12 +15,16 @@ F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW = 1, 2, 4
 _numbers = itertools.count(1)
 
 
+def next_number() -> int:
+    return next(_numbers)
+
+
 class Region:
     """``view`` is all of it, writable, until ``close``. Give it to one client only; it is attached when first used, and again after a restart
     of the agent."""
 
     def __init__(self, size: int) -> None:
-        self.number = next(_numbers)
+        self.number = next_number()
         self.fd = os.memfd_create("kvtier-region", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.ftruncate(self.fd, size)
@@ -50,7 +54,7 @@ class FileRegion:
     descriptor, so that it needs neither the path nor the folder. OSError where it cannot be opened, ValueError where it is no file."""
 
     def __init__(self, source: int | str) -> None:
-        self.number = next(_numbers)
+        self.number = next_number()
         self.fd = os.dup(source) if isinstance(source, int) else os.open(source, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         status = os.fstat(self.fd)
         if not stat.S_ISREG(status.st_mode):
