@@ -40,10 +40,12 @@ class Staging:
         data_dir: str | None = None,
         token: str = "",
         name: str = "engine",
+        lookup_ms: float = 5.0,
     ) -> None:
         self._model = model
         self._layout = layout
         self._chunk_bytes = chunk_bytes
+        self._lookup_seconds = lookup_ms / 1000
         self.slots = max(2, staging_bytes // chunk_bytes) if staging_bytes > 0 else 0
         self._client = Client(socket, data_dir=data_dir, token=token, name=name)
         self._region: Region | None = None
@@ -71,7 +73,8 @@ class Staging:
 
     def lookup(self, rank: int, salt: str, keys: Sequence[str]) -> int:
         """How many keys from the first on can be loaded; takes leases on them."""
-        return self._client.lookup(self._namespace(rank, salt), [key.encode() for key in keys]).prefix
+        found = self._client.lookup(self._namespace(rank, salt), [key.encode() for key in keys], seconds=self._lookup_seconds)
+        return found.prefix
 
     def _collect(self, seconds: float = 0.0) -> None:
         """Takes slots of stores that have ended."""

@@ -10,6 +10,7 @@ Config (``kv_connector_extra_config``), all optional:
   chunk_tokens    tokens of a chunk; a multiple of the engine's block size, about 256 by default
   staging_bytes   shared memory for chunks on their way, for each worker; 256 MiB by default
   load_timeout_ms how long a load may take before its blocks are computed; 5000 by default
+  lookup_timeout_ms  how long the scheduler may wait for a lookup before nothing is found; 5 by default
   weights_version what tells weights apart that change under one model name
   salt_is_tenant  true: a request's cache_salt is the tenant of its chunks, instead of a part of their hash
   store           false: load only
@@ -368,6 +369,7 @@ class KvtierConnector(KVConnectorBase_V1):
             data_dir=extra.get("data_dir"),
             token=extra.get("token", ""),
             name=f"vllm-{role.name.lower()}-{rank}",
+            lookup_ms=float(extra.get("lookup_timeout_ms", 5)),
         )
         self._staging = staging
         self._scheduler = SchedulerHalf(self._layout, extra, staging) if role == KVConnectorRole.SCHEDULER else None

@@ -18,7 +18,7 @@ import { makeEngineEnvironment } from '#testsupport/engine-environment.ts';
 import type { Completion, RunningVllm } from '#testsupport/vllm.ts';
 import { startKvtier, startRedis } from './peers.ts';
 import type { OraclePeer } from './peers.ts';
-import { recordPrompt } from './prompts.ts';
+import { recordPrompt } from '#testsupport/record-prompt.ts';
 import { Stack, startEngine, whileEngineKnows } from './stack.ts';
 
 const CHUNK_TOKENS = 256;
