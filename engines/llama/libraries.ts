@@ -16,9 +16,8 @@ export interface LlamaLibraries {
   readonly ggml: string;
 }
 
-/** Errors: NOT_FOUND, in one line that says what to do. */
-export function findLibraries(): LlamaLibraries {
-  const host = `${process.platform}-${process.arch}`;
+/** `host`: platform and architecture. Errors: NOT_FOUND, in one line that says what to do. */
+export function findLibraries(host = `${process.platform}-${process.arch}`): LlamaLibraries {
   if (host !== 'linux-x64') throw new KvtierError('NOT_FOUND', `Cannot run llama.cpp on ${host}: ${PACKAGE} is for linux-x64 with glibc`);
   let root: string;
   try {
