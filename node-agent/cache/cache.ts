@@ -533,6 +533,11 @@ export class Cache implements CacheDoor {
     this.#hbm?.placement.checkInvariants();
   }
 
+  /** For leak tests: what one client holds. */
+  leasesOf(owner: LeaseOwner): number {
+    return this.#state.leases.countOfOwner(owner);
+  }
+
   /** For leak tests: slots in use, puts under way, puts that wait. */
   holdings(): { usedSlots: number; openTickets: number; waiting: number; leases: number } {
     return {

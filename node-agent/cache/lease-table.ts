@@ -170,6 +170,10 @@ export class LeaseTable {
     return this.#byEntry.get(entry)?.size ?? 0;
   }
 
+  countOfOwner(owner: number): number {
+    return this.#byOwner.get(owner)?.size ?? 0;
+  }
+
   checkInvariants(): void {
     const bytes = { hbm: 0, ram: 0, ssd: 0 };
     let count = 0;

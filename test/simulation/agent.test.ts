@@ -63,6 +63,10 @@ describe('The agent, whatever happens to it', () => {
     await runSeeds('doors');
   });
 
+  it('touches no memory of a native client but for the spans of its jobs, and keeps nothing of one that is gone', async () => {
+    await runSeeds('native');
+  });
+
   it('serves what a process that was killed has left in RAM, unless it is damaged or dead', async () => {
     await runSeeds('keep');
   });

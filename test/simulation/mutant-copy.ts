@@ -2,7 +2,7 @@
 import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
-import type { Mutant } from './mutants.ts';
+import type { Mutant } from './mutant.ts';
 
 export const root = resolve(import.meta.dirname, '../..');
 const copied = ['src', 'node-agent', 'migrations', 'test/support', 'test/simulation', 'package.json', 'tsconfig.json'];

@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { hunt, misfit, root } from './mutant-copy.ts';
 import type { Hunted } from './mutant-copy.ts';
 import { mutants } from './mutants.ts';
-import type { Mutant } from './mutants.ts';
+import type { Mutant } from './mutant.ts';
 
 const LIMIT_STEPS = 400_000;
 const TIMEOUT_MS = 600_000;

@@ -2,22 +2,8 @@
  * Deliberate bugs, one a mutant, and the weather in which the simulation must find each: what a suite is worth is what it finds.
  * `bun run test:mutants` applies them one by one to a copy of the sources and writes the table of docs/testing.md.
  */
-import type { ProfileName } from './profiles.ts';
-
-export interface Edit {
-  readonly file: string;
-  /** Occurs exactly once in the file. */
-  readonly find: string;
-  readonly replace: string;
-}
-
-export interface Mutant {
-  readonly name: string;
-  /** What is wrong then, and what a client would see. */
-  readonly why: string;
-  readonly profile: ProfileName;
-  readonly edits: readonly Edit[];
-}
+import type { Mutant } from './mutant.ts';
+import { nativeMutants } from './native-mutants.ts';
 
 export const mutants: readonly Mutant[] = [
   {
@@ -595,4 +581,5 @@ export const mutants: readonly Mutant[] = [
     profile: 'counted',
     edits: [{ file: 'node-agent/cache/cache.ts', find: 'this.#state.counters.refusedLookups += 1;', replace: '' }],
   },
+  ...nativeMutants,
 ];

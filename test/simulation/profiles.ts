@@ -62,6 +62,20 @@ export const profiles = {
     resets: 4,
     delays: 12,
   },
+  /** The native door beside RESP, on a RAM tier that is full and a folder that evicts: clients die in the middle, memory is cut, devices hang. */
+  native: {
+    native: true,
+    tenants: ['red'],
+    keyCount: 6,
+    ramBytes: 1 * MiB,
+    maxChunkBytes: 256 * KiB,
+    ssdBytes: [2 * MiB],
+    kills: 1,
+    resets: 2,
+    delays: 6,
+    hangs: 2,
+    stops: 0.5,
+  },
   /** RAM outlives the process, which is killed often; it comes back damaged, of another size, or after a run without it. */
   keep: { keep: true, lm: true, keyCount: 16, ramBytes: 2 * MiB, kills: 8, resets: 4, delays: 3, ssdBytes: [1 * MiB], checkEvery: 2 },
   /** The machine loses power. */

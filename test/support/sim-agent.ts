@@ -30,6 +30,7 @@ import { createPolicy } from '#policy/create-policy.ts';
 import type { PolicyName } from '#policy/create-policy.ts';
 import { KeyParser, parseKey } from '#protocol/lmcache-key.ts';
 import { LmServer } from '#servers/lm/lm-server.ts';
+import { NativeServer } from '#servers/native/native-server.ts';
 import { RespServer } from '#servers/resp/resp-server.ts';
 import { Metrics } from '#telemetry/metrics.ts';
 import { RamTier } from '#tiers/ram/ram-tier.ts';
@@ -43,6 +44,7 @@ import { SimStop } from './sim-file-system.ts';
 import { SimHangs } from './sim-hangs.ts';
 import { SimHbm } from './sim-hbm.ts';
 import type { SimHbmOptions } from './sim-hbm.ts';
+import { SimClientMemories, SimLocalTransport, SimRegions } from './sim-local-door.ts';
 import { SimNetwork } from './sim-network.ts';
 import { SimSharedMemory } from './sim-shared-memory.ts';
 import { tokenOf } from './sim-tokens.ts';
@@ -74,6 +76,8 @@ export interface SimAgentOptions extends SimHbmOptions {
   readonly tenants?: readonly string[];
   /** The lm door is open, too. */
   readonly lm?: boolean;
+  /** The native door is open, too. */
+  readonly native?: boolean;
   /** The RAM tier outlives the process, as with ram.keep. */
   readonly keep?: boolean;
 }
@@ -97,6 +101,10 @@ export interface SimLife {
   cache: Cache | undefined;
   server: RespServer | undefined;
   lm: LmServer | undefined;
+  native: NativeServer | undefined;
+  readonly regions: SimRegions;
+  /** The native door's. */
+  local: SimLocalTransport | undefined;
   /** Doors are open. */
   ready: boolean;
 }
@@ -168,6 +176,8 @@ export class SimAgent {
     return this.#life?.ready === true;
   }
 
+  /** Of the clients of the native door. */
+  readonly clientMemories = new SimClientMemories();
   /** Of the machine: outlives a process. */
   readonly memory = new SimSharedMemory();
 
@@ -269,6 +279,9 @@ export class SimAgent {
       cache: undefined,
       server: undefined,
       lm: undefined,
+      native: undefined,
+      regions: new SimRegions(this.clientMemories, memory),
+      local: undefined,
       ready: false,
     };
     this.#life = life;
@@ -360,8 +373,40 @@ export class SimAgent {
       life.lm = new LmServer({ ...parts, maxConnections: 16, stallMs });
       life.lm.listen({ host: '127.0.0.1', port: SIM_LM_PORT });
     }
+    if (options.native === true) this.#listenNatively(life, cache, logger);
     life.ready = true;
     this.onReady(life);
+  }
+
+  #listenNatively(life: SimLife, cache: Cache, logger: Logger): void {
+    const { clock } = this;
+    const options = this.#options;
+    life.local = new SimLocalTransport(this.network, clock);
+    life.native = new NativeServer({
+      cache,
+      transport: life.local,
+      regions: life.regions,
+      regionIo: life.io,
+      arenas: life.ram,
+      clock,
+      logger,
+      version: 'sim',
+      instance: this.lives,
+      leaseMs: options.limits?.leaseMs ?? 30_000,
+      maxChunkBytes: options.maxChunkBytes ?? MiB,
+      maxConnections: 16,
+      stallMs: options.stallMs ?? 30_000,
+      reserveBytes: { perClient: MiB, total: 4 * MiB },
+      authenticate: createAuthenticate(this.#tokens),
+      sharesArenas: options.tenants === undefined,
+      rest: async ({ method, path, token, body }) => {
+        const headers = { authorization: `Bearer ${token}`, 'content-type': 'application/json' };
+        const init = body === undefined ? { method, headers } : { method, headers, body };
+        const response = await this.app.fetch(new Request(`http://127.0.0.1:7600${path}`, init));
+        return { status: response.status, text: await response.text() };
+      },
+    });
+    life.native.listen({ path: 'sim', mode: 0o600 });
   }
 
   get #bootId(): string {

@@ -3,23 +3,27 @@
  * its bytes, the rename, bytes in memory); the test decides whose step comes next, so that every interleaving and every point of
  * a crash can happen. Folders are listed at once.
  */
+import type { Address } from '#core/brand.ts';
 import type { BlockHash } from '#core/checksum.ts';
 import { checksum } from '#core/checksum.ts';
 import { BLOCK_BYTES, roundUp } from '#core/bytes.ts';
 import { SHORT_FILE } from '#ports/io-pool.ts';
 import type { FileIo, IoFailure, IoPriority, ReadChunkDone, ReadChunkJob, StatFs, WriteChunkDone, WriteChunkJob } from '#ports/io-pool.ts';
+import type { RegionIo, RegionSpan } from '#ports/local-door.ts';
 import type { SimClock, SimRng } from './sim-clock.ts';
 import type { SimDisk } from './sim-disk.ts';
 import { SimWatch } from './sim-hangs.ts';
 import type { SimHangs } from './sim-hangs.ts';
+import { SimMemoryFault } from './sim-shared-memory.ts';
 import type { SimSharedMemory } from './sim-shared-memory.ts';
 
 export const EIO = 5;
 const ENOENT = 2;
+const EFAULT = 14;
 const ENOSPC = 28;
 const ETIMEDOUT = 110;
 
-export type SimJobKind = 'write' | 'read' | 'headers' | 'checksum' | 'unlink' | 'rename';
+export type SimJobKind = 'write' | 'read' | 'headers' | 'checksum' | 'unlink' | 'rename' | 'copyOut' | 'copyIn';
 
 export interface SimJob {
   readonly kind: SimJobKind;
@@ -51,11 +55,20 @@ export interface SimFault {
   times?: number;
 }
 
-export class SimFileIo implements FileIo {
+export class SimFileIo implements FileIo, RegionIo {
   readonly jobs: SimJob[] = [];
   readonly faults: SimFault[] = [];
   /** Jobs finished so far by kind. */
-  readonly finished: Record<SimJobKind, number> = { write: 0, read: 0, headers: 0, checksum: 0, unlink: 0, rename: 0 };
+  readonly finished: Record<SimJobKind, number> = {
+    write: 0,
+    read: 0,
+    headers: 0,
+    checksum: 0,
+    unlink: 0,
+    rename: 0,
+    copyOut: 0,
+    copyIn: 0,
+  };
   /** Jobs whose path begins so begin and never end: a device that does not answer. `unstick` lets them go on. */
   readonly stuck = new Set<string>();
   /** Whether the file systems take O_DIRECT. */
@@ -107,7 +120,7 @@ export class SimFileIo implements FileIo {
     job.done += 1;
     if (job.done === job.steps.length) this.jobs.splice(this.jobs.indexOf(job), 1);
     const fault = job.done === 1 ? this.#takeFault(job) : undefined;
-    const failure = fault ?? effect?.();
+    const failure = fault ?? run(effect);
     if (failure === undefined) {
       if (job.done < job.steps.length) return true;
       this.finished[job.kind] += 1;
@@ -170,7 +183,7 @@ export class SimFileIo implements FileIo {
       // The last step is the message that nobody receives any more.
       const steps = rng.below(job.steps.length - job.done);
       for (let step = 0; step < steps; step += 1) {
-        if (job.steps[job.done]?.() !== undefined) break;
+        if (run(job.steps[job.done]) !== undefined) break;
         job.done += 1;
       }
     }
@@ -272,10 +285,16 @@ export class SimFileIo implements FileIo {
       sum = checksum(target, this.#hash);
       return undefined;
     };
+    // A client sees its memory change before it is told.
+    const half = (): IoFailure | undefined => {
+      const bytes = this.#disk.file(job.path)?.subarray(BLOCK_BYTES, BLOCK_BYTES + (job.sizeBytes >> 1));
+      if (bytes !== undefined) this.#memory.at(job.address, job.sizeBytes).set(bytes);
+      return undefined;
+    };
     return this.#submit('read', job.path, {
       priority: job.priority,
       onJob: (submitted) => void (own = submitted),
-      steps: [read],
+      steps: job.region === undefined ? [read] : [half, read],
       outcome: () => ({
         ok: true,
         direct: job.direct && this.direct,
@@ -283,6 +302,33 @@ export class SimFileIo implements FileIo {
         checksum: sum,
         elapsedMs: Math.max(1, this.#clock.monotonicMs() - startedMs),
       }),
+    });
+  }
+
+  copyOut(from: { readonly address: Address }, { region, offset, sizeBytes }: RegionSpan): Promise<{ readonly ok: true } | IoFailure> {
+    const copy = (share: number) => (): undefined => {
+      const bytes = Math.ceil(sizeBytes * share);
+      this.#memory.at(region.address + offset, sizeBytes).set(this.#memory.at(from.address, bytes));
+      return undefined;
+    };
+    return this.#submit('copyOut', '', { priority: 'demand', steps: [copy(0.5), copy(1)], outcome: () => ({ ok: true as const }) });
+  }
+
+  copyIn(
+    { region, offset, sizeBytes }: RegionSpan,
+    to: { readonly address: Address },
+  ): Promise<{ readonly ok: true; readonly checksum: bigint } | IoFailure> {
+    let sum = 0n;
+    const copy = (share: number) => (): undefined => {
+      const target = this.#memory.at(to.address, sizeBytes);
+      target.set(this.#memory.at(region.address + offset, sizeBytes).subarray(0, Math.ceil(sizeBytes * share)));
+      sum = checksum(target, this.#hash);
+      return undefined;
+    };
+    return this.#submit('copyIn', '', {
+      priority: 'demand',
+      steps: [copy(0.5), copy(1)],
+      outcome: () => ({ ok: true as const, checksum: sum }),
     });
   }
 
@@ -354,5 +400,15 @@ export class SimFileIo implements FileIo {
     const depth = { demand: 0, prefetch: 0, write: 0, background: 0 };
     for (const job of this.jobs) if (job.done === 0 && job.late === undefined) depth[job.priority] += 1;
     return depth;
+  }
+}
+
+/** Memory that a client has cut away fails the call, and nothing else. */
+function run(effect: (() => IoFailure | undefined) | undefined): IoFailure | undefined {
+  try {
+    return effect?.();
+  } catch (problem) {
+    if (problem instanceof SimMemoryFault) return { ok: false, errno: EFAULT, step: 'region' };
+    throw problem;
   }
 }

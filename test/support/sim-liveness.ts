@@ -1,6 +1,7 @@
 /** The quiet end of a simulated world: no faults, no new work. Everything ends, and nothing is left over. */
 import type { SimClient } from './sim-client.ts';
 import type { SimLmCommands } from './sim-lm-commands.ts';
+import type { SimNativeCommands } from './sim-native-commands.ts';
 import type { SimKey } from './sim-oracle.ts';
 import type { SimWorld } from './sim-world.ts';
 
@@ -11,6 +12,7 @@ export class SimLiveness {
   #pending: () => number = () => 0;
   #kill: () => void = () => {};
   #lm: SimLmCommands | undefined;
+  #native: SimNativeCommands | undefined;
 
   constructor(world: SimWorld) {
     this.#world = world;
@@ -20,6 +22,7 @@ export class SimLiveness {
   drain(how: {
     readonly kill: () => void;
     readonly lm: SimLmCommands | undefined;
+    readonly native: SimNativeCommands | undefined;
     readonly pending: () => number;
     readonly removeQuotas: () => void;
   }): void {
@@ -27,7 +30,9 @@ export class SimLiveness {
     this.#pending = how.pending;
     this.#kill = how.kill;
     this.#lm = how.lm;
-    const isAnswered = (): boolean => clients.every((client) => client.pending === 0) && (this.#lm?.pending ?? 0) === 0;
+    this.#native = how.native;
+    const isAnswered = (): boolean =>
+      clients.every((client) => client.pending === 0) && (this.#lm?.pending ?? 0) === 0 && (this.#native?.pending ?? 0) === 0;
     this.#until('all commands answered', () => agent.isReady && this.#pending() === 0 && isAnswered());
     how.removeQuotas();
     this.#until('quotas gone', () => this.#pending() === 0);
@@ -35,6 +40,7 @@ export class SimLiveness {
     this.#readAll(() => false);
     for (const client of clients) client.connection?.close();
     this.#lm?.close();
+    this.#native?.close();
     this.#until('all connections closed', () => agent.life?.server?.connectionCount() === 0 && agent.network.connectionCount === 0);
     const isClean = (): boolean => agent.cache.control.stats().tiers.every((tier) => tier.dirtyBytes === 0) || !this.#becomesClean;
     this.#until('nothing dirty', isClean);
@@ -54,6 +60,8 @@ export class SimLiveness {
     const holdings = agent.cache.holdings();
     const expected = { usedSlots: agent.tier('ram').chunkCount, openTickets: 0, waiting: 0, leases: 0 };
     if (JSON.stringify(holdings) !== JSON.stringify(expected)) return `${JSON.stringify(holdings)}, wanted ${JSON.stringify(expected)}`;
+    const regions = this.#native?.leftOver() ?? '';
+    if (regions !== '') return regions;
     const { hbm } = agent.life ?? {};
     if ((hbm?.tier?.usedSlots() ?? 0) !== (hbm?.tier === undefined ? 0 : agent.tier('hbm').chunkCount))
       return 'slots of HBM without a chunk';
@@ -97,6 +105,7 @@ export class SimLiveness {
     let closed = false;
     agent.life?.server?.close();
     agent.life?.lm?.close();
+    agent.life?.native?.close();
     void agent.cache.close(agent.clock.monotonicMs() + 60_000).then(() => void (closed = true));
     this.#until('stopped', () => closed);
     this.#kill();

@@ -15,6 +15,17 @@ interface SimFile {
   backedBytes: number;
 }
 
+/** Memory of another process that this one maps: bytes from `liveBytes` on were cut away by its owner. */
+export interface SimForeignMemory {
+  readonly bytes: Uint8Array;
+  liveBytes: number;
+}
+
+/** What a system call makes of memory that was cut away: EFAULT. */
+export class SimMemoryFault extends Error {
+  override readonly name = 'SimMemoryFault';
+}
+
 export class SimSharedMemory implements SharedMemory {
   /** Bytes that all arenas together may back; `allocate` says no beyond it. */
   capacityBytes: number;
@@ -24,6 +35,9 @@ export class SimSharedMemory implements SharedMemory {
   onCall: (() => void) | undefined;
   /** Mapped by the process that runs. */
   readonly #arenas: { readonly name: string; readonly address: number; readonly bytes: Uint8Array }[] = [];
+
+  /** By address. */
+  readonly #foreign = new Map<number, SimForeignMemory>();
 
   constructor(capacityBytes = Number.MAX_SAFE_INTEGER) {
     this.capacityBytes = capacityBytes;
@@ -71,6 +85,18 @@ export class SimSharedMemory implements SharedMemory {
     };
   }
 
+  /** Answers the address. */
+  mapForeign(memory: SimForeignMemory): number {
+    const address = this.#nextAddress;
+    this.#nextAddress += Math.ceil(memory.bytes.length / GAP_BYTES) * GAP_BYTES + GAP_BYTES;
+    this.#foreign.set(address, memory);
+    return address;
+  }
+
+  unmapForeign(address: number): void {
+    this.#foreign.delete(address);
+  }
+
   #backedBytes(): number {
     let sum = 0;
     for (const file of this.#files.values()) sum += file.backedBytes;
@@ -88,6 +114,7 @@ export class SimSharedMemory implements SharedMemory {
   /** The process is gone, its files stay. */
   endProcess(): void {
     this.#arenas.length = 0;
+    this.#foreign.clear();
   }
 
   /** The machine was booted. */
@@ -105,12 +132,18 @@ export class SimSharedMemory implements SharedMemory {
     return [...this.#files.keys()];
   }
 
-  /** The bytes at an address, as an I/O thread sees them. Throws where they are not wholly in one arena. */
+  /** The bytes at an address, as an I/O thread sees them. Throws where they are not wholly in one arena, and SimMemoryFault as said there. */
   at(address: number, sizeBytes: number): Uint8Array {
     if (sizeBytes === 0) return new Uint8Array(0);
     for (const arena of this.#arenas) {
       const offset = address - arena.address;
       if (offset >= 0 && offset + sizeBytes <= arena.bytes.length) return arena.bytes.subarray(offset, offset + sizeBytes);
+    }
+    for (const [start, { bytes, liveBytes }] of this.#foreign) {
+      const offset = address - start;
+      if (offset < 0 || offset + sizeBytes > bytes.length) continue;
+      if (offset + sizeBytes > liveBytes) throw new SimMemoryFault(`EFAULT: ${sizeBytes} bytes at ${offset} of ${liveBytes}`);
+      return bytes.subarray(offset, offset + sizeBytes);
     }
     throw new RangeError(`SIGSEGV: ${sizeBytes} bytes at ${address}`);
   }

@@ -7,6 +7,7 @@ import { SimStop } from './sim-file-system.ts';
 import { LONGEST_TTL_MS, SimCommands } from './sim-commands.ts';
 import { SimKeep } from './sim-keep.ts';
 import { SimLmCommands } from './sim-lm-commands.ts';
+import { SimNativeCommands } from './sim-native-commands.ts';
 import { SimListener } from './sim-listener.ts';
 import type { SimPinned } from './sim-listener.ts';
 import { SimLiveness } from './sim-liveness.ts';
@@ -25,6 +26,7 @@ export class SimWorkload {
   readonly operators: SimOperators;
   /** Where that door is open. */
   readonly lm: SimLmCommands | undefined;
+  readonly native: SimNativeCommands | undefined;
   /** Where RAM outlives the process. */
   readonly keep: SimKeep | undefined;
   readonly #mischief: SimMischief;
@@ -44,6 +46,7 @@ export class SimWorkload {
     this.#mischief = new SimMischief(world);
     this.#liveness = new SimLiveness(world);
     this.lm = world.options.lm === true ? new SimLmCommands(world) : undefined;
+    this.native = world.options.native === true ? new SimNativeCommands(world) : undefined;
     this.keep = world.options.keep === true ? new SimKeep(world) : undefined;
     world.agent.onCache = (cache) => this.#listen(cache);
     world.agent.onStartFailed = (problem) => {
@@ -92,6 +95,7 @@ export class SimWorkload {
       time: 4,
       operator: 1.5,
       lm: this.lm === undefined ? 0 : 8,
+      native: this.native === undefined ? 0 : 14,
       catalog: 2,
       delay: perThousand(options.delays),
       reset: perThousand(options.resets),
@@ -109,6 +113,7 @@ export class SimWorkload {
     if (action === 'client') return this.commands.one();
     if (action === 'time' && this.#rng.chance(0.15)) return this.commands.readAtItsEnd();
     if (action === 'lm') return this.lm?.one();
+    if (action === 'native') return this.native?.one();
     if (action === 'time') return agent.advance(this.#rng.pick([1, 5, 20, 100, 300, 1000, 3000, 12_000]));
     if (action === 'operator') return this.operators.one();
     if (action === 'catalog') return void (agent.stepCatalog() || agent.stepIo());
@@ -168,6 +173,7 @@ export class SimWorkload {
     let closed = false;
     agent.life?.server?.close();
     agent.life?.lm?.close();
+    agent.life?.native?.close();
     agent.cache.close(deadlineMs).then(
       () => void (closed = true),
       (problem: unknown) => agent.fail(problem),
@@ -225,6 +231,7 @@ export class SimWorkload {
     this.#liveness.drain({
       kill: () => this.kill(),
       lm: this.lm,
+      native: this.native,
       pending: () => this.operators.pending,
       removeQuotas: () => this.operators.removeQuotas(),
     });

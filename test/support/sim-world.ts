@@ -11,6 +11,7 @@ import { SimAgent } from './sim-agent.ts';
 import { engineKey } from './lm-client.ts';
 import { SimClient } from './sim-client.ts';
 import { countsOf, SimKeeping } from './sim-keeping.ts';
+import { NATIVE_KEYS, nativeKey } from './sim-native-commands.ts';
 import type { SimListener } from './sim-listener.ts';
 import type { SimFaultKind } from './sim-mischief.ts';
 import { SimOracle } from './sim-oracle.ts';
@@ -124,8 +125,9 @@ export class SimWorld {
   }
 
   #keyNames(): string[] {
-    const { keyCount = 24, lm } = this.options;
+    const { keyCount = 24, lm, native } = this.options;
     const names = Array.from({ length: keyCount }, (_, index) => keyName(index));
+    if (native === true) names.push(...Array.from({ length: NATIVE_KEYS }, (_, index) => nativeKey(index)));
     return lm === true ? [...names, ...Array.from({ length: LM_KEYS }, (_, index) => engineKey(index, 'model-b'))] : names;
   }
 
@@ -231,6 +233,7 @@ export class SimWorld {
   #judge(): void {
     if (this.agent.problem !== undefined) throw this.agent.problem;
     if (this.step % (this.options.checkEvery ?? 1) === 0) this.agent.checkInvariants();
+    if (this.step % (this.options.checkEvery ?? 1) === 0) this.#workload.native?.checkInvariants();
     this.listener?.check();
     const wrong = this.agent.life?.ssd.checksumMismatches ?? 0;
     if (this.keepsFiles && wrong > 0) throw new Error(`${wrong} files are wrong or cannot be read, and devices keep what they are given`);
