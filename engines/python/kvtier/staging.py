@@ -53,6 +53,8 @@ class Staging:
         self._free: list[int] = []
         self._storing: dict[Future[bytes], list[int]] = {}
         self.dropped = 0
+        #: False after a store has waited in vain, until one has ended: a hung agent costs one wait, and not one each step.
+        self._patient = True
         self._renew()
 
     def _renew(self) -> None:
@@ -82,6 +84,7 @@ class Staging:
             return
         done, _ = wait(self._storing, timeout=seconds, return_when="FIRST_COMPLETED")
         for future in done:
+            self._patient = True
             self._free.extend(self._storing.pop(future))
 
     @contextmanager
@@ -136,8 +139,10 @@ class Staging:
     def _room(self, wanted: int) -> int:
         self._collect()
         until = time.monotonic() + STORE_PATIENCE_SECONDS
-        while not self._free and self._storing and time.monotonic() < until:
+        while self._patient and not self._free and self._storing and time.monotonic() < until:
             self._collect(0.05)
+        if not self._free:
+            self._patient = False
         return min(wanted, len(self._free))
 
     def settle(self, seconds: float) -> None:
@@ -149,3 +154,7 @@ class Staging:
     def close(self) -> None:
         self.settle(2.0)
         self._client.close()
+        self._memory = None
+        if self._region is not None:
+            self._region.close()
+            self._region = None

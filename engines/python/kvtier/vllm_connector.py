@@ -20,7 +20,9 @@ Source: vllm/distributed/kv_transfer/kv_connector/v1/base.py of vLLM 0.32 and it
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import re
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from vllm.v1.core.kv_cache_manager import KVCacheBlocks
     from vllm.v1.core.sched.output import SchedulerOutput
     from vllm.v1.kv_cache_interface import KVCacheConfig
+    from vllm.v1.outputs import KVConnectorOutput
     from vllm.v1.request import Request
 
 log = logging.getLogger("kvtier")
@@ -47,6 +50,9 @@ log.parent = logging.getLogger("vllm")
 DEFAULT_CHUNK_TOKENS = 256
 DEFAULT_STAGING_BYTES = 256 * 1024 * 1024
 DEFAULT_LOAD_TIMEOUT_MS = 5000
+#: Steps that may be scheduled before the failure of one is known (asynchronous scheduling, pipeline stages), and a few more.
+STEPS_IN_FLIGHT = 8
+SALT_SHAPE = re.compile(r"[^@\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,128}")
 
 
 @dataclass
@@ -62,8 +68,12 @@ class ChunkMove:
 
 @dataclass
 class KvtierMetadata(KVConnectorMetadata):
+    """``step`` counts schedules; ``seen``: as of which of them failed loads are known to the scheduler."""
+
     loads: list[ChunkMove] = field(default_factory=list)
     stores: list[ChunkMove] = field(default_factory=list)
+    step: int = 0
+    seen: int = 0
 
 
 @dataclass
@@ -147,6 +157,12 @@ def salt_of(request: Request) -> str:
     return str(getattr(request, "cache_salt", None) or "")
 
 
+def tenant_of(request: Request) -> str:
+    """The salt as the name of a tenant; one that cannot be a name, by its hash: who sends it must not end the engine."""
+    salt = salt_of(request)
+    return salt if not salt or SALT_SHAPE.fullmatch(salt) else "sha256-" + hashlib.sha256(salt.encode("utf-8", "surrogatepass")).hexdigest()
+
+
 def chain_of(request: Request, chunk_tokens: int, salt_is_tenant: bool) -> Chain | None:
     """None where the KV does not follow from tokens and identifiers."""
     if getattr(request, "prompt_embeds", None) is not None or getattr(request, "prompt_token_ids", None) is None:
@@ -171,6 +187,8 @@ class SchedulerHalf:
         self._requests: dict[str, Tracked] = {}
         self._found: dict[str, int] = {}
         self._loads: list[ChunkMove] = []
+        self._step = 0
+        self._seen = 0
 
     def matched(self, request: Request, computed: int) -> int:
         """Tokens that can be loaded beyond the ``computed`` ones."""
@@ -194,7 +212,7 @@ class SchedulerHalf:
         chain = chain_of(request, self._layout.chunk_tokens, self._salt_is_tenant)
         if chain is None:
             return None
-        tracked = Tracked(request, salt_of(request) if self._salt_is_tenant else "", chain)
+        tracked = Tracked(request, tenant_of(request) if self._salt_is_tenant else "", chain)
         self._requests[request.request_id] = tracked
         return tracked
 
@@ -216,7 +234,8 @@ class SchedulerHalf:
         self._loads.append(ChunkMove(tracked.salt, tracked.chain.keys[first:found], [ids for ids in placed if ids is not None], skip))
 
     def metadata(self, output: SchedulerOutput) -> KvtierMetadata:
-        meta = KvtierMetadata(loads=self._loads)
+        self._step += 1
+        meta = KvtierMetadata(loads=self._loads, step=self._step, seen=self._seen)
         self._loads = []
         for new in output.scheduled_new_reqs:
             self._schedule(meta, new.req_id, list(new.block_ids[0]), new.num_computed_tokens, output)
@@ -256,6 +275,14 @@ class SchedulerHalf:
         meta.stores.append(ChunkMove(tracked.salt, keys[first : first + len(blocks)], blocks, parent=parent))
         tracked.stored = first + len(blocks)
 
+    def failed(self, block_ids: set[int]) -> None:
+        """What was to be stored behind blocks that were not loaded was not: it is computed again, and stored then."""
+        self._seen = self._step
+        for tracked in self._requests.values():
+            bad = [index for index, block in enumerate(tracked.block_ids) if block in block_ids]
+            if bad:
+                tracked.stored = min(tracked.stored, bad[0] // self._layout.blocks_per_chunk)
+
     def finished(self, request: Request) -> None:
         self._requests.pop(request.request_id, None)
         self._found.pop(request.request_id, None)
@@ -271,6 +298,7 @@ class WorkerHalf:
         self._timeout_ms = int(extra.get("load_timeout_ms", DEFAULT_LOAD_TIMEOUT_MS))
         self._caches: list[torch.Tensor] = []
         self._failed: set[int] = set()
+        self._failed_step = 0
         self.disabled = ""
 
     def register(self, caches: dict[str, torch.Tensor], num_blocks: int) -> None:
@@ -300,16 +328,21 @@ class WorkerHalf:
         self.disabled = why
         log.error("kvtier loads and stores nothing: %s", why)
 
-    def load(self, moves: list[ChunkMove]) -> None:
+    def load(self, moves: list[ChunkMove], step: int) -> None:
         for move in moves:
             for start in range(0, len(move.keys), self._staging.slots):
                 part = slice(start, start + self._staging.slots)
-                self._load_part(move.salt, move.keys[part], move.blocks[part], move.skip if start == 0 else 0)
+                if not self._load_part(move.salt, move.keys[part], move.blocks[part], move.skip if start == 0 else 0):
+                    self._failed.update(block for ids in move.blocks[start + self._staging.slots :] for block in ids)
+                    break
+        if self._failed:
+            self._failed_step = step
 
-    def _load_part(self, salt: str, keys: list[str], blocks: list[list[int]], skip: int) -> None:
+    def _load_part(self, salt: str, keys: list[str], blocks: list[list[int]], skip: int) -> bool:
+        """False where a chunk is missing: those behind it are of no use."""
         if self.disabled:
-            self._failed.update(block for ids in blocks for block in ids)
-            return
+            self._failed.update(block for index, ids in enumerate(blocks) for block in ids[skip if index == 0 else 0 :])
+            return False
         with self._staging.load(self._rank, salt, keys, self._timeout_ms) as loaded:
             whole = True
             for index, (ids, slot) in enumerate(zip(blocks, loaded, strict=True)):
@@ -320,6 +353,7 @@ class WorkerHalf:
                     self._failed.update(kept)
                 else:
                     self._scatter(slot, ids, len(ids) - len(kept))
+            return whole
 
     def _scatter(self, memory: torch.Tensor, ids: list[int], skip: int) -> None:
         view = memory.view(len(self._caches), len(ids), -1)
@@ -328,9 +362,14 @@ class WorkerHalf:
             piece = view[layer, skip:].view(cache.dtype).view(len(ids) - skip, *cache.shape[1:])
             cache[index.to(cache.device)] = piece.to(cache.device)
 
-    def store(self, moves: list[ChunkMove]) -> None:
+    def store(self, moves: list[ChunkMove], step: int, seen: int) -> None:
         if self.disabled:
             return
+        if self._failed_step > 0:
+            # Until the scheduler has taken the failure in, requests go on computing on blocks that hold nothing of worth.
+            if seen < self._failed_step or step < self._failed_step + STEPS_IN_FLIGHT:
+                return
+            self._failed_step = 0
         for move in moves:
             self._staging.store(self._rank, move.salt, move.keys, move.parent, lambda index, memory, move=move: self._gather(move.blocks[index], memory))
 
@@ -389,6 +428,11 @@ class KvtierConnector(KVConnectorBase_V1):
         assert self._scheduler is not None
         return self._scheduler.metadata(scheduler_output)
 
+    def update_connector_output(self, connector_output: KVConnectorOutput) -> None:
+        assert self._scheduler is not None
+        if connector_output.invalid_block_ids:
+            self._scheduler.failed(connector_output.invalid_block_ids)
+
     def request_finished(self, request: Request, block_ids: list[int]) -> tuple[bool, dict[str, Any] | None]:
         assert self._scheduler is not None
         self._scheduler.finished(request)
@@ -408,7 +452,7 @@ class KvtierConnector(KVConnectorBase_V1):
         if not meta.loads:
             return
         started = time.monotonic()
-        self._worker.load(meta.loads)
+        self._worker.load(meta.loads, meta.step)
         chunks = sum(len(move.keys) for move in meta.loads)
         log.info("kvtier loaded %d chunks of %d tokens in %.1f ms", chunks, self._layout.chunk_tokens, 1000 * (time.monotonic() - started))
 
@@ -422,7 +466,7 @@ class KvtierConnector(KVConnectorBase_V1):
         assert self._worker is not None
         meta = self._get_connector_metadata()
         assert isinstance(meta, KvtierMetadata)
-        self._worker.store(meta.stores)
+        self._worker.store(meta.stores, meta.step, meta.seen)
 
     def get_block_ids_with_load_errors(self) -> set[int]:
         assert self._worker is not None
