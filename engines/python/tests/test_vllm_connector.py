@@ -185,7 +185,9 @@ class TestHalves(ConnectorCase):
         self.assertEqual(failed, set(ids[:6]))
         meta = self.run_step(scheduler, worker, output(cached=[("second", None, 160, 40, False)]))
         self.assertTrue(meta.stores)
-        self.assertEqual(scheduler.matched(request(tokens, "third"), 0), 0, "nothing was stored")
+        keys = [key.encode() for key in scheduler._requests["second"].chain.keys]
+        found = self.store_staging._client.lookup(self.store_staging._namespace(0, ""), keys, prefix=False, peek=True, seconds=5)
+        self.assertEqual(found.tiers, bytes(6), "nothing was stored on blocks that hold nothing of worth")
         scheduler.failed(failed)
         for _ in range(connector.STEPS_IN_FLIGHT):
             self.run_step(scheduler, worker, output())
