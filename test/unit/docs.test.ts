@@ -14,6 +14,8 @@ const pages = [...new Bun.Glob('**/*.md').scanSync({ cwd: root, dot: true })]
 /** Flags of other programs that our pages name, by program. An entry that no page names fails. */
 const foreignFlags: Readonly<Record<string, readonly string[]>> = {
   'lmcache server': ['--l2-adapter', '--chunk-size', '--hash-algorithm', '--http-port', '--l2-store-policy', '--supported-transfer-mode'],
+  vLLM: ['--disable-hybrid-kv-cache-manager'],
+  SGLang: ['--hicache-write-policy'],
   docker: ['--network', '--shm-size', '--memory', '--gpus', '--ipc', '--pid'],
   gcloud: ['--ephemeral-storage-local-ssd', '--local-nvme-ssd-block'],
   'benchmarks and test programs of ours': [
