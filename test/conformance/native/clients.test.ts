@@ -105,7 +105,7 @@ test('a client that never reads its answers stops being read, costs no processor
   await closed;
 });
 
-test('a client that is deaf to events loses events, is told how many, and slows nobody', async () => {
+test('a client that is deaf to events slows nobody', async () => {
   const deaf = connect(agent.socket);
   deaf.pause();
   deaf.on('error', () => undefined);
