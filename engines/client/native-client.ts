@@ -42,7 +42,7 @@ export interface SharedRegion {
 export interface Found {
   /** As `tierNumbers`; as long as the prefix that is there, or with `prefix: false` as long as the keys. */
   readonly tiers: Uint8Array;
-  readonly sizes: readonly number[];
+  readonly sizes: readonly number[] | Uint32Array;
 }
 
 export interface JobResult {

@@ -158,9 +158,8 @@ export class CacheState {
     this.leases = new LeaseTable({
       durationMs: parts.limits.leaseMs,
       limit: (tier) => this.#leasableBytes(tier) / 2,
-      onEnd: (lease) => {
-        const entry = lease.entry as EntryIndex;
-        this.index.setLeaseCount(entry, this.index.leaseCount(entry) - 1);
+      onEnd: (entry) => {
+        this.index.setLeaseCount(entry as EntryIndex, this.index.leaseCount(entry as EntryIndex) - 1);
         this.onRoom();
       },
     });

@@ -10,6 +10,7 @@ import type { NamespaceDescriptor } from '#core/namespace.ts';
 import { CacheControlPart } from './cache-control.ts';
 import { CacheState } from './cache-state.ts';
 import type { CacheParts } from './cache-state.ts';
+import { BATCH_KEYS } from './chunk-index.ts';
 import type {
   CacheDoor,
   ChunkListener,
@@ -19,7 +20,9 @@ import type {
   DeviceRead,
   LeaseOwner,
   OpenInto,
+  ProbeAll,
   ProbeOutcome,
+  ProbeVisitor,
   PutRejected,
   PutRequest,
   PutTicket,
@@ -29,6 +32,7 @@ import type {
   TierOfBytes,
   TenantUsage,
 } from './door.ts';
+import type { Expiry } from './expiry.ts';
 import { IN_HBM, PINNED, UNVERIFIED } from './flags.ts';
 import { HbmSide } from './hbm-side.ts';
 import { Invalidator } from './invalidator.ts';
@@ -60,6 +64,7 @@ export class Cache implements CacheDoor {
   #cancelHousekeeping: (() => void) | undefined;
   #adoption: Promise<void> = Promise.resolve();
   #turn = 0;
+  readonly #batchRows = new Int32Array(BATCH_KEYS);
   #polling = false;
 
   constructor(parts: CacheParts, options: { epoch: number; markFolders: (journalSequence: number) => void }) {
@@ -204,8 +209,13 @@ export class Cache implements CacheDoor {
     return {
       ref: { entry, generation: index.generation(entry) },
       sizeBytes: index.sizeBytes(entry),
-      tier: index.ramSlot(entry) >= 0 ? 'ram' : this.#state.has(entry, IN_HBM) ? 'hbm' : 'ssd',
+      tier: this.#tierOf(entry),
     };
+  }
+
+  #tierOf(entry: EntryIndex): TierOfBytes {
+    if (this.#state.index.ramSlot(entry) >= 0) return 'ram';
+    return this.#state.has(entry, IN_HBM) ? 'hbm' : 'ssd';
   }
 
   peek(namespace: NamespaceId, key: Uint8Array): ProbeOutcome | undefined {
@@ -229,27 +239,56 @@ export class Cache implements CacheDoor {
   }
 
   probe(namespace: NamespaceId, key: Uint8Array, owner: LeaseOwner | undefined): ProbeOutcome | undefined {
-    const outcome = this.probeInPlace(namespace, key, owner);
-    if (outcome?.tier === 'ssd') this.#reader.readAhead(outcome.ref.entry as EntryIndex);
-    return outcome;
+    const state = this.#state;
+    const entry = state.draining ? undefined : this.#find(namespace, key);
+    const tier = this.#probed(entry, owner, state.clock.monotonicMs());
+    if (tier === undefined || entry === undefined) return undefined;
+    if (tier === 'ssd') this.#reader.readAhead(entry);
+    return this.#outcome(entry);
   }
 
-  probeInPlace(namespace: NamespaceId, key: Uint8Array, owner: LeaseOwner | undefined): ProbeOutcome | undefined {
+  /** Counts a probe; undefined where the answer is no. */
+  #probed(entry: EntryIndex | undefined, owner: LeaseOwner | undefined, nowMs: number): TierOfBytes | undefined {
     const state = this.#state;
     state.counters.probes += 1;
-    const entry = state.draining ? undefined : this.#find(namespace, key);
     if (entry === undefined) return undefined;
-    const outcome = this.#outcome(entry);
+    const tier = this.#tierOf(entry);
     // Yes would be a promise that the read cannot keep: the device does not answer.
-    if (outcome.tier === 'ssd' && state.ssd.isStalled(state.index.ssdFolder(entry))) return undefined;
+    if (tier === 'ssd' && state.ssd.isStalled(state.index.ssdFolder(entry))) return undefined;
     state.counters.probeHits += 1;
     state.touch(entry, 'used');
-    if (owner !== undefined) {
-      const lease = state.leases.take({ entry, sizeBytes: outcome.sizeBytes, tier: outcome.tier }, owner, state.clock.monotonicMs());
-      if (lease?.isNew === true) state.index.setLeaseCount(entry, state.index.leaseCount(entry) + 1);
+    if (owner !== undefined && state.leases.take({ entry, sizeBytes: state.index.sizeBytes(entry), tier }, owner, nowMs) === 'new')
+      state.index.setLeaseCount(entry, state.index.leaseCount(entry) + 1);
+    if (tier !== 'ram') state.noteProbed(entry, tier);
+    return tier;
+  }
+
+  probeAll({ namespace, keys, owner, prefix, peek }: ProbeAll, visit: ProbeVisitor): number {
+    const { index, expiry, clock, draining } = this.#state;
+    const nowMs = clock.monotonicMs();
+    const rows = this.#batchRows;
+    for (let base = 0; base < keys.length;) {
+      const count = index.findBatch(namespace, keys, base, rows);
+      for (let i = 0; i < count; i += 1) {
+        const entry = this.#stillThere(rows[i]!, expiry);
+        let tier: TierOfBytes | undefined;
+        if (peek) tier = entry === undefined ? undefined : this.#tierOf(entry);
+        else tier = this.#probed(draining ? undefined : entry, owner, nowMs);
+        if (tier !== undefined && entry !== undefined) visit(base + i, tier, index.sizeBytes(entry));
+        else if (prefix) return base + i;
+      }
+      base += count;
     }
-    if (outcome.tier !== 'ram') state.noteProbed(entry, outcome.tier);
-    return outcome;
+    return keys.length;
+  }
+
+  /** A row of a batch. What has expired is removed, so that the row of a key that comes twice may be free. */
+  #stillThere(row: number, expiry: Expiry): EntryIndex | undefined {
+    const entry = row as EntryIndex;
+    if (row < 0 || !this.#state.index.isLive(entry)) return undefined;
+    if (!expiry.isOver(entry)) return entry;
+    expiry.remove(entry);
+    return undefined;
   }
 
   open(namespace: NamespaceId, key: Uint8Array, owner: LeaseOwner | undefined): ReadHandle | undefined | Promise<ReadHandle | undefined> {

@@ -52,7 +52,7 @@ const LEASES = 34;
 const READERS = 35;
 
 /** Keys of a batch are hashed first and then looked up together, so that their cache misses overlap. */
-const BATCH_KEYS = 16;
+export const BATCH_KEYS = 16;
 /** Free rows that one `scan` call passes over before it answers with a cursor, so that a call is bounded in a sparse index. */
 const SCAN_FREE_ROWS = 16_384;
 
@@ -128,6 +128,19 @@ export class ChunkIndex {
       }
     }
     return keys.length;
+  }
+
+  /** Writes the rows of up to BATCH_KEYS keys from `base` on to `out`, -1 for those that are absent; returns how many keys these are. */
+  findBatch(namespace: NamespaceId, keys: readonly Uint8Array[], base: number, out: Int32Array): number {
+    const count = Math.min(BATCH_KEYS, keys.length - base);
+    this.#gather(namespace, keys, base, count);
+    let start = 0;
+    for (let i = 0; i < count; i += 1) {
+      const { length } = keys[base + i]!;
+      out[i] = this.#confirm(i, namespace, start, length);
+      start += wordCountOf(length);
+    }
+    return count;
   }
 
   /** A new row for a key that is absent. All its columns are 0 or "none"; the caller sets the generation at once. */

@@ -107,6 +107,17 @@ export interface ProbeOutcome {
   readonly tier: TierOfBytes;
 }
 
+export interface ProbeAll {
+  readonly namespace: NamespaceId;
+  readonly keys: readonly Uint8Array[];
+  readonly owner: LeaseOwner | undefined;
+  readonly prefix: boolean;
+  readonly peek: boolean;
+}
+
+/** `index` of the key in the list. */
+export type ProbeVisitor = (index: number, tier: TierOfBytes, sizeBytes: number) => void;
+
 export interface ScanPage {
   readonly limit: number;
   /** Undefined: of all tenants. */
@@ -135,8 +146,12 @@ export interface CacheDoor {
   peek(namespace: NamespaceId, key: Uint8Array): ProbeOutcome | undefined;
   /** EXISTS: counts, touches, takes a lease for `owner` where leases are left, starts read-ahead from SSD. */
   probe(namespace: NamespaceId, key: Uint8Array, owner: LeaseOwner | undefined): ProbeOutcome | undefined;
-  /** The same without read-ahead: whoever asks gives memory of his own to read into. */
-  probeInPlace(namespace: NamespaceId, key: Uint8Array, owner: LeaseOwner | undefined): ProbeOutcome | undefined;
+  /**
+   * As `probe` of each key, or `peek`, in order and faster, without read-ahead: whoever asks gives memory of his own to read into. `visit`
+   * hears of those that are there, before the next is looked at. Returns how many keys were looked at: with `prefix` none behind the first
+   * that is missing.
+   */
+  probeAll(probe: ProbeAll, visit: ProbeVisitor): number;
   /** Ends a lease that a probe took; false where there is none. */
   endLease(ref: ChunkRef, owner: LeaseOwner): boolean;
   /** Ends all leases of a client that is gone. */

@@ -19,4 +19,3 @@ export type Fd = Brand<number, 'Fd'>;
 /** Grows with every put, delete and invalidation, across restarts: start epoch * 2^32 + counter. Fits 2^53. */
 export type Generation = Brand<number, 'Generation'>;
 /** A lease that is alive or was. Never reused. */
-export type LeaseId = Brand<number, 'LeaseId'>;

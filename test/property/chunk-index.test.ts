@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { ChunkIndex } from '#cache/chunk-index.ts';
+import { BATCH_KEYS, ChunkIndex } from '#cache/chunk-index.ts';
 import { packAndHash } from '#cache/key-hash.ts';
 import type { EntryIndex, NamespaceId } from '#core/brand.ts';
 
@@ -177,6 +177,10 @@ class Pair {
     const out = new Int32Array(sought.length);
     expect(this.index.findMany(namespace, sought, out)).toBe(count);
     expect([...out.subarray(0, count)]).toEqual(expected.slice(0, count));
+    const each: number[] = [];
+    const batch = new Int32Array(BATCH_KEYS);
+    while (each.length < sought.length) each.push(...batch.subarray(0, this.index.findBatch(namespace, sought, each.length, batch)));
+    expect(each).toEqual(expected);
   }
 
   #pick(pick: number): ModelRow | undefined {

@@ -94,7 +94,7 @@ export class NativeSession {
     if ('problem' in reserved) throw new Refusal('busy', reserved.problem);
     const room = reserved.shared.reservations;
     assert(room !== undefined, 'memory of the agent has reservations');
-    const spans = sizes.map((length) => {
+    const spans = Array.from(sizes, (length) => {
       const offset = room.take(length);
       return offset < 0 ? { offset: 0, length: 0 } : { offset, length };
     });
@@ -111,16 +111,14 @@ export class NativeSession {
   lookup({ namespace, flags, keys }: Request<'LOOKUP'>): Reply<'LOOKUP'> {
     const { id } = this.namespace(namespace);
     this.checkKeys(keys);
-    const [prefix, peek] = [(flags & LOOKUP_PREFIX) !== 0, (flags & LOOKUP_PEEK) !== 0];
+    const probe = { namespace: id, keys, owner: this.owner, prefix: (flags & LOOKUP_PREFIX) !== 0, peek: (flags & LOOKUP_PEEK) !== 0 };
     const tiers = new Uint8Array(keys.length);
-    const sizes: number[] = [];
-    for (const [index, key] of keys.entries()) {
-      const found = peek ? this.#cache.peek(id, key) : this.#cache.probeInPlace(id, key, this.owner);
-      if (found === undefined && prefix) break;
-      tiers[index] = found === undefined ? tierNumbers.missing : tierNumbers[found.tier];
-      sizes.push(found?.sizeBytes ?? 0);
-    }
-    return { tiers: tiers.subarray(0, sizes.length), sizes };
+    const sizes = new Uint32Array(keys.length);
+    const count = this.#cache.probeAll(probe, (index, tier, sizeBytes) => {
+      tiers[index] = tierNumbers[tier];
+      sizes[index] = sizeBytes;
+    });
+    return { tiers: tiers.subarray(0, count), sizes: sizes.subarray(0, count) };
   }
 
   letGo({ namespace, keys }: Request<'LET_GO'>): number {

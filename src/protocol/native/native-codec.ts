@@ -21,7 +21,7 @@ interface FieldValues {
   keys: readonly Uint8Array[];
   spans: readonly Span[];
   u8s: Uint8Array;
-  u32s: readonly number[];
+  u32s: readonly number[] | Uint32Array;
 }
 
 export type Values<S extends Shape> = { readonly [Name in keyof S]: FieldValues[S[Name]] };
@@ -229,11 +229,19 @@ class Writer {
         this.bytes(value as Uint8Array);
         return;
       case 'u32s':
-        this.u32((value as readonly number[]).length);
-        for (const item of value as readonly number[]) this.u32(item);
+        this.#u32s(value as readonly number[] | Uint32Array);
         return;
       default:
         this[type](value as number);
+    }
+  }
+
+  #u32s(values: readonly number[] | Uint32Array): void {
+    this.u32(values.length);
+    let at = this.#room(4 * values.length);
+    for (const value of values) {
+      this.#view.setUint32(at, fitting(value, 0xffff_ffff), true);
+      at += 4;
     }
   }
 
