@@ -259,8 +259,9 @@ export class LeaseTable {
     slots[hole] = 0;
   }
 
+  /** Leases alive of an owner, by counting them. */
   countOfOwner(owner: number): number {
-    return this.#byOwner.get(owner)?.size ?? 0;
+    return this.#ofOwner.count(owner);
   }
 
   checkInvariants(): void {

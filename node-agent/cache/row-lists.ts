@@ -32,6 +32,13 @@ export class RowLists {
     return list === undefined ? -1 : this.#firsts[list]!;
   }
 
+  /** Rows of a list, by walking it. */
+  count(name: number): number {
+    let count = 0;
+    for (let row = this.first(name); row >= 0; row = this.#next[row]!) count += 1;
+    return count;
+  }
+
   append(name: number, row: number): void {
     if (row >= this.#next.length) this.#grow(row);
     const list = name === this.#lastName ? this.#lastList : this.#open(name);

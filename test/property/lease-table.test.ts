@@ -100,6 +100,9 @@ class Pair {
     this.table.checkInvariants();
     expect(this.table.count).toBe(this.#leases.length);
     for (const tier of ['hbm', 'ram', 'ssd'] as const) expect(this.table.bytes(tier)).toBe(this.#bytes(tier));
+    for (const owner of [-1, 1, 2, 7]) {
+      expect(this.table.countOfOwner(owner)).toBe(this.#leases.filter((lease) => lease.owner === owner).length);
+    }
     for (const entry of [0, 1, 2, 3, 100_000, 200_000]) {
       const held = this.#leases.filter((lease) => lease.entry === entry);
       expect(this.table.countOf(entry)).toBe(held.length);
