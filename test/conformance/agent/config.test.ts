@@ -52,9 +52,25 @@ test('a flag wins over its variable, a variable over the file, the file over the
   expect(await agent.stop(), agent.output()).toBe(0);
 });
 
-test('--resp off opens HTTP alone, on a free port where 0 is asked for, and agent.json says so', async () => {
+test('with every other door off HTTP is alone, on a free port where 0 is asked for, and agent.json says so', async () => {
   const dataDir = join(folder, 'http-only');
-  const args = ['serve', '--data-dir', dataDir, '--http', '127.0.0.1:0', '--resp', 'off', '--lm', 'off', '--ram', '16MiB', '--ssd', 'off'];
+  const args = [
+    'serve',
+    '--data-dir',
+    dataDir,
+    '--http',
+    '127.0.0.1:0',
+    '--resp',
+    'off',
+    '--lm',
+    'off',
+    '--socket',
+    'off',
+    '--ram',
+    '16MiB',
+    '--ssd',
+    'off',
+  ];
   const child = spawn(process.execPath, [join(root, 'node-agent/main.ts'), ...args], {
     env: cleanEnvironment(),
     stdio: ['ignore', 'pipe', 'pipe'],

@@ -123,7 +123,7 @@ test('no file outside of the data directory, and none inside it is named by a ke
   expect(readdirSync(parent)).toEqual(['data']);
   const names = readdirSync(join(parent, 'data'), { recursive: true }) as string[];
   const known =
-    /^(agent\.(json|lock)|journal|catalog\.db(-wal|-shm)?|ssd(-budgets)?(\.json)?|ssd\/([0-9a-f]{2}(\/[0-9a-f]{16}\.kv)?|quarantine|kvtier-folder\.json))$/;
+    /^(agent\.(json|lock|sock)|journal|catalog\.db(-wal|-shm)?|ssd(-budgets)?(\.json)?|ssd\/([0-9a-f]{2}(\/[0-9a-f]{16}\.kv)?|quarantine|kvtier-folder\.json))$/;
   expect(names.filter((name) => !known.test(name))).toEqual([]);
   expect(names.filter((name) => name.endsWith('.kv'))).toHaveLength(keys.length + binary.length);
   expect(await agent.stop(), agent.output()).toBe(0);
