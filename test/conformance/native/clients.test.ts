@@ -76,7 +76,9 @@ describe.each(['leases', 'reserve', 'store', 'load'])('a client that is killed i
 
 test('a thousand clients are served and forgotten', async () => {
   const before = openDescriptors(agent.pid);
-  const guests = await Promise.all(Array.from({ length: 1000 }, () => NativeGuest.greet(agent.socket)));
+  const guests: NativeGuest[] = [];
+  // The kernel keeps 512 that wait to be accepted, and turns away who comes then and does not wait.
+  while (guests.length < 1000) guests.push(...(await Promise.all(Array.from({ length: 200 }, () => NativeGuest.greet(agent.socket)))));
   const numbers = await Promise.all(guests.map((guest, index) => guest.namespace({ model: `thousand-${index % 10}` })));
   expect(new Set(numbers)).toEqual(new Set([0]));
   const found = await Promise.all(guests.map((guest) => guest.ask('LOOKUP', { namespace: 0, flags: 0, keys: keysOf('x', 64) })));
