@@ -1,6 +1,26 @@
-/** Messages between the pool and its file workers. Plain data: they cross by structured clone, payloads never do. */
+/**
+ * Messages between the pool and its file workers: lists of requests, of which all but copies have one, and their responses in order. Plain
+ * data: they cross by structured clone, payloads never do.
+ */
+export interface CopyRequest {
+  readonly kind: 'copyOut' | 'copyIn';
+  readonly arenaAddress: number;
+  readonly regionFd: number;
+  readonly regionOffset: number;
+  readonly regionAddress: number;
+  readonly sizeBytes: number;
+  readonly sealed: boolean;
+}
+
+/** Told by itself, and not answered. */
+export interface ArenaRequest {
+  readonly kind: 'arena';
+  readonly address: number;
+  readonly sizeBytes: number;
+}
+
 export type FileRequest =
-  | { readonly kind: 'arena'; readonly address: number; readonly sizeBytes: number }
+  | CopyRequest
   | {
       readonly kind: 'write';
       readonly tempPath: string;
@@ -18,15 +38,6 @@ export type FileRequest =
       readonly sizeBytes: number;
       readonly capacityBytes: number;
       readonly direct: boolean;
-    }
-  | {
-      readonly kind: 'copyOut' | 'copyIn';
-      readonly arenaAddress: number;
-      readonly regionFd: number;
-      readonly regionOffset: number;
-      readonly regionAddress: number;
-      readonly sizeBytes: number;
-      readonly sealed: boolean;
     }
   | {
       readonly kind: 'readInto';

@@ -30,7 +30,7 @@ import {
   libc,
 } from './libc.ts';
 import { SHORT_FILE } from '#ports/io-pool.ts';
-import type { FileRequest, FileResponse } from './file-requests.ts';
+import type { ArenaRequest, CopyRequest, FileRequest, FileResponse, TimedFileResponse } from './file-requests.ts';
 
 declare const self: Worker;
 
@@ -181,7 +181,7 @@ function readChunk(request: Extract<FileRequest, { kind: 'read' }>): FileRespons
  * What cannot shrink is copied plainly. Else the kernel copies between the client's file and our memory, so that a file which the client
  * truncates is a failure and no signal; what is gone of it stays gone.
  */
-function moveSlice(request: Extract<FileRequest, { kind: 'copyOut' | 'copyIn' }>, offset: number, sizeBytes: number): void {
+function moveSlice(request: CopyRequest, offset: number, sizeBytes: number): void {
   const inwards = request.kind === 'copyIn';
   const arena = request.arenaAddress + offset;
   if (request.sealed) {
@@ -198,13 +198,13 @@ function moveSlice(request: Extract<FileRequest, { kind: 'copyOut' | 'copyIn' }>
   }
 }
 
-function copyOut(request: Extract<FileRequest, { kind: 'copyOut' | 'copyIn' }>): FileResponse {
+function copyOut(request: CopyRequest): FileResponse {
   for (const slice of slices(request.sizeBytes)) moveSlice(request, slice.offset, slice.sizeBytes);
   return { ok: true };
 }
 
 /** Each block is hashed in our own memory, after it has arrived and while it is in the processor's cache. */
-function copyIn(request: Extract<FileRequest, { kind: 'copyOut' | 'copyIn' }>): FileResponse {
+function copyIn(request: CopyRequest): FileResponse {
   const hasher = checksumOf(views, request.arenaAddress, request.sizeBytes);
   for (let at = 0; at < request.sizeBytes; at += CHECKSUM_BLOCK_BYTES) {
     const take = Math.min(CHECKSUM_BLOCK_BYTES, request.sizeBytes - at);
@@ -320,7 +320,7 @@ function nodeErrno(problem: unknown, step: string): Failure {
   return new Failure(step, code === undefined ? EIO : Math.abs(code));
 }
 
-function handle(request: Exclude<FileRequest, { kind: 'arena' }>): FileResponse {
+function handle(request: FileRequest): FileResponse {
   switch (request.kind) {
     case 'write':
       return writeChunk(request);
@@ -373,17 +373,19 @@ function handle(request: Exclude<FileRequest, { kind: 'arena' }>): FileResponse 
 
 libc.setpriority(0, 0, NICE);
 
-self.onmessage = (event: MessageEvent<FileRequest>): void => {
-  const request = event.data;
-  if (request.kind === 'arena') return views.register(request.address, request.sizeBytes);
+function respond(request: FileRequest): TimedFileResponse {
   const startedAt = performance.now();
-  let response: FileResponse;
   try {
-    response = handle(request);
+    return { ...handle(request), elapsedMs: performance.now() - startedAt };
   } catch (problem) {
     if (!(problem instanceof Failure)) throw problem;
-    response = { ok: false, errno: problem.errno, step: problem.step };
+    return { ok: false, errno: problem.errno, step: problem.step, elapsedMs: performance.now() - startedAt };
   }
-  self.postMessage({ ...response, elapsedMs: performance.now() - startedAt });
+}
+
+self.onmessage = (event: MessageEvent<ArenaRequest | readonly FileRequest[]>): void => {
+  const message = event.data;
+  if ('kind' in message) return views.register(message.address, message.sizeBytes);
+  self.postMessage(message.map(respond));
   views.jobDone();
 };

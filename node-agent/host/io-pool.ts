@@ -5,7 +5,7 @@
  * A thread whose job has passed its deadline sits in the kernel and cannot be had back: it is stuck, its job fails, and a spare
  * thread takes its place. There are at most as many spares as threads. A stuck thread that comes back replaces a spare.
  *
- * Invariants: a job's promise settles exactly once; a file worker runs at most one job; writes and background jobs occupy at most
+ * Invariants: a job's promise settles exactly once; a file worker has one job, or copies that were handed over together; writes and background jobs occupy at most
  * half of the file workers, so a demand read always finds one soon; jobs of one priority start in the order of their arrival; at
  * most `threadCount` threads are not stuck, and at most twice as many exist; a stuck job is counted nowhere but among the stuck.
  */
@@ -28,7 +28,7 @@ import type {
   WriteChunkJob,
 } from '#ports/io-pool.ts';
 import type { RegionIo, RegionSpan } from '#ports/local-door.ts';
-import type { FileRequest, TimedFileResponse } from './file-requests.ts';
+import type { ArenaRequest, CopyRequest, FileRequest, TimedFileResponse } from './file-requests.ts';
 import { JobRing, KIND_ARENA, KIND_RECEIVE, KIND_SEND, KIND_STOP, emptyJobRecord } from './io-jobs.ts';
 import type { SocketCompletion, SocketJobRecord } from './io-jobs.ts';
 import { receiveNow, sendNow } from './socket-now.ts';
@@ -171,7 +171,8 @@ interface FileJob {
 
 interface FileThread {
   readonly worker: Worker;
-  current: FileJob | undefined;
+  /** One job, or copies that were handed over together. */
+  current: readonly FileJob[] | undefined;
   startedAtMs: number;
   /** Set while `current` is past its deadline: tells how it ended, if it ever does. */
   late: PromiseWithResolvers<boolean> | undefined;
@@ -185,11 +186,15 @@ const SLOWEST_BYTES_PER_MS = 16 * 1024;
 const HEADER_MS = 50;
 const WATCH_MS = 250;
 const DEFAULT_DEADLINE_MS = 10_000;
+/**
+ * Copies handed over in one message, at most: a message each way takes a thread some 100 us in which it copies nothing, as long as 1 MiB.
+ * Who waits behind a bundle waits for 2 ms.
+ */
+const BUNDLE_BYTES = 16 * 1024 * 1024;
 
 /** The time that a job may run; without end for what is no device's business. */
 function deadlineOf(request: FileRequest, baseMs: number): number {
   switch (request.kind) {
-    case 'arena':
     case 'populate':
     case 'fdatasync':
       return Number.POSITIVE_INFINITY;
@@ -237,9 +242,9 @@ class HostFileIo implements FileIo, RegionIo {
   #addThread(): void {
     const worker = new Worker(new URL('./file-worker.ts', import.meta.url).href);
     const thread: FileThread = { worker, current: undefined, startedAtMs: 0, late: undefined };
-    worker.onmessage = (event: MessageEvent<TimedFileResponse>): void => this.#complete(thread, event.data);
+    worker.onmessage = (event: MessageEvent<readonly TimedFileResponse[]>): void => this.#complete(thread, event.data);
     worker.onerror = (event): void => this.#onCrash(`file worker: ${event.message}`);
-    for (const arena of this.#arenas) worker.postMessage({ kind: 'arena', ...arena } satisfies FileRequest);
+    for (const arena of this.#arenas) worker.postMessage({ kind: 'arena', ...arena } satisfies ArenaRequest);
     this.#threads.push(thread);
   }
 
@@ -251,21 +256,30 @@ class HostFileIo implements FileIo, RegionIo {
   #lookForStuck(): void {
     const nowMs = performance.now();
     for (const thread of [...this.#threads]) {
-      const job = thread.current;
-      if (job === undefined || thread.late !== undefined || nowMs - thread.startedAtMs <= job.deadlineMs) continue;
-      thread.late = Promise.withResolvers<boolean>();
-      if (isSlow(job.priority)) this.#slowRunning -= 1;
-      if (!this.#closed && this.#threads.length < 2 * this.#threadCount) this.#addThread();
+      const jobs = thread.current;
       const elapsedMs = nowMs - thread.startedAtMs;
-      job.resolve({ ok: false, errno: ETIMEDOUT, step: job.request.kind, elapsedMs, late: thread.late.promise });
+      if (jobs === undefined || thread.late !== undefined || elapsedMs <= this.#deadlineTogether(jobs)) continue;
+      const late = Promise.withResolvers<boolean>();
+      thread.late = late;
+      this.#noteSlow(jobs, -1);
+      if (!this.#closed && this.#threads.length < 2 * this.#threadCount) this.#addThread();
+      for (const job of jobs) job.resolve({ ok: false, errno: ETIMEDOUT, step: job.request.kind, elapsedMs, late: late.promise });
     }
     this.#dispatch();
+  }
+
+  #deadlineTogether(jobs: readonly FileJob[]): number {
+    return jobs.reduce((sum, job) => sum + job.deadlineMs - this.#deadlineMs, this.#deadlineMs);
+  }
+
+  #noteSlow(jobs: readonly FileJob[], by: 1 | -1): void {
+    if (jobs[0] !== undefined && isSlow(jobs[0].priority)) this.#slowRunning += by;
   }
 
   /** Tells every worker of an arena; call before the first job on its memory. Nobody answers: an answer could be taken for a job's. */
   registerArena(address: Address, sizeBytes: number): void {
     this.#arenas.push({ address, sizeBytes });
-    for (const thread of this.#threads) thread.worker.postMessage({ kind: 'arena', address, sizeBytes } satisfies FileRequest);
+    for (const thread of this.#threads) thread.worker.postMessage({ kind: 'arena', address, sizeBytes } satisfies ArenaRequest);
   }
 
   abandon(pathStart: string): void {
@@ -290,32 +304,52 @@ class HostFileIo implements FileIo, RegionIo {
   #dispatch(): void {
     for (const thread of this.#threads) {
       if (thread.current !== undefined) continue;
-      const job = this.#take();
-      if (job === undefined) return;
-      thread.current = job;
+      const jobs = this.#take();
+      if (jobs === undefined) return;
+      thread.current = jobs;
       thread.startedAtMs = performance.now();
-      if (isSlow(job.priority)) this.#slowRunning += 1;
-      thread.worker.postMessage(job.request);
+      this.#noteSlow(jobs, 1);
+      thread.worker.postMessage(jobs.map((job) => job.request));
     }
   }
 
-  #take(): FileJob | undefined {
+  #take(): readonly FileJob[] | undefined {
     for (const priority of priorities) {
       if (isSlow(priority) && this.#slowRunning >= this.#slowLimit) continue;
-      const job = this.#queues[priority].shift();
-      if (job !== undefined) return job;
+      const queue = this.#queues[priority];
+      const job = queue.shift();
+      if (job !== undefined) return isCopy(job.request) ? [job, ...this.#furtherCopies(queue, job.request.sizeBytes)] : [job];
     }
     return undefined;
   }
 
-  #complete(thread: FileThread, response: TimedFileResponse): void {
-    const job = thread.current;
-    assert(job !== undefined, 'a file worker answers the job that it was given');
+  /** Copies that follow in the queue, so many that what is left is enough for the other threads that are idle. */
+  #furtherCopies(queue: FileJob[], sizeBytes: number): readonly FileJob[] {
+    const idleCount = this.#threads.reduce((sum, thread) => sum + (thread.current === undefined ? 1 : 0), 0);
+    const share = Math.floor((queue.length + 1) / Math.max(1, idleCount));
+    let count = 0;
+    let bytes = sizeBytes;
+    for (const { request } of queue) {
+      if (count + 1 >= share || !isCopy(request) || bytes + request.sizeBytes > BUNDLE_BYTES) break;
+      bytes += request.sizeBytes;
+      count += 1;
+    }
+    return queue.splice(0, count);
+  }
+
+  #complete(thread: FileThread, responses: readonly TimedFileResponse[]): void {
+    const jobs = thread.current;
+    assert(jobs?.length === responses.length, 'a file worker answers the jobs that it was given');
     thread.current = undefined;
-    if (thread.late !== undefined) return this.#cameBack(thread, response.ok);
-    if (isSlow(job.priority)) this.#slowRunning -= 1;
+    if (thread.late !== undefined) {
+      return this.#cameBack(
+        thread,
+        responses.every((response) => response.ok),
+      );
+    }
+    this.#noteSlow(jobs, -1);
     this.#dispatch();
-    job.resolve(response);
+    for (const [index, job] of jobs.entries()) job.resolve(responses[index]!);
   }
 
   /** The job was answered long ago; one thread more than there should be goes. */
@@ -416,11 +450,11 @@ class HostFileIo implements FileIo, RegionIo {
     }
     await Promise.all(
       this.#threads.map(async (thread) => {
-        const job = thread.current;
-        if (job !== undefined && thread.late === undefined) {
-          const { promise, resolve } = Promise.withResolvers<void>();
-          thread.current = { ...job, resolve: (response) => (job.resolve(response), resolve()) };
-          await promise;
+        const jobs = thread.current;
+        if (jobs !== undefined && thread.late === undefined) {
+          await new Promise<void>((done) => {
+            thread.current = jobs.map((job) => ({ ...job, resolve: (response) => (job.resolve(response), done()) }));
+          });
         }
         thread.worker.terminate();
       }),
@@ -447,6 +481,10 @@ function copyRequest(
     sizeBytes,
     sealed: region.sealed,
   };
+}
+
+function isCopy(request: FileRequest): request is CopyRequest {
+  return request.kind === 'copyOut' || request.kind === 'copyIn';
 }
 
 function isSlow(priority: IoPriority): boolean {
