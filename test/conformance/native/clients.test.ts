@@ -75,7 +75,9 @@ describe.each(['leases', 'reserve', 'store', 'load'])('a client that is killed i
 });
 
 test('a thousand clients are served and forgotten', async () => {
+  const first = await NativeGuest.greet(agent.socket);
   const before = openDescriptors(agent.pid);
+  first.close();
   const guests: NativeGuest[] = [];
   // The kernel keeps 512 that wait to be accepted, and turns away who comes then and does not wait.
   while (guests.length < 1000) guests.push(...(await Promise.all(Array.from({ length: 200 }, () => NativeGuest.greet(agent.socket)))));
@@ -84,7 +86,7 @@ test('a thousand clients are served and forgotten', async () => {
   const found = await Promise.all(guests.map((guest) => guest.ask('LOOKUP', { namespace: 0, flags: 0, keys: keysOf('x', 64) })));
   expect(found.every(({ tiers }) => tiers.length === 64)).toBe(true);
   for (const guest of guests) guest.close();
-  await until('they are forgotten', () => openDescriptors(agent.pid) === before);
+  await until('they are forgotten', () => openDescriptors(agent.pid) < before);
 });
 
 test('a client that never reads its answers stops being read, costs no processor time, and is closed', async () => {
