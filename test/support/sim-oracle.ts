@@ -278,8 +278,9 @@ export class SimOracle {
     this.reads += 1;
     this.hits += 1;
     const view = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length);
-    const isSame = (value: SimValue): boolean => value.sizeBytes === view.length && (id === undefined || value.id === id);
-    const same = key.values.filter((value) => isSame(value) && this.payload(value).equals(view));
+    // Whoever puts the same bytes again leaves what they were first described by.
+    const isNamed = id === undefined || key.values.some((value) => value.id === id && this.payload(value).equals(view));
+    const same = key.values.filter((value) => isNamed && value.sizeBytes === view.length && this.payload(value).equals(view));
     const candidates = same.filter((candidate) => this.mayBeRead(candidate, span));
     const value = candidates.at(-1);
     if (value === undefined) {
