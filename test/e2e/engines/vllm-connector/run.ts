@@ -1,7 +1,7 @@
 /**
  * vLLM on the CPU with KvtierConnector (engines/python), real weights, and the agent behind it over the native door.
  *
- *   bun test/e2e/engines/vllm-connector/run.ts [--lengths 1000,2000,4000] [--runs 1] [--json FILE] [--keep]
+ *   bun test/e2e/engines/vllm-connector/run.ts [--lengths 1000,2000] [--runs 1] [--json FILE] [--keep]
  *
  * The same questions are asked: cold; again; after the engine was killed and started anew; after the agent was killed (SIGKILL, with nothing
  * dirty) and started anew; and while the agent is away, when the engine has to go on without it; and once it is back. vLLM's own prefix cache is
@@ -26,9 +26,14 @@ import { recordPrompt } from '#testsupport/record-prompt.ts';
 
 /** KvtierConnector's default for vLLM's blocks on CPUs, of 128 tokens. */
 const CHUNK_TOKENS = 256;
+/**
+ * What vLLM computes in one step: the whole chunks of 2,000 tokens. A cold prompt of that length is then computed in the very pieces of one whose
+ * chunks are loaded, so that the same bits come out, and not what bfloat16 makes of another order of sums.
+ */
+const STEP_TOKENS = 1792;
 const { values: options } = parseArgs({
   options: {
-    lengths: { type: 'string', default: '1000,2000,4000' },
+    lengths: { type: 'string', default: '1000,2000' },
     runs: { type: 'string', default: '1' },
     json: { type: 'string' },
     keep: { type: 'boolean', default: false },
@@ -59,6 +64,7 @@ function startEngine(environment: EngineEnvironment, agent: RunningAgent, name: 
     environment,
     logPath: join(work, `${name}.log`),
     variables: { PYTHONPATH: python },
+    flags: ['--max-num-batched-tokens', String(STEP_TOKENS)],
     kvTransferConfig: {
       kv_connector: 'KvtierConnector',
       kv_role: 'kv_both',
@@ -136,7 +142,9 @@ async function warm(
     const cached = answer?.cachedTokens ?? 0;
     const wanted = chunksOf(question) * CHUNK_TOKENS;
     check(`${state}, ${question.length} tokens: vLLM computes the rest alone`, cached === wanted, `${cached} tokens were not computed`);
-    check(`${state}, ${question.length} tokens: the answer is the cold one's`, alike(answer, cold[index]), difference(answer, cold[index]));
+    const samePieces = question.length <= STEP_TOKENS + CHUNK_TOKENS;
+    const isRight = samePieces ? same(answer, cold[index]) : alike(answer, cold[index]);
+    check(`${state}, ${question.length} tokens: the answer is the cold one's`, isRight, difference(answer, cold[index]));
     const earlier = loadedFirst.get(question);
     if (earlier !== undefined)
       check(
