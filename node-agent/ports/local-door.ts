@@ -70,9 +70,7 @@ export interface Regions {
 
 /** Where a chunk lies in the agent's own memory, as a descriptor can reach it. */
 export interface ArenaPlace {
-  /** Number of the arena, and its descriptor. */
   readonly arena: number;
-  readonly fd: Fd;
   /** Of the chunk's first byte in the arena. */
   readonly offset: number;
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 #: Digits of a key; 128 bits, so that no two prefixes of a fleet's life meet.
@@ -75,7 +75,3 @@ def blocks_of(chunk: int, blocks_per_chunk: int, block_ids: Sequence[int]) -> li
     """The engine's blocks that hold a chunk; None where not all of them are known."""
     ids = list(block_ids[chunk * blocks_per_chunk : (chunk + 1) * blocks_per_chunk])
     return ids if len(ids) == blocks_per_chunk else None
-
-
-def pairs(keys: Iterable[str]) -> list[bytes]:
-    return [key.encode() for key in keys]

@@ -300,10 +300,10 @@ export class RamTier {
   }
 
   /** Where memory of the tier lies in its arenas, for those who reach it by descriptor. */
-  locate(address: Address): { readonly arena: number; readonly fd: Fd; readonly offset: number } {
+  locate(address: Address): { readonly arena: number; readonly offset: number } {
     for (const [index, arena] of this.#arenas.entries()) {
       const offset = address - arena.address;
-      if (offset >= 0 && offset < arena.sizeBytes) return { arena: index, fd: arena.fd, offset };
+      if (offset >= 0 && offset < arena.sizeBytes) return { arena: index, offset };
     }
     throw new RangeError(`address ${address} lies in no arena`);
   }
